@@ -1,0 +1,175 @@
+//! What the environment says, read once.
+
+use shared::{
+    env::{Env, EnvError},
+    signature::SharedKey,
+    store::Retention,
+    telemetry,
+};
+use time::Duration;
+use tracing::Level;
+
+/// Two years more than a century: longer is "for ever", which is 0.
+const MAX_RETENTION_DAYS: u16 = 37_000;
+const DEFAULT_RETENTION_DAYS: u16 = 365;
+const DEFAULT_KEY_CACHE_SECONDS: u32 = 300;
+const DEFAULT_METRICS_NAMESPACE: &str = "UnithWebhooks";
+
+/// The function's configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `TABLE_NAME`
+    pub table_name: String,
+    /// `UNITH_SHARED_KEY` or `UNITH_KEYS_SECRET`
+    pub keys: KeySource,
+    /// `RETENTION_DAYS`
+    pub retention: Retention,
+    /// `LOG_LEVEL`, `AWS_LAMBDA_LOG_LEVEL`
+    pub log_level: Level,
+    /// `METRICS_NAMESPACE`; `None` for no metrics.
+    pub metrics_namespace: Option<String>,
+}
+
+/// Where keys come from.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// One key, good for any head.
+    Fixed(SharedKey),
+    /// The key-ring secret of this name or ARN, used for so long before it is fetched again.
+    Secret {
+        /// `UNITH_KEYS_SECRET`
+        id: String,
+        /// `KEY_CACHE_SECONDS`
+        cache_for: Duration,
+    },
+}
+
+impl Config {
+    /// Reads the variables; the first one that is missing, contradictory or senseless is the error.
+    pub fn from_env(env: &Env) -> Result<Self, EnvError> {
+        if env.optional("SPILL_QUEUE_URL").is_some() {
+            // Taken silently, it would promise that no event is lost while the table is down.
+            return Err(EnvError::Contradiction(
+                "SPILL_QUEUE_URL is set, but this version cannot spill yet: unset it",
+            ));
+        }
+        let days = "a whole number of days from 0 (for ever) to 37000";
+        let retention = env.parsed("RETENTION_DAYS", DEFAULT_RETENTION_DAYS, days)?;
+        if retention > MAX_RETENTION_DAYS {
+            return Err(EnvError::Invalid {
+                name: "RETENTION_DAYS",
+                value: retention.to_string(),
+                expected: days,
+            });
+        }
+        let namespace = env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_METRICS_NAMESPACE).trim();
+        Ok(Self {
+            table_name: env.required("TABLE_NAME", "the name of the DynamoDB table")?.to_owned(),
+            keys: KeySource::from_env(env)?,
+            retention: Retention::from_days(retention),
+            log_level: telemetry::level(env)?,
+            metrics_namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
+        })
+    }
+}
+
+impl KeySource {
+    fn from_env(env: &Env) -> Result<Self, EnvError> {
+        let cache_seconds = env.parsed(
+            "KEY_CACHE_SECONDS",
+            DEFAULT_KEY_CACHE_SECONDS,
+            "a whole number of seconds",
+        )?;
+        match (env.optional("UNITH_SHARED_KEY"), env.optional("UNITH_KEYS_SECRET")) {
+            (Some(_), Some(_)) => Err(EnvError::Contradiction(
+                "UNITH_SHARED_KEY and UNITH_KEYS_SECRET are both set: set exactly one of them",
+            )),
+            (None, None) => Err(EnvError::Contradiction(
+                "neither UNITH_SHARED_KEY nor UNITH_KEYS_SECRET is set: set exactly one of them",
+            )),
+            (Some(key), None) => SharedKey::new(key).map(Self::Fixed).map_err(|_| EnvError::Missing {
+                name: "UNITH_SHARED_KEY",
+                meaning: "the webhook's shared key",
+            }),
+            (None, Some(id)) => Ok(Self::Secret {
+                id: id.to_owned(),
+                cache_for: Duration::seconds(cache_seconds.into()),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, String> {
+        Config::from_env(&pairs.iter().copied().collect()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_the_designs() {
+        let config = read(&[("TABLE_NAME", "events"), ("UNITH_KEYS_SECRET", "ring")]).unwrap();
+        assert_eq!(config.retention, Retention::Days(365));
+        assert_eq!(config.log_level, Level::INFO);
+        assert_eq!(config.metrics_namespace.as_deref(), Some("UnithWebhooks"));
+        let KeySource::Secret { id, cache_for } = config.keys else {
+            panic!()
+        };
+        assert_eq!((id.as_str(), cache_for), ("ring", Duration::seconds(300)));
+    }
+
+    #[test]
+    fn empty_metrics_namespace_means_none() {
+        let config = read(&[
+            ("TABLE_NAME", "t"),
+            ("UNITH_SHARED_KEY", "k"),
+            ("METRICS_NAMESPACE", ""),
+        ])
+        .unwrap();
+        assert_eq!(config.metrics_namespace, None);
+    }
+
+    #[test]
+    fn every_mistake_names_its_variable() {
+        let table = ("TABLE_NAME", "t");
+        let key = ("UNITH_SHARED_KEY", "k");
+        for (pairs, expected) in [
+            (vec![key], "TABLE_NAME is not set: it is the name of the DynamoDB table"),
+            (
+                vec![table],
+                "neither UNITH_SHARED_KEY nor UNITH_KEYS_SECRET is set: set exactly one of them",
+            ),
+            (
+                vec![table, ("UNITH_SHARED_KEY", "")],
+                "neither UNITH_SHARED_KEY nor UNITH_KEYS_SECRET is set: set exactly one of them",
+            ),
+            (
+                vec![table, key, ("UNITH_KEYS_SECRET", "s")],
+                "UNITH_SHARED_KEY and UNITH_KEYS_SECRET are both set: set exactly one of them",
+            ),
+            (
+                vec![table, key, ("RETENTION_DAYS", "-1")],
+                "RETENTION_DAYS is `-1`: expected a whole number of days from 0 (for ever) to 37000",
+            ),
+            (
+                vec![table, key, ("RETENTION_DAYS", "40000")],
+                "RETENTION_DAYS is `40000`: expected a whole number of days from 0 (for ever) to 37000",
+            ),
+            (
+                vec![table, key, ("KEY_CACHE_SECONDS", "5m")],
+                "KEY_CACHE_SECONDS is `5m`: expected a whole number of seconds",
+            ),
+            (
+                vec![table, key, ("LOG_LEVEL", "loud")],
+                "LOG_LEVEL is `loud`: expected error, warn, info, debug or trace",
+            ),
+            (
+                vec![table, key, ("SPILL_QUEUE_URL", "https://q")],
+                "SPILL_QUEUE_URL is set, but this version cannot spill yet: unset it",
+            ),
+        ] {
+            assert_eq!(read(&pairs).unwrap_err(), expected);
+        }
+    }
+}

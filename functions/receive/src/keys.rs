@@ -1,0 +1,235 @@
+//! The key ring in use: fixed by the environment, or fetched from Secrets Manager and kept for a while.
+//!
+//! What always holds: a ring that was read once is used until a newer one was read, however long Secrets Manager is
+//! down. The official caching client does not do this, and would bring a second TLS stack with it.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration as StdDuration,
+};
+
+use aws_sdk_secretsmanager::{Client, error::ProvideErrorMetadata};
+use aws_smithy_types::error::display::DisplayErrorContext;
+use shared::{
+    key_ring::{KeyRing, KeyRingError},
+    timestamp::Timestamp,
+};
+use time::Duration;
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+/// How often at most a mismatch, or a failure, leads to another fetch.
+const REFETCH_PAUSE: Duration = Duration::seconds(10);
+/// What a fetch may take of an answer's 4 s: enough is left to write the event.
+const FETCH_WITHIN: StdDuration = StdDuration::from_millis(1_500);
+
+/// The key ring could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// Secrets Manager did not give it.
+    #[error("the key ring `{secret}` could not be read: {cause}{hint}")]
+    Fetch {
+        /// The secret.
+        secret: String,
+        /// The SDK's error with its causes.
+        cause: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// Secrets Manager took too long.
+    #[error("the key ring `{secret}` could not be read within {} ms", FETCH_WITHIN.as_millis())]
+    OutOfTime {
+        /// The secret.
+        secret: String,
+    },
+    /// The secret is something else.
+    #[error("the key ring `{secret}` is not one: {cause}")]
+    NoRing {
+        /// The secret.
+        secret: String,
+        /// What is wrong with it.
+        cause: KeyRingError,
+    },
+}
+
+/// Where the handler gets its keys from.
+#[derive(Debug)]
+pub enum Keys {
+    /// One ring for good.
+    Fixed(Arc<KeyRing>),
+    /// A ring that is fetched.
+    Secret(SecretRing),
+}
+
+/// A ring in Secrets Manager.
+#[derive(Debug)]
+pub struct SecretRing {
+    client: Client,
+    secret: String,
+    cache_for: Duration,
+    cached: RwLock<Option<Cached>>,
+    /// Held while fetching, so that one fetch serves all who wait for it.
+    fetching: Mutex<Attempts>,
+}
+
+#[derive(Debug, Clone)]
+struct Cached {
+    ring: Arc<KeyRing>,
+    fetched_at: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Attempts {
+    failed_at: Option<Timestamp>,
+    after_mismatch_at: Option<Timestamp>,
+}
+
+impl Keys {
+    /// The ring to verify with at `now`. An error only where none was ever read.
+    pub async fn ring(&self, now: Timestamp) -> Result<Arc<KeyRing>, KeysError> {
+        match self {
+            Self::Fixed(ring) => Ok(Arc::clone(ring)),
+            Self::Secret(secret) => secret.ring(now).await,
+        }
+    }
+
+    /// A newer ring than `seen`, which had no key for a signature; `None` if there is none, or it is too early to look.
+    pub async fn newer_than(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Option<Arc<KeyRing>> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Secret(secret) => secret.newer_than(seen, now).await,
+        }
+    }
+}
+
+impl SecretRing {
+    /// The ring in `secret` (a name or an ARN), fetched again when it is older than `cache_for`.
+    #[must_use]
+    pub fn new(client: Client, secret: String, cache_for: Duration) -> Self {
+        Self {
+            client,
+            secret,
+            cache_for,
+            cached: RwLock::default(),
+            fetching: Mutex::default(),
+        }
+    }
+
+    async fn ring(&self, now: Timestamp) -> Result<Arc<KeyRing>, KeysError> {
+        if let Some(fresh) = self.fresh(now) {
+            return Ok(fresh);
+        }
+        let mut attempts = self.fetching.lock().await;
+        if let Some(fresh) = self.fresh(now) {
+            return Ok(fresh);
+        }
+        let stale = self.cached().map(|cached| cached.ring);
+        if let Some(stale) = &stale
+            && attempts.failed_at.is_some_and(|failed_at| within_pause(failed_at, now))
+        {
+            return Ok(Arc::clone(stale));
+        }
+        match self.fetch(&mut attempts).await {
+            Ok(ring) => Ok(ring),
+            Err(error) => {
+                let stale = stale.ok_or(error)?;
+                Ok(stale)
+            }
+        }
+    }
+
+    async fn newer_than(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Option<Arc<KeyRing>> {
+        let mut attempts = self.fetching.lock().await;
+        if let Some(cached) = self.cached().filter(|cached| !Arc::ptr_eq(&cached.ring, seen)) {
+            return Some(cached.ring);
+        }
+        if attempts
+            .after_mismatch_at
+            .is_some_and(|looked_at| within_pause(looked_at, now))
+        {
+            return None;
+        }
+        attempts.after_mismatch_at = Some(now);
+        self.fetch(&mut attempts).await.ok()
+    }
+
+    fn cached(&self) -> Option<Cached> {
+        self.cached.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fresh(&self, now: Timestamp) -> Option<Arc<KeyRing>> {
+        let cached = self.cached()?;
+        let age = now.since(cached.fetched_at);
+        // A negative age is a clock that was set back; a ring from the future could stay for ever.
+        (!age.is_negative() && age < self.cache_for).then_some(cached.ring)
+    }
+
+    async fn fetch(&self, attempts: &mut Attempts) -> Result<Arc<KeyRing>, KeysError> {
+        let result = match tokio::time::timeout(FETCH_WITHIN, self.read()).await {
+            Ok(result) => result,
+            Err(_) => Err(KeysError::OutOfTime {
+                secret: self.secret.clone(),
+            }),
+        };
+        match result {
+            Ok(ring) => {
+                for entry in ring.left_out() {
+                    warn!(secret = self.secret.as_str(), "{entry}");
+                }
+                info!(
+                    secret = self.secret.as_str(),
+                    keys = ring.keys().len() as u64,
+                    "key ring read"
+                );
+                let ring = Arc::new(ring);
+                let cached = Cached {
+                    ring: Arc::clone(&ring),
+                    fetched_at: Timestamp::now(),
+                };
+                *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(cached);
+                attempts.failed_at = None;
+                Ok(ring)
+            }
+            Err(error) => {
+                let kept = if self.cached().is_some() {
+                    "the ring read before stays in use"
+                } else {
+                    "there is no ring"
+                };
+                warn!("{error}; {kept}");
+                attempts.failed_at = Some(Timestamp::now());
+                Err(error)
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<KeyRing, KeysError> {
+        let secret = || self.secret.clone();
+        let value = self.client.get_secret_value().secret_id(&self.secret).send().await.map_err(|error| {
+            let hint = match error.code() {
+                Some("ResourceNotFoundException") => {
+                    "; there is no such secret with a value in this account and region: see UNITH_KEYS_SECRET and AWS_REGION"
+                }
+                Some("AccessDeniedException") => {
+                    "; the function's role needs secretsmanager:GetSecretValue on it (and kms:Decrypt, under a key of your own)"
+                }
+                _ => "",
+            };
+            KeysError::Fetch { secret: secret(), cause: DisplayErrorContext(&error).to_string(), hint }
+        })?;
+        let binary = value
+            .secret_binary()
+            .and_then(|binary| std::str::from_utf8(binary.as_ref()).ok());
+        let text = value.secret_string().or(binary).unwrap_or_default();
+        KeyRing::parse(text).map_err(|cause| KeysError::NoRing {
+            secret: secret(),
+            cause,
+        })
+    }
+}
+
+fn within_pause(then: Timestamp, now: Timestamp) -> bool {
+    let since = now.since(then);
+    // Then may be a little later than now: a request that waited for a fetch carries the time at which it came.
+    since.abs() < REFETCH_PAUSE
+}

@@ -1,0 +1,193 @@
+//! `receive`: one UNITH delivery in, one event in the table, one answer out.
+//!
+//! The path of a delivery is [`Receiver::receive`]: route, verify, parse, store. What always holds: nothing is parsed
+//! before a key of the ring vouched for it; a 2xx is answered only when the event (or the body) is durable; an answer
+//! leaves within 4 s, whatever the services behind it do.
+
+pub mod answer;
+pub mod config;
+pub mod delivery;
+pub mod keys;
+pub mod record;
+pub mod runtime;
+
+use std::sync::Arc;
+
+use lambda_http::{Body, Response, http::Method};
+use shared::{
+    event::{Event, NoEvent},
+    key_ring::KeyRing,
+    signature::Signature,
+    store::{Put, Table},
+    timestamp::Timestamp,
+    verify::{Verified, verify},
+};
+use tracing::Level;
+
+use crate::{
+    answer::{Accepted, Refusal, answer},
+    config::{Config, KeySource},
+    delivery::Delivery,
+    keys::{Keys, SecretRing},
+    record::Record,
+};
+
+/// The one path there is.
+pub const WEBHOOK_PATH: &str = "/webhooks/head-events";
+/// The largest body that is looked at. UNITH's events have some 300 bytes; the table takes items of up to 400 KB.
+pub const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// The function: its keys and its table, set up once and shared by all requests.
+#[derive(Debug)]
+pub struct Receiver {
+    keys: Keys,
+    table: Table,
+    metrics_namespace: Option<String>,
+    log_level: Level,
+}
+
+impl Receiver {
+    /// A receiver as `config` says, on these two services.
+    #[must_use]
+    pub fn new(config: Config, dynamodb: aws_sdk_dynamodb::Client, secrets: aws_sdk_secretsmanager::Client) -> Self {
+        let keys = match config.keys {
+            KeySource::Fixed(key) => Keys::Fixed(Arc::new(KeyRing::of_one(key))),
+            KeySource::Secret { id, cache_for } => Keys::Secret(SecretRing::new(secrets, id, cache_for)),
+        };
+        let table = Table::new(dynamodb, config.table_name, config.retention);
+        Self {
+            keys,
+            table,
+            metrics_namespace: config.metrics_namespace,
+            log_level: config.log_level,
+        }
+    }
+
+    /// Does before the first request what can be done then. A failure is logged, and left to the first request.
+    pub async fn warm_up(&self) {
+        let _ = self.keys.ring(Timestamp::now()).await;
+    }
+
+    /// The level lines are logged from.
+    #[must_use]
+    pub fn log_level(&self) -> Level {
+        self.log_level
+    }
+
+    /// Answers a delivery, in time, and tells what became of it.
+    pub async fn handle(&self, delivery: Delivery) -> (Response<Body>, Record) {
+        let mut record = Record::begin(&delivery);
+        let in_time = tokio::time::timeout_at(delivery.answer_by, self.receive(&delivery, &mut record)).await;
+        let result = in_time.unwrap_or_else(|_| {
+            Err(Refusal::OutOfTime {
+                step: record.pending_step(),
+            })
+        });
+        record.finish(&result, self.metrics_namespace.as_deref());
+        (answer(&result), record)
+    }
+
+    async fn receive(&self, delivery: &Delivery, record: &mut Record) -> Result<Accepted, Refusal> {
+        check_route(delivery)?;
+        let signature = delivery.signature.as_ref().map_err(|fault| *fault)?;
+        let verified = self.authenticate(delivery, signature, record).await?;
+        record.verified_by(verified.key_state());
+        match Event::parse(&verified) {
+            Ok(event) => self.store(event, &verified, delivery.received_at, record).await,
+            Err(NoEvent::Unreadable(reason)) => {
+                record.about_head(verified.bound_head());
+                self.quarantine(&verified, &reason.to_string(), delivery.received_at, record)
+                    .await?;
+                Ok(Accepted::Quarantined { reason })
+            }
+            Err(NoEvent::OtherHead(other)) => Err(other.into()),
+        }
+    }
+
+    async fn authenticate<'d>(
+        &self,
+        delivery: &'d Delivery,
+        signature: &Signature,
+        record: &mut Record,
+    ) -> Result<Verified<'d>, Refusal> {
+        let now = delivery.received_at;
+        let ring = self.keys.ring(now).await?;
+        let mismatch = match verify(&delivery.body, signature, &ring, now) {
+            Ok(verified) => return Ok(verified),
+            Err(mismatch) => mismatch,
+        };
+        // The key may have been rotated since the ring was read.
+        let Some(newer) = self.keys.newer_than(&ring, now).await else {
+            return Err(mismatch.into());
+        };
+        record.key_ring_refetched();
+        Ok(verify(&delivery.body, signature, &newer, now)?)
+    }
+
+    async fn store(
+        &self,
+        event: Event,
+        verified: &Verified<'_>,
+        received_at: Timestamp,
+        record: &mut Record,
+    ) -> Result<Accepted, Refusal> {
+        record.about(&event);
+        if self.table.retention().is_over(event.identity.occurred_at, received_at) {
+            // Stored, it would be deleted at once; and a replay must not bring back what retention took away.
+            return Ok(Accepted::Expired {
+                event_id: event.event_id,
+            });
+        }
+        record.table_asked();
+        let put = self.table.put_event(&event, verified.body(), received_at).await;
+        record.table_answered();
+        let conflict = match put? {
+            Put::Stored => {
+                return Ok(Accepted::Stored {
+                    event_id: event.event_id,
+                });
+            }
+            Put::Duplicate => false,
+            Put::Conflict => {
+                let reason = format!("says something else than the stored event {}", event.event_id);
+                self.quarantine(verified, &reason, received_at, record).await?;
+                true
+            }
+        };
+        Ok(Accepted::Duplicate {
+            event_id: event.event_id,
+            conflict,
+        })
+    }
+
+    async fn quarantine(
+        &self,
+        verified: &Verified<'_>,
+        reason: &str,
+        received_at: Timestamp,
+        record: &mut Record,
+    ) -> Result<(), Refusal> {
+        record.table_asked();
+        let kept = self
+            .table
+            .quarantine(verified.body(), reason, verified.bound_head(), received_at)
+            .await;
+        record.table_answered();
+        Ok(kept?)
+    }
+}
+
+fn check_route(delivery: &Delivery) -> Result<(), Refusal> {
+    if delivery.path != WEBHOOK_PATH {
+        return Err(Refusal::OtherPath);
+    }
+    if delivery.method != Method::POST {
+        return Err(Refusal::OtherMethod);
+    }
+    let bytes = delivery.body.len();
+    if bytes > MAX_BODY_BYTES {
+        Err(Refusal::TooLarge { bytes })
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! The Lambda function `receive`. See the library for what it does.
+
+use std::{process::ExitCode, sync::Arc};
+
+use lambda_http::Error;
+use receive::{Receiver, config::Config, runtime};
+use shared::{aws, env::Env, telemetry};
+
+// One request at a time: more threads would only cost start-up.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match start().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            telemetry::init(tracing::Level::ERROR);
+            tracing::error!("receive cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start() -> Result<(), Error> {
+    let env = Env::from_process();
+    let config = Config::from_env(&env)?;
+    let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
+    env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
+    telemetry::init(config.log_level);
+    let aws = aws::config_loader(&env)?.load().await;
+    let (dynamodb, secrets) = (
+        aws_sdk_dynamodb::Client::new(&aws),
+        aws_sdk_secretsmanager::Client::new(&aws),
+    );
+    let receiver = Receiver::new(config, dynamodb, secrets);
+    receiver.warm_up().await;
+    runtime::run(Arc::new(receiver)).await
+}

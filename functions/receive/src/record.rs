@@ -1,0 +1,286 @@
+//! The one line each request leaves behind: the log and, with its `_aws` block, the CloudWatch metrics.
+//!
+//! What always holds: no body, key, token or signature is in it; ids are in it only once the body that named them was
+//! verified.
+
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use shared::{event::Event, key_ring::KeyState, timestamp::Timestamp};
+use std::time::Instant;
+use tracing::Level;
+
+use crate::{
+    answer::{Accepted, Refusal},
+    delivery::Delivery,
+};
+
+const SERVICE: &str = "receive";
+
+/// What is known of a request, filled in as it becomes known.
+#[derive(Debug, Serialize)]
+pub struct Record {
+    timestamp: String,
+    level: &'static str,
+    message: String,
+    request_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_state: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_ms: Option<f64>,
+    total_ms: f64,
+    #[serde(flatten)]
+    metrics: Option<Metrics>,
+    #[serde(skip)]
+    key_refetched: bool,
+    #[serde(skip)]
+    received_at: Timestamp,
+    #[serde(skip)]
+    started: Instant,
+    #[serde(skip)]
+    table_asked_at: Option<Instant>,
+}
+
+impl Record {
+    /// Begins the record of a delivery.
+    #[must_use]
+    pub fn begin(delivery: &Delivery) -> Self {
+        Self {
+            timestamp: String::new(),
+            level: "INFO",
+            message: String::new(),
+            request_id: delivery.request_id.clone(),
+            trace_id: delivery.trace_id.clone(),
+            outcome: "",
+            reason: None,
+            event_id: None,
+            head_id: None,
+            session_id: None,
+            event_type: None,
+            key_state: None,
+            lag_ms: None,
+            store_ms: None,
+            total_ms: 0.0,
+            metrics: None,
+            key_refetched: false,
+            received_at: delivery.received_at,
+            started: Instant::now(),
+            table_asked_at: None,
+        }
+    }
+
+    /// The key that signed.
+    pub fn verified_by(&mut self, state: KeyState) {
+        self.key_state = Some(state.as_str());
+    }
+
+    /// The ring was fetched once more for this request.
+    pub fn key_ring_refetched(&mut self) {
+        self.key_refetched = true;
+    }
+
+    /// The event that was read.
+    pub fn about(&mut self, event: &Event) {
+        self.event_id = Some(event.event_id.clone());
+        self.head_id = Some(event.identity.head_id.clone());
+        self.session_id = Some(event.identity.session_id.clone());
+        self.event_type = Some(event.event_type.clone());
+        let lag = self.received_at.since(event.identity.occurred_at).whole_milliseconds();
+        self.lag_ms = i64::try_from(lag).ok();
+    }
+
+    /// The head whose key signed a body that is no event.
+    pub fn about_head(&mut self, head_id: Option<&str>) {
+        self.head_id = head_id.map(str::to_owned);
+    }
+
+    /// The table is being asked.
+    pub fn table_asked(&mut self) {
+        self.table_asked_at = Some(Instant::now());
+    }
+
+    /// The table has answered, or failed to.
+    pub fn table_answered(&mut self) {
+        if let Some(asked_at) = self.table_asked_at.take() {
+            self.store_ms = Some(self.store_ms.unwrap_or_default() + milliseconds(asked_at));
+        }
+    }
+
+    /// What a request that ran out of time was waiting for.
+    #[must_use]
+    pub fn pending_step(&self) -> &'static str {
+        if self.table_asked_at.is_some() {
+            "writing to the table"
+        } else {
+            "reading the key ring"
+        }
+    }
+
+    /// Completes the record with what became of the delivery; `namespace` is where its metrics go.
+    pub fn finish(&mut self, result: &Result<Accepted, Refusal>, namespace: Option<&str>) {
+        let (level, outcome, reason) = match result {
+            Ok(accepted) => match accepted {
+                Accepted::Quarantined { reason } => (Level::WARN, accepted.word(), Some(reason.to_string())),
+                Accepted::Duplicate { conflict: true, .. } => {
+                    let reason = "the stored event says something else: this variant is quarantined".to_owned();
+                    (Level::WARN, accepted.word(), Some(reason))
+                }
+                _ => (Level::INFO, accepted.word(), None),
+            },
+            Err(refusal) if refusal.is_ours() => (Level::ERROR, "unavailable", Some(refusal.to_string())),
+            Err(refusal) => (Level::WARN, "rejected", Some(refusal.to_string())),
+        };
+        // A request that ran out of time was cut off while it waited.
+        self.table_answered();
+        let now = Timestamp::now();
+        self.timestamp = now.to_string();
+        self.level = level.as_str();
+        self.outcome = outcome;
+        self.message = format!("delivery {outcome}");
+        self.reason = reason;
+        self.total_ms = milliseconds(self.started);
+        self.metrics = namespace.map(|namespace| Metrics {
+            namespace: namespace.to_owned(),
+            at_ms: now.epoch_milliseconds(),
+            values: self.metric_values(result),
+        });
+    }
+
+    fn metric_values(&self, result: &Result<Accepted, Refusal>) -> Vec<Metric> {
+        let outcome = match result {
+            Ok(Accepted::Stored { .. }) => "Stored",
+            Ok(Accepted::Duplicate { .. }) => "Duplicate",
+            Ok(Accepted::Expired { .. }) => "Expired",
+            Ok(Accepted::Quarantined { .. }) => "Quarantined",
+            Err(refusal) if refusal.is_ours() => "Unavailable",
+            Err(_) => "Rejected",
+        };
+        let conflict = matches!(result, Ok(Accepted::Duplicate { conflict: true, .. }));
+        let counted = [
+            (true, outcome),
+            (conflict, "Conflict"),
+            (conflict, "Quarantined"),
+            (self.key_state == Some(KeyState::Retiring.as_str()), "RetiringKeyUsed"),
+            (self.key_refetched, "KeyRefetch"),
+        ];
+        let counts = counted
+            .into_iter()
+            .filter(|(counts, _)| *counts)
+            .map(|(_, name)| Metric::count(name));
+        let store = self.store_ms.map(|ms| Metric {
+            name: "StoreMilliseconds",
+            unit: "Milliseconds",
+            value: ms,
+        });
+        // A clock ahead of ours is not an early delivery.
+        #[expect(clippy::cast_precision_loss, reason = "2^53 ms are 285,000 years")]
+        let lag = self.lag_ms.map(|ms| Metric {
+            name: "DeliveryLagMilliseconds",
+            unit: "Milliseconds",
+            value: ms.max(0) as f64,
+        });
+        counts.chain(store).chain(lag).collect()
+    }
+
+    /// Whether the line is written at `level`. One that carries metrics always is: they would be lost with it.
+    #[must_use]
+    pub fn is_wanted_at(&self, level: Level) -> bool {
+        self.metrics.is_some() || self.level.parse::<Level>().is_ok_and(|own| own <= level)
+    }
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    // Whole microseconds: more digits are noise.
+    (since.elapsed().as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[derive(Debug)]
+struct Metric {
+    name: &'static str,
+    unit: &'static str,
+    value: f64,
+}
+
+impl Metric {
+    fn count(name: &'static str) -> Self {
+        Self {
+            name,
+            unit: "Count",
+            value: 1.0,
+        }
+    }
+}
+
+/// CloudWatch's embedded metric format: the block that declares the metrics, and their values beside it.
+#[derive(Debug)]
+struct Metrics {
+    namespace: String,
+    at_ms: i64,
+    values: Vec<Metric>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Declaration<'a> {
+    timestamp: i64,
+    cloud_watch_metrics: [Directive<'a>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Directive<'a> {
+    namespace: &'a str,
+    dimensions: [[&'static str; 1]; 1],
+    metrics: Vec<MetricName>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct MetricName {
+    name: &'static str,
+    unit: &'static str,
+}
+
+impl Serialize for Metrics {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let metrics = self
+            .values
+            .iter()
+            .map(|metric| MetricName {
+                name: metric.name,
+                unit: metric.unit,
+            })
+            .collect();
+        let directive = Directive {
+            namespace: &self.namespace,
+            dimensions: [["Service"]],
+            metrics,
+        };
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("Service", SERVICE)?;
+        for metric in &self.values {
+            map.serialize_entry(metric.name, &metric.value)?;
+        }
+        map.serialize_entry(
+            "_aws",
+            &Declaration {
+                timestamp: self.at_ms,
+                cloud_watch_metrics: [directive],
+            },
+        )?;
+        map.end()
+    }
+}

@@ -1,0 +1,96 @@
+//! A conversation with a digital human, as the events it gives rise to.
+
+use fastrand::Rng;
+use shared::timestamp::Timestamp;
+use time::Duration;
+
+use crate::platform::EventKind;
+
+/// One session from its start to its end.
+#[derive(Debug, Clone)]
+pub struct Conversation {
+    /// The session, a UUID.
+    pub session_id: String,
+    /// Its events in the order in which they occur.
+    pub events: Vec<Happening>,
+}
+
+/// An event and when it occurs.
+#[derive(Debug, Clone, Copy)]
+pub struct Happening {
+    /// Its type.
+    pub kind: EventKind,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Conversation {
+    /// A conversation that starts at `start`, is warned for inactivity so many times, and ends by itself or by a
+    /// time-out.
+    #[must_use]
+    pub fn new(random: &mut Rng, start: Timestamp, warnings: usize, timeout: bool) -> Self {
+        let mut kinds = vec![EventKind::StartConversation];
+        kinds.extend(std::iter::repeat_n(EventKind::InactivityWarning, warnings));
+        kinds.extend(timeout.then_some(EventKind::TimeoutConversation));
+        kinds.push(EventKind::EndConversation);
+        let mut at = start;
+        let mut events = Vec::new();
+        for kind in kinds {
+            events.push(Happening { kind, at });
+            at = at.plus(Duration::milliseconds(random.i64(500..90_000)));
+        }
+        Self {
+            session_id: uuid(random),
+            events,
+        }
+    }
+
+    /// A conversation of any kind.
+    #[must_use]
+    pub fn any(random: &mut Rng, start: Timestamp) -> Self {
+        let (warnings, timeout) = (random.usize(0..3), random.bool());
+        Self::new(random, start, warnings, timeout)
+    }
+}
+
+/// A random UUID (version 4).
+pub(crate) fn uuid(random: &mut Rng) -> String {
+    let bits = random.u128(..) & !(0xf000 << 64) & !(0xc000 << 48) | (0x4000 << 64) | (0x8000 << 48);
+    let digits = format!("{bits:032x}");
+    let mut id = String::with_capacity(36);
+    for (index, digit) in digits.chars().enumerate() {
+        if [8, 12, 16, 20].contains(&index) {
+            id.push('-');
+        }
+        id.push(digit);
+    }
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_gives_the_same_conversation() {
+        let start = Timestamp::parse("2026-01-15T09:57:33Z").unwrap();
+        let one = |seed| Conversation::new(&mut Rng::with_seed(seed), start, 2, true);
+        assert_eq!(format!("{:?}", one(7)), format!("{:?}", one(7)));
+        assert_ne!(one(7).session_id, one(8).session_id);
+        let kinds: Vec<_> = one(7).events.iter().map(|event| event.kind.as_str()).collect();
+        let expected = [
+            "START_CONVERSATION",
+            "INACTIVITY_WARNING",
+            "INACTIVITY_WARNING",
+            "TIMEOUT_CONVERSATION",
+            "END_CONVERSATION",
+        ];
+        assert_eq!(kinds, expected);
+        assert!(one(7).events.is_sorted_by(|a, b| a.at < b.at));
+        let id = one(7).session_id;
+        assert!(
+            id.len() == 36 && id.as_bytes()[14] == b'4' && b"89ab".contains(&id.as_bytes()[19]),
+            "{id}"
+        );
+    }
+}

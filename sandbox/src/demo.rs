@@ -1,0 +1,346 @@
+//! The demo: some conversations with everything that happens to deliveries in the wild, and the check that what is
+//! stored afterwards is exactly what must be.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use anyhow::Context;
+use aws_sdk_dynamodb::types::AttributeValue;
+use fastrand::Rng;
+use serde_json::Value;
+use shared::{
+    event::Identity,
+    signature::SharedKey,
+    store::{self, PK, SK},
+    timestamp::Timestamp,
+};
+use time::Duration;
+
+use crate::{
+    Sandbox, TABLE_NAME, WEBHOOK_URL,
+    conversation::{Conversation, Happening},
+    platform::{EventKind, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, delivery::Attempt},
+    report::Report,
+};
+
+/// A key that no webhook has.
+const WRONG_KEY: &str = "00000000000000000000000000000000";
+
+/// How the demo goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Demo {
+    /// How many conversations, at least one.
+    pub conversations: usize,
+    /// What decides about sessions, warnings and time-outs.
+    pub seed: u64,
+    /// When the first one starts.
+    pub start: Timestamp,
+}
+
+/// One delivery of the demo.
+#[derive(Debug)]
+pub struct Delivered {
+    /// The session it speaks of.
+    pub session_id: String,
+    /// Its event's type.
+    pub kind: EventKind,
+    /// What is out of the ordinary about it; empty for nothing.
+    pub note: &'static str,
+    /// How its attempts were answered.
+    pub attempts: Vec<Attempt>,
+}
+
+/// What the demo found.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// The sessions in the order in which they were played.
+    pub sessions: Vec<String>,
+    /// The items of the demo's events, session by session.
+    pub stored: Vec<Item>,
+    /// What is not as it must be, a sentence each.
+    pub mismatches: Vec<String>,
+    /// Deliveries of the platform, each counted once.
+    pub delivered: usize,
+    /// Deliveries that met their own event.
+    pub duplicates: usize,
+    /// Forged deliveries.
+    pub refused: usize,
+}
+
+/// An item of the table.
+pub type Item = HashMap<String, AttributeValue>;
+
+type Keys = BTreeSet<(String, String)>;
+
+/// What a conversation goes through besides its events.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mishaps {
+    /// The answer to its start is lost, so the platform sends it again.
+    answer_lost: bool,
+    /// Its last two events come in the wrong order.
+    overtaken: bool,
+    /// Somebody changes a delivery, or makes one.
+    forged: bool,
+}
+
+impl Demo {
+    /// Plays the conversations and reports each delivery as it is done; then looks at the table.
+    pub async fn play(self, sandbox: &Sandbox, report: &mut Report) -> anyhow::Result<Verdict> {
+        let client = sandbox.services.dynamodb_client().await?;
+        let before = keys(&scan(&client).await?);
+        let mut random = Rng::with_seed(self.seed);
+        let mut verdict = Verdict::default();
+        let mut expected = BTreeMap::new();
+        let mut start = self.start;
+        for index in 0..self.conversations {
+            // Spread over the conversations there are; all on the first one where it is alone.
+            let has = |mishap: usize| mishap % self.conversations == index;
+            let mishaps = Mishaps {
+                answer_lost: has(0),
+                overtaken: has(1),
+                forged: has(2),
+            };
+            let (warnings, timeout) = (random.usize(0..3), mishaps.overtaken || random.bool());
+            let conversation = Conversation::new(&mut random, start, warnings, timeout);
+            start = start.plus(Duration::seconds(random.i64(5..60)));
+            let scene = Scene {
+                sandbox,
+                conversation: &conversation,
+                before: &before,
+            };
+            scene.play(mishaps, report, &mut verdict, &mut expected).await?;
+            verdict.sessions.push(conversation.session_id);
+        }
+        let items = scan(&client).await?;
+        check_stored(items, &before, &expected, &mut verdict);
+        Ok(verdict)
+    }
+}
+
+/// One conversation on stage.
+struct Scene<'a> {
+    sandbox: &'a Sandbox,
+    conversation: &'a Conversation,
+    before: &'a Keys,
+}
+
+impl Scene<'_> {
+    async fn play(
+        &self,
+        mishaps: Mishaps,
+        report: &mut Report,
+        verdict: &mut Verdict,
+        expected: &mut BTreeMap<(String, String), Vec<u8>>,
+    ) -> anyhow::Result<()> {
+        let mut events: Vec<(Happening, &'static str)> =
+            self.conversation.events.iter().map(|event| (*event, "")).collect();
+        if mishaps.overtaken
+            && let [.., before_last, last] = events.as_mut_slice()
+        {
+            std::mem::swap(before_last, last);
+            before_last.1 = "overtakes the one before it";
+        }
+        for (event, note) in events {
+            let key = self.key(event);
+            let known = self.before.contains(&key);
+            let answer_lost = mishaps.answer_lost && event.kind == EventKind::StartConversation;
+            if answer_lost {
+                self.sandbox.front.lose_next_answer();
+            }
+            let (body, attempts) = self.emit(event).await?;
+            let answers: &[_] = match (answer_lost, known) {
+                (true, _) => &[(503, ""), (200, "duplicate")],
+                (false, true) => &[(200, "duplicate")],
+                (false, false) => &[(200, "stored")],
+            };
+            let note = if answer_lost {
+                "its answer is lost, so it comes again"
+            } else {
+                note
+            };
+            verdict.delivered += 1;
+            verdict.duplicates += usize::from(answer_lost || known);
+            let last = body.clone();
+            expected.insert(key, body);
+            report.delivery(&self.check(event, note, attempts, answers, verdict))?;
+            if mishaps.forged && event.kind == EventKind::EndConversation {
+                self.forge(event, &last, report, verdict).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn emit(&self, event: Happening) -> anyhow::Result<(Vec<u8>, Vec<Attempt>)> {
+        let platform = &self.sandbox.services.platform;
+        let sent = platform
+            .emit(HEAD_ID, &self.conversation.session_id, event.kind, event.at)
+            .pop();
+        let sent = sent.context("the platform has no webhook for the event")?;
+        Ok((sent.body, sent.attempts.await?))
+    }
+
+    /// Sends what only somebody without the key would send.
+    async fn forge(
+        &self,
+        event: Happening,
+        body: &[u8],
+        report: &mut Report,
+        verdict: &mut Verdict,
+    ) -> anyhow::Result<()> {
+        let platform = &self.sandbox.services.platform;
+        let webhook = platform.webhooks().pop().context("the platform has no webhook")?;
+        let signature = SharedKey::new(webhook.shared_key)?.sign(body).to_hex();
+        let tampered = String::from_utf8_lossy(body)
+            .replace(PUBLIC_ORG_ID, "evil")
+            .into_bytes();
+        let wrongly_signed = SharedKey::new(WRONG_KEY)?.sign(body).to_hex();
+        for (note, body, signature) in [
+            ("tampered: the body is not the signed one", tampered, signature),
+            ("signed with a key that is not ours", body.to_vec(), wrongly_signed),
+        ] {
+            let attempt = platform.intrude(WEBHOOK_URL, body, signature).await;
+            verdict.refused += 1;
+            report.delivery(&self.check(event, note, vec![attempt], &[(401, "Unauthorized")], verdict))?;
+        }
+        Ok(())
+    }
+
+    /// Compares the attempts' answers with what they must be, and makes the report's line of them.
+    fn check(
+        &self,
+        event: Happening,
+        note: &'static str,
+        attempts: Vec<Attempt>,
+        expected: &[(u16, &str)],
+        verdict: &mut Verdict,
+    ) -> Delivered {
+        let answers: Vec<_> = attempts.iter().map(answer).collect();
+        let is_expected = |((status, word), expected): (&(u16, String), &(u16, &str))| {
+            *status == expected.0 && (expected.1.is_empty() || word == expected.1)
+        };
+        if answers.len() != expected.len() || !answers.iter().zip(expected).all(is_expected) {
+            let (kind, session) = (event.kind.as_str(), &self.conversation.session_id);
+            verdict.mismatches.push(format!(
+                "{kind} of {session}: answered {answers:?}, expected {expected:?}"
+            ));
+        }
+        Delivered {
+            session_id: self.conversation.session_id.clone(),
+            kind: event.kind,
+            note,
+            attempts,
+        }
+    }
+
+    fn key(&self, event: Happening) -> (String, String) {
+        let identity = Identity {
+            head_id: HEAD_ID.to_owned(),
+            session_id: self.conversation.session_id.clone(),
+            event_type: event.kind.as_str().to_owned(),
+            occurred_at: event.at,
+        };
+        (
+            store::session_pk(HEAD_ID, &self.conversation.session_id),
+            store::event_sk(&identity),
+        )
+    }
+}
+
+/// Status and word of an attempt; 0 and the reason where there was no answer.
+#[must_use]
+pub fn answer(attempt: &Attempt) -> (u16, String) {
+    match &attempt.answer {
+        Ok(answer) => (answer.status, answer.word()),
+        Err(error) => (0, error.to_string()),
+    }
+}
+
+async fn scan(client: &aws_sdk_dynamodb::Client) -> anyhow::Result<Vec<Item>> {
+    let pages = client
+        .scan()
+        .table_name(TABLE_NAME)
+        .consistent_read(true)
+        .into_paginator()
+        .items()
+        .send();
+    pages
+        .collect::<Result<Vec<_>, _>>()
+        .await
+        .context("the table cannot be read")
+}
+
+fn keys(items: &[Item]) -> Keys {
+    items.iter().map(key).collect()
+}
+
+fn key(item: &Item) -> (String, String) {
+    (text(item, PK).to_owned(), text(item, SK).to_owned())
+}
+
+/// A string attribute; empty where there is none.
+#[must_use]
+pub fn text<'i>(item: &'i Item, name: &str) -> &'i str {
+    item.get(name)
+        .and_then(|value| value.as_s().ok())
+        .map_or("", String::as_str)
+}
+
+/// Every expected event is there once, says what was sent, and nothing else came.
+fn check_stored(
+    items: Vec<Item>,
+    before: &Keys,
+    expected: &BTreeMap<(String, String), Vec<u8>>,
+    verdict: &mut Verdict,
+) {
+    let mut missing: BTreeSet<_> = expected.keys().collect();
+    for item in items {
+        let key = key(&item);
+        let Some(body) = expected.get(&key) else {
+            if !before.contains(&key) {
+                verdict
+                    .mismatches
+                    .push(format!("{} {} is stored, and must not be", key.0, key.1));
+            }
+            continue;
+        };
+        missing.remove(&key);
+        if let Some(wrong) = wrong_attribute(&item, body) {
+            verdict
+                .mismatches
+                .push(format!("{} {}: `{wrong}` is not what was sent", key.0, key.1));
+        }
+        verdict.stored.push(item);
+    }
+    verdict
+        .mismatches
+        .extend(missing.into_iter().map(|(pk, sk)| format!("{pk} {sk} is not stored")));
+    let played = |item: &Item| {
+        verdict
+            .sessions
+            .iter()
+            .position(|session| session == text(item, "session_id"))
+    };
+    verdict
+        .stored
+        .sort_by_cached_key(|item| (played(item), text(item, SK).to_owned()));
+}
+
+/// The first attribute that does not say what the body says.
+fn wrong_attribute(item: &Item, body: &[u8]) -> Option<&'static str> {
+    let sent: Value = serde_json::from_slice(body).unwrap_or_default();
+    let sent = |name: &str| sent.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let checks = [
+        ("body", String::from_utf8_lossy(body).into_owned()),
+        ("body_sha256", store::body_sha256(body)),
+        ("event_type", sent("event_type")),
+        ("occurred_at", sent("timestamp")),
+        ("head_id", HEAD_ID.to_owned()),
+        ("session_id", sent("session_id")),
+        ("public_head_id", PUBLIC_HEAD_ID.to_owned()),
+        ("public_org_id", PUBLIC_ORG_ID.to_owned()),
+    ];
+    let wrong = checks
+        .iter()
+        .find(|(name, expected)| text(item, name) != expected)
+        .map(|(name, _)| *name);
+    wrong.or_else(|| (text(item, "event_id").len() != 32).then_some("event_id"))
+}

@@ -1,0 +1,79 @@
+//! The embedded DynamoDB: `dynoxide` behind its own HTTP server, and the table as the template makes it.
+
+use std::path::Path;
+
+use anyhow::Context;
+use aws_sdk_dynamodb::{
+    Client,
+    types::{
+        AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, StreamSpecification,
+        StreamViewType, TimeToLiveSpecification,
+    },
+};
+use dynoxide::Database;
+use shared::store::{EXPIRES_AT, PK, SK};
+use tokio::net::TcpListener;
+
+use crate::listen::Served;
+
+/// Serves a DynamoDB that keeps its data in the file `data`, or in memory.
+pub fn serve(listener: TcpListener, data: Option<&Path>) -> anyhow::Result<Served> {
+    let database = match data {
+        None => Database::memory().context("the embedded DynamoDB did not start")?,
+        Some(path) => {
+            let text = path.to_str().context("the data file's path is not UTF-8")?;
+            Database::new(text).with_context(|| format!("the data file {text} cannot be used"))?
+        }
+    };
+    Ok(Served::start(listener, |listener, stop| async move {
+        let _ = dynoxide::server::serve_with_shutdown(listener, database, stop).await;
+    })?)
+}
+
+/// Creates the table of the design, if it is not there: on demand, a stream of new images, time to live.
+///
+/// Point-in-time recovery is left to AWS: there is nothing here to recover to.
+pub async fn create_table(client: &Client, name: &str) -> anyhow::Result<()> {
+    let tables = client
+        .list_tables()
+        .send()
+        .await
+        .context("the DynamoDB does not answer")?;
+    if tables.table_names().iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let key = |name: &str, role| KeySchemaElement::builder().attribute_name(name).key_type(role).build();
+    let attribute = |name: &str| {
+        AttributeDefinition::builder()
+            .attribute_name(name)
+            .attribute_type(ScalarAttributeType::S)
+            .build()
+    };
+    let stream = StreamSpecification::builder()
+        .stream_enabled(true)
+        .stream_view_type(StreamViewType::NewImage);
+    client
+        .create_table()
+        .table_name(name)
+        .key_schema(key(PK, KeyType::Hash)?)
+        .key_schema(key(SK, KeyType::Range)?)
+        .attribute_definitions(attribute(PK)?)
+        .attribute_definitions(attribute(SK)?)
+        .billing_mode(BillingMode::PayPerRequest)
+        .stream_specification(stream.build()?)
+        .send()
+        .await
+        .with_context(|| format!("the table {name} could not be created"))?;
+    let ttl = TimeToLiveSpecification::builder()
+        .attribute_name(EXPIRES_AT)
+        .enabled(true)
+        .build()?;
+    client
+        .update_time_to_live()
+        .table_name(name)
+        .time_to_live_specification(ttl)
+        .send()
+        .await
+        .with_context(|| format!("the time to live of table {name} could not be set"))?;
+    Ok(())
+}

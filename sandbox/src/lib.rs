@@ -1,0 +1,209 @@
+//! The sandbox: the functions' real handlers between a simulated UNITH platform and embedded AWS services, on one
+//! machine and on loopback only. The demo, the tests and a local `cargo lambda watch` all run against these parts.
+//!
+//! What always holds: the functions' code is the code that is deployed, and talks to the services over HTTP with the
+//! real AWS SDK; the only host a webhook URL can lead to is the one that is mapped to this machine.
+
+pub mod conversation;
+pub mod demo;
+pub mod dynamodb;
+pub mod front;
+pub mod listen;
+pub mod platform;
+pub mod register;
+pub mod report;
+pub mod secrets_manager;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use aws_sdk_dynamodb::config::Credentials;
+use receive::{Receiver, config::Config, record::Record};
+use shared::{
+    aws,
+    env::{Env, EnvError},
+};
+
+use crate::{
+    front::Front,
+    listen::{Served, listen},
+    platform::{Platform, Settings},
+    secrets_manager::SecretsManager,
+};
+
+/// The table.
+pub const TABLE_NAME: &str = "unith-events";
+/// The key-ring secret.
+pub const KEYS_SECRET: &str = "unith-webhook-keys";
+/// The host of the webhook's URL.
+pub const WEBHOOK_HOST: &str = "webhooks.example.com";
+/// The URL the webhook is registered with.
+pub const WEBHOOK_URL: &str = "https://webhooks.example.com/webhooks/head-events";
+
+const REGION: &str = "us-east-1";
+/// Credentials that are checked by nobody.
+const ACCESS_KEY: &str = "sandbox";
+/// Long enough for events of any demo's past; a hundred years.
+const RETENTION_DAYS: &str = "36500";
+
+/// What can be chosen about a sandbox.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Ports on loopback; 0 is a free one.
+    pub ports: Ports,
+    /// A file to keep the DynamoDB's data in; in memory if `None`.
+    pub data: Option<PathBuf>,
+    /// What the simulated platform draws its randomness from.
+    pub seed: u64,
+    /// The platform's pause before its first retry.
+    pub first_backoff: Duration,
+}
+
+/// Ports on loopback; 0 is a free one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ports {
+    /// The front.
+    pub front: u16,
+    /// DynamoDB.
+    pub dynamodb: u16,
+    /// Secrets Manager.
+    pub secrets_manager: u16,
+    /// UNITH.
+    pub unith: u16,
+}
+
+/// The services around the functions, with the table made, the webhook registered and its key in the ring.
+#[derive(Debug)]
+pub struct Services {
+    /// The DynamoDB.
+    pub dynamodb: Served,
+    /// The Secrets Manager.
+    pub secrets_manager: SecretsManager,
+    /// The UNITH platform.
+    pub platform: Platform,
+}
+
+/// The services and the functions, joined by the front.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// The services.
+    pub services: Services,
+    /// The front.
+    pub front: Front,
+}
+
+impl Services {
+    /// Starts them; the webhook's host is found at `webhook_base`, e.g. `http://127.0.0.1:9000`.
+    pub async fn start(options: &Options, webhook_base: String) -> anyhow::Result<Self> {
+        let listener = listen("DynamoDB", options.ports.dynamodb).await?;
+        let dynamodb = dynamodb::serve(listener, options.data.as_deref())?;
+        let secrets_manager = SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager).await?)?;
+        let settings = Settings {
+            hosts: BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base)]),
+            first_backoff: options.first_backoff,
+            seed: options.seed,
+            ..Settings::default()
+        };
+        let platform = Platform::serve(listen("UNITH", options.ports.unith).await?, settings)?;
+        let services = Self {
+            dynamodb,
+            secrets_manager,
+            platform,
+        };
+        dynamodb::create_table(&services.dynamodb_client().await?, TABLE_NAME).await?;
+        register::register(&services)
+            .await
+            .context("the webhook could not be registered")?;
+        Ok(services)
+    }
+
+    /// The environment of a function that is to run against these services.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("TABLE_NAME", TABLE_NAME.to_owned()),
+            ("UNITH_KEYS_SECRET", KEYS_SECRET.to_owned()),
+            ("RETENTION_DAYS", RETENTION_DAYS.to_owned()),
+            ("UNITH_API_URL", self.platform.url().to_owned()),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb.url().to_owned()),
+            (
+                "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+                self.secrets_manager.url().to_owned(),
+            ),
+        ]
+    }
+
+    /// A client of the DynamoDB, set up as the functions' are.
+    pub async fn dynamodb_client(&self) -> Result<aws_sdk_dynamodb::Client, EnvError> {
+        dynamodb_client(self.dynamodb.url()).await
+    }
+
+    /// A client of the Secrets Manager, set up as the functions' are.
+    pub async fn secrets_client(&self) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
+        secrets_client(self.secrets_manager.url()).await
+    }
+}
+
+impl Sandbox {
+    /// Starts the services and the functions; `log` is given the record of every request.
+    pub async fn start(
+        options: &Options,
+        log: impl Fn(&Record) + Clone + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        let listener = listen("the front", options.ports.front).await?;
+        let services = Services::start(options, format!("http://{}", listener.local_addr()?)).await?;
+        let config = Config::from_env(&services.environment().into_iter().collect())?;
+        let receiver = Receiver::new(
+            config,
+            services.dynamodb_client().await?,
+            services.secrets_client().await?,
+        );
+        receiver.warm_up().await;
+        let function = front::function(receive::runtime::service(Arc::new(receiver), log));
+        let route = format!("POST {}", receive::WEBHOOK_PATH);
+        let front = Front::serve(listener, BTreeMap::from([(route, function)]))?;
+        Ok(Self { services, front })
+    }
+}
+
+/// A client of a DynamoDB at `endpoint`, with the functions' time-outs and retries.
+pub async fn dynamodb_client(endpoint: &str) -> Result<aws_sdk_dynamodb::Client, EnvError> {
+    let config = aws_sdk_dynamodb::config::Builder::from(&sdk_config().await?)
+        .endpoint_url(endpoint)
+        .build();
+    Ok(aws_sdk_dynamodb::Client::from_conf(config))
+}
+
+/// A client of a Secrets Manager at `endpoint`, with the functions' time-outs and retries.
+pub async fn secrets_client(endpoint: &str) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
+    let config = aws_sdk_secretsmanager::config::Builder::from(&sdk_config().await?)
+        .endpoint_url(endpoint)
+        .build();
+    Ok(aws_sdk_secretsmanager::Client::from_conf(config))
+}
+
+async fn sdk_config() -> Result<aws::SdkConfig, EnvError> {
+    let env: Env = [("AWS_REGION", REGION)].into_iter().collect();
+    let credentials = Credentials::new(ACCESS_KEY, ACCESS_KEY, None, None, "sandbox");
+    Ok(aws::config_loader(&env)?.credentials_provider(credentials).load().await)
+}
+
+/// Writes the environment as a file of `NAME=value` lines, as `cargo lambda watch --env-file` reads.
+pub fn write_env_file(path: &Path, environment: &[(&'static str, String)]) -> anyhow::Result<()> {
+    let lines: Vec<_> = environment
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+    }
+    std::fs::write(path, lines.join("\n") + "\n").with_context(|| format!("{} cannot be written", path.display()))
+}

@@ -1,0 +1,139 @@
+//! The AWS SDK as a Lambda function should have it: TLS by rustls on ring, few roots, short time-outs, quick retries.
+//!
+//! The default TLS of the SDK spends 30 ms of CPU on its first handshake, and its default time-outs are longer than
+//! UNITH waits for an answer.
+
+use std::time::Duration;
+
+pub use aws_config::SdkConfig;
+use aws_config::{BehaviorVersion, ConfigLoader, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_smithy_http_client::{
+    Builder,
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+
+use crate::env::{Env, EnvError};
+
+/// Amazon Trust Services' four roots and the one they are cross-signed by: what AWS endpoints of the commercial
+/// partition chain to. From Debian's `ca-certificates`; the first to end does so on 2037-12-31.
+const AMAZON_ROOTS: [&str; 5] = [
+    include_str!("roots/amazon-root-ca-1.pem"),
+    include_str!("roots/amazon-root-ca-2.pem"),
+    include_str!("roots/amazon-root-ca-3.pem"),
+    include_str!("roots/amazon-root-ca-4.pem"),
+    include_str!("roots/starfield-services-root-ca-g2.pem"),
+];
+
+/// Other partitions (China, `GovCloud`, isolated regions) may chain elsewhere.
+const OTHER_PARTITIONS: [&str; 4] = ["cn-", "us-gov-", "us-iso", "eu-isoe-"];
+
+/// An AWS service of the same region answers in some milliseconds. What has not answered by then is asked again, on
+/// another connection: this is also what ends a wait on one that died while the environment was frozen.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(600);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(900);
+const MAX_ATTEMPTS: u32 = 4;
+/// The SDK's own first back-off is up to a second; the sender waits for five in all.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_millis(400);
+
+/// The SDK's configuration for a function, to be loaded: region, credentials and endpoints from the SDK's own variables.
+///
+/// # Errors
+/// A missing `AWS_REGION`, or an `AWS_CA_BUNDLE` or `SSL_CERT_FILE` that cannot be read or holds no certificates.
+pub fn config_loader(env: &Env) -> Result<ConfigLoader, EnvError> {
+    let region = env
+        .optional("AWS_REGION")
+        .or_else(|| env.optional("AWS_DEFAULT_REGION"))
+        .ok_or(EnvError::Missing {
+            name: "AWS_REGION",
+            meaning: "the region of the table and the secrets",
+        })?;
+    let tls = TlsContext::builder()
+        .with_trust_store(trust_store(env, region)?)
+        .build()
+        .map_err(|_| EnvError::Contradiction("the TLS roots cannot be used: see AWS_CA_BUNDLE and SSL_CERT_FILE"))?;
+    let http = Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(tls)
+        .build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .build();
+    let retries = RetryConfig::standard()
+        .with_max_attempts(MAX_ATTEMPTS)
+        .with_initial_backoff(INITIAL_BACKOFF)
+        .with_max_backoff(MAX_BACKOFF);
+    Ok(aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .http_client(http)
+        .timeout_config(timeouts)
+        .retry_config(retries))
+}
+
+fn trust_store(env: &Env, region: &str) -> Result<TrustStore, EnvError> {
+    for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE"] {
+        if let Some(path) = env.optional(name) {
+            return Ok(TrustStore::empty().with_pem_certificate(read_bundle(name, path)?));
+        }
+    }
+    if OTHER_PARTITIONS.iter().any(|prefix| region.starts_with(prefix)) {
+        return Ok(TrustStore::default());
+    }
+    Ok(AMAZON_ROOTS
+        .iter()
+        .fold(TrustStore::empty(), |store, root| store.with_pem_certificate(*root)))
+}
+
+/// Reads a bundle and looks into it: the SDK would panic on one that it cannot parse.
+fn read_bundle(name: &'static str, path: &str) -> Result<Vec<u8>, EnvError> {
+    let invalid = || EnvError::Invalid {
+        name,
+        value: path.to_owned(),
+        expected: "a readable file of PEM certificates",
+    };
+    let pem = std::fs::read(path).map_err(|_| invalid())?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| invalid())?;
+    if certificates.is_empty() {
+        Err(invalid())
+    } else {
+        Ok(pem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_five_roots_are_certificates() {
+        for root in AMAZON_ROOTS {
+            assert_eq!(CertificateDer::pem_slice_iter(root.as_bytes()).flatten().count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_bundle_that_is_none_names_its_variable() {
+        let this_file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/aws.rs");
+        for path in ["/nonexistent.pem", this_file] {
+            let env: Env = [("AWS_CA_BUNDLE", path)].into_iter().collect();
+            let error = trust_store(&env, "eu-west-1").unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("AWS_CA_BUNDLE is `{path}`: expected a readable file of PEM certificates")
+            );
+        }
+    }
+
+    #[test]
+    fn other_partitions_use_the_systems_roots() {
+        let native = |region| {
+            format!("{:?}", trust_store(&Env::default(), region).unwrap()).contains("enable_native_roots: true")
+        };
+        assert!(native("cn-north-1") && native("us-gov-west-1") && native("us-iso-east-1"));
+        assert!(!native("eu-west-1") && !native("us-east-1"));
+    }
+}

@@ -1,0 +1,105 @@
+//! Environment variables, read once at the start; every error names the variable and says what to do about it.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+/// The environment a function was started with. It holds keys and credentials, so it has no `Debug`.
+#[derive(Clone, Default)]
+pub struct Env(BTreeMap<String, String>);
+
+/// A variable that stops the start.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum EnvError {
+    /// A variable without a default is unset or empty.
+    #[error("{name} is not set: it is {meaning}")]
+    Missing {
+        /// The variable.
+        name: &'static str,
+        /// What it would hold.
+        meaning: &'static str,
+    },
+    /// A variable holds something it cannot mean.
+    #[error("{name} is `{value}`: expected {expected}")]
+    Invalid {
+        /// The variable.
+        name: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// Variables that exclude or need each other.
+    #[error("{0}")]
+    Contradiction(&'static str),
+}
+
+impl Env {
+    /// The process's own environment. A value that is not UTF-8 counts as unset: no variable of ours can hold one.
+    #[must_use]
+    pub fn from_process() -> Self {
+        Self(
+            std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .collect(),
+        )
+    }
+
+    /// The value as it is, also an empty one.
+    #[must_use]
+    pub fn raw(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The value without surrounding space; `None` if that leaves nothing, since CloudFormation can only pass an
+    /// optional parameter as an empty string.
+    #[must_use]
+    pub fn optional(&self, name: &str) -> Option<&str> {
+        self.raw(name).map(str::trim).filter(|value| !value.is_empty())
+    }
+
+    /// The value, or an error that says what is missing.
+    pub fn required(&self, name: &'static str, meaning: &'static str) -> Result<&str, EnvError> {
+        self.optional(name).ok_or(EnvError::Missing { name, meaning })
+    }
+
+    /// The value read as a `T`, or `default` where unset; `expected` finishes the sentence "expected …".
+    pub fn parsed<T: FromStr>(&self, name: &'static str, default: T, expected: &'static str) -> Result<T, EnvError> {
+        self.optional(name).map_or(Ok(default), |value| {
+            value.parse().map_err(|_| EnvError::Invalid {
+                name,
+                value: value.to_owned(),
+                expected,
+            })
+        })
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Env {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_is_unset_and_errors_name_the_variable() {
+        let env: Env = [("EMPTY", ""), ("BLANK", " "), ("NUMBER", " 7 "), ("WORD", "seven")]
+            .into_iter()
+            .collect();
+        assert_eq!(env.optional("EMPTY"), None);
+        assert_eq!(env.raw("EMPTY"), Some(""));
+        assert_eq!(env.optional("BLANK"), None);
+        assert_eq!(env.parsed("NUMBER", 1, "a number"), Ok(7));
+        assert_eq!(env.parsed("UNSET", 1, "a number"), Ok(1));
+        assert_eq!(
+            env.parsed("WORD", 1, "a number").unwrap_err().to_string(),
+            "WORD is `seven`: expected a number"
+        );
+        assert_eq!(
+            env.required("EMPTY", "the name of the table").unwrap_err().to_string(),
+            "EMPTY is not set: it is the name of the table"
+        );
+    }
+}

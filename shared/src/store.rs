@@ -1,0 +1,290 @@
+//! The table: its items' keys and attributes, and the writes that fill it.
+//!
+//! An event is written with one conditional put: no lock, no in-progress state, no second trip. What always holds: an
+//! item of an event is written once and never changed; a write reported as done is durable.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::put_item::PutItemError,
+    primitives::Blob,
+    types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
+};
+use aws_smithy_types::error::display::DisplayErrorContext;
+use sha2::{Digest, Sha256};
+use time::Duration;
+
+use crate::{
+    event::{Event, Identity, same_content},
+    timestamp::Timestamp,
+};
+
+/// Partition key of every item.
+pub const PK: &str = "pk";
+/// Sort key of every item.
+pub const SK: &str = "sk";
+/// The attribute DynamoDB's time to live looks at; seconds since 1970.
+pub const EXPIRES_AT: &str = "expires_at";
+/// The raw body: a string, or binary where it is not UTF-8.
+pub const BODY: &str = "body";
+
+/// The partition all events of one session share, sorted by time.
+#[must_use]
+pub fn session_pk(head_id: &str, session_id: &str) -> String {
+    format!("SESSION#{head_id}#{session_id}")
+}
+
+/// The sort key of an event within its session.
+#[must_use]
+pub fn event_sk(identity: &Identity) -> String {
+    format!("EVENT#{}#{}", identity.occurred_at, identity.event_type)
+}
+
+/// The partition of the bodies quarantined on a day (UTC).
+#[must_use]
+pub fn quarantine_pk(received_at: Timestamp) -> String {
+    format!("QUARANTINE#{}", received_at.day())
+}
+
+/// How long items live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// For ever.
+    Forever,
+    /// This many days.
+    Days(u16),
+}
+
+impl Retention {
+    /// `0` is for ever.
+    #[must_use]
+    pub fn from_days(days: u16) -> Self {
+        if days == 0 { Self::Forever } else { Self::Days(days) }
+    }
+
+    /// When what happened or came at `start` is to go, in seconds since 1970; `None` for never.
+    #[must_use]
+    pub fn expires_at(self, start: Timestamp) -> Option<i64> {
+        match self {
+            Self::Forever => None,
+            Self::Days(days) => Some(start.plus(Duration::days(days.into())).epoch_seconds()),
+        }
+    }
+
+    /// Whether what happened at `start` should be gone already.
+    #[must_use]
+    pub fn is_over(self, start: Timestamp, now: Timestamp) -> bool {
+        self.expires_at(start)
+            .is_some_and(|expires_at| expires_at <= now.epoch_seconds())
+    }
+}
+
+/// What the table made of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It was new.
+    Stored,
+    /// It was there, saying the same. An SDK retry that meets its own first write ends here too.
+    Duplicate,
+    /// It was there, saying something else. The stored one stays.
+    Conflict,
+}
+
+/// The table did not take an item.
+#[derive(Debug, thiserror::Error)]
+#[error("table `{table}` did not take the {what}: {cause}{hint}")]
+pub struct StoreError {
+    table: String,
+    what: &'static str,
+    cause: String,
+    hint: &'static str,
+    #[source]
+    source: Box<SdkError<PutItemError>>,
+}
+
+/// The table events are stored in.
+#[derive(Debug, Clone)]
+pub struct Table {
+    client: Client,
+    name: String,
+    retention: Retention,
+}
+
+impl Table {
+    /// The table `name`, written to through `client`; items live for `retention`.
+    #[must_use]
+    pub fn new(client: Client, name: String, retention: Retention) -> Self {
+        Self {
+            client,
+            name,
+            retention,
+        }
+    }
+
+    /// How long items live.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        self.retention
+    }
+
+    /// Writes an event and its raw `body`, if it is not there yet.
+    pub async fn put_event(&self, event: &Event, body: &[u8], received_at: Timestamp) -> Result<Put, StoreError> {
+        let request = self
+            .client
+            .put_item()
+            .table_name(&self.name)
+            .set_item(Some(self.event_item(event, body, received_at)))
+            .condition_expression("attribute_not_exists(pk)")
+            // The item that is there comes back with the refusal, which saves reading it to compare.
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        match request.send().await {
+            Ok(_) => Ok(Put::Stored),
+            Err(error) => match error.as_service_error() {
+                Some(PutItemError::ConditionalCheckFailedException(refusal)) => Ok(compare(refusal.item(), body)),
+                _ => Err(self.error("event", error)),
+            },
+        }
+    }
+
+    /// Keeps an authentic body that is no event, or contradicts one. The same body on the same day is kept once.
+    pub async fn quarantine(
+        &self,
+        body: &[u8],
+        reason: &str,
+        head_id: Option<&str>,
+        received_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut item = HashMap::from([
+            (PK.to_owned(), string(quarantine_pk(received_at))),
+            (SK.to_owned(), string(body_sha256(body))),
+            ("reason".to_owned(), string(reason)),
+            ("received_at".to_owned(), string(received_at.to_string())),
+            (BODY.to_owned(), body_attribute(body)),
+        ]);
+        item.extend(head_id.map(|head_id| ("head_id".to_owned(), string(head_id))));
+        item.extend(self.expiry(received_at));
+        let request = self.client.put_item().table_name(&self.name).set_item(Some(item));
+        request
+            .send()
+            .await
+            .map_err(|error| self.error("quarantined body", error))?;
+        Ok(())
+    }
+
+    fn event_item(&self, event: &Event, body: &[u8], received_at: Timestamp) -> HashMap<String, AttributeValue> {
+        let id = &event.identity;
+        let mut item = HashMap::from([
+            (PK.to_owned(), string(session_pk(&id.head_id, &id.session_id))),
+            (SK.to_owned(), string(event_sk(id))),
+            ("event_id".to_owned(), string(&event.event_id)),
+            ("event_type".to_owned(), string(&event.event_type)),
+            ("occurred_at".to_owned(), string(id.occurred_at.to_string())),
+            ("head_id".to_owned(), string(&id.head_id)),
+            ("session_id".to_owned(), string(&id.session_id)),
+            ("public_head_id".to_owned(), string(&event.public_head_id)),
+            ("public_org_id".to_owned(), string(&event.public_org_id)),
+            ("received_at".to_owned(), string(received_at.to_string())),
+            (BODY.to_owned(), body_attribute(body)),
+            ("body_sha256".to_owned(), string(body_sha256(body))),
+        ]);
+        item.extend(self.expiry(id.occurred_at));
+        item
+    }
+
+    fn expiry(&self, start: Timestamp) -> Option<(String, AttributeValue)> {
+        let expires_at = self.retention.expires_at(start)?;
+        Some((EXPIRES_AT.to_owned(), AttributeValue::N(expires_at.to_string())))
+    }
+
+    fn error(&self, what: &'static str, source: SdkError<PutItemError>) -> StoreError {
+        let hint = match source.code() {
+            Some("ResourceNotFoundException") => {
+                "; there is no such table in this account and region: see TABLE_NAME and AWS_REGION"
+            }
+            Some("AccessDeniedException") => "; the function's role needs dynamodb:PutItem on the table",
+            Some("ProvisionedThroughputExceededException" | "ThrottlingException" | "RequestLimitExceeded") => {
+                "; the table is throttled: see its capacity mode and limits"
+            }
+            _ => "",
+        };
+        let cause = DisplayErrorContext(&source).to_string();
+        StoreError {
+            table: self.name.clone(),
+            what,
+            cause,
+            hint,
+            source: Box::new(source),
+        }
+    }
+}
+
+fn compare(stored: Option<&HashMap<String, AttributeValue>>, body: &[u8]) -> Put {
+    // Some emulators refuse without showing the item; then all that is known is that the event is there.
+    let Some(item) = stored else { return Put::Duplicate };
+    let same = match item.get(BODY) {
+        Some(AttributeValue::S(stored)) => same_content(stored.as_bytes(), body),
+        Some(AttributeValue::B(stored)) => same_content(stored.as_ref(), body),
+        _ => false,
+    };
+    if same { Put::Duplicate } else { Put::Conflict }
+}
+
+/// Lower-case hex of the body's SHA-256.
+#[must_use]
+pub fn body_sha256(body: &[u8]) -> String {
+    hex::encode(Sha256::digest(body))
+}
+
+fn string(text: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(text.into())
+}
+
+fn body_attribute(body: &[u8]) -> AttributeValue {
+    std::str::from_utf8(body).map_or_else(|_| AttributeValue::B(Blob::new(body)), string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_the_designs() {
+        let occurred_at = Timestamp::parse("2026-01-15T09:57:33Z").unwrap();
+        let identity = Identity {
+            head_id: "h".into(),
+            session_id: "s".into(),
+            event_type: "START_CONVERSATION".into(),
+            occurred_at,
+        };
+        assert_eq!(session_pk("h", "s"), "SESSION#h#s");
+        assert_eq!(event_sk(&identity), "EVENT#2026-01-15T09:57:33.000Z#START_CONVERSATION");
+        assert_eq!(quarantine_pk(occurred_at), "QUARANTINE#2026-01-15");
+    }
+
+    #[test]
+    fn retention_counts_from_the_start_and_zero_is_for_ever() {
+        let start = Timestamp::parse("2026-01-15T09:57:33Z").unwrap();
+        let end = start.plus(Duration::days(1));
+        assert_eq!(Retention::from_days(0).expires_at(start), None);
+        assert!(!Retention::from_days(0).is_over(start, end));
+        let day = Retention::from_days(1);
+        assert_eq!(day.expires_at(start), Some(end.epoch_seconds()));
+        assert!(!day.is_over(start, start));
+        assert!(day.is_over(start, end));
+    }
+
+    #[test]
+    fn what_is_there_decides_between_duplicate_and_conflict() {
+        let item = |body| HashMap::from([(BODY.to_owned(), body)]);
+        assert_eq!(compare(None, b"{}"), Put::Duplicate);
+        assert_eq!(compare(Some(&item(string("{ }"))), b"{}"), Put::Duplicate);
+        assert_eq!(compare(Some(&item(string(r#"{"a":1}"#))), b"{}"), Put::Conflict);
+        assert_eq!(
+            compare(Some(&item(AttributeValue::B(Blob::new(b"{}")))), b"{}"),
+            Put::Duplicate
+        );
+        assert_eq!(compare(Some(&HashMap::new()), b"{}"), Put::Conflict);
+    }
+}

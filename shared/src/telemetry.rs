@@ -1,0 +1,171 @@
+//! Logging: one JSON object a line on standard output, in the shape Lambda's own JSON logs have.
+//!
+//! Our lines name what they are about; those of the libraries under us are let through from `WARN` up, since below
+//! that some of them print payloads.
+
+use std::{
+    fmt::{self, Write as _},
+    io::Write as _,
+    panic::PanicHookInfo,
+};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+    span,
+};
+
+use crate::{
+    env::{Env, EnvError},
+    timestamp::Timestamp,
+};
+
+/// The crates whose lines follow `LOG_LEVEL`.
+const OURS: [&str; 4] = ["receive", "provision", "redrive", "shared"];
+
+/// `LOG_LEVEL`, unless Lambda's own `AWS_LAMBDA_LOG_LEVEL` is set: that one wins.
+///
+/// # Errors
+/// A level that is none of `error`, `warn`, `info`, `debug`, `trace` (or Lambda's `FATAL`).
+pub fn level(env: &Env) -> Result<Level, EnvError> {
+    for name in ["AWS_LAMBDA_LOG_LEVEL", "LOG_LEVEL"] {
+        if let Some(value) = env.optional(name) {
+            let known = if value.eq_ignore_ascii_case("fatal") {
+                "error"
+            } else {
+                value
+            };
+            let expected = "error, warn, info, debug or trace";
+            return known.parse().map_err(|_| EnvError::Invalid {
+                name,
+                value: value.to_owned(),
+                expected,
+            });
+        }
+    }
+    Ok(Level::INFO)
+}
+
+/// Sends what `tracing` carries, and panics, to standard output from now on. Only the first call has an effect.
+pub fn init(level: Level) {
+    if tracing::subscriber::set_global_default(Lines { level }).is_ok() {
+        std::panic::set_hook(Box::new(report_panic));
+    }
+}
+
+/// Writes `record` as one line on standard output, in one write.
+pub fn write_line(record: &impl Serialize) {
+    if let Ok(mut line) = serde_json::to_vec(record) {
+        line.push(b'\n');
+        // Standard output gone means nobody reads: there is nobody to tell.
+        let _ = std::io::stdout().lock().write_all(&line);
+    }
+}
+
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let at = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("(no message)");
+    write_line(&Line {
+        timestamp: Timestamp::now().to_string(),
+        level: "ERROR",
+        message: format!("panicked at {at}: {message}"),
+        target: "panic",
+        fields: Map::new(),
+    });
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    timestamp: String,
+    level: &'a str,
+    message: String,
+    target: &'a str,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+}
+
+/// The smallest subscriber that does the job: no spans, no filters to parse, no colours.
+struct Lines {
+    level: Level,
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let ours = metadata
+            .target()
+            .split("::")
+            .next()
+            .is_some_and(|name| OURS.contains(&name));
+        metadata.is_event() && *metadata.level() <= if ours { self.level } else { self.level.min(Level::WARN) }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level.into())
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        write_line(&Line {
+            timestamp: Timestamp::now().to_string(),
+            level: event.metadata().level().as_str(),
+            message: fields.message,
+            target: event.metadata().target(),
+            fields: fields.others,
+        });
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: Map<String, Value>,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            let _ = write!(self.message, "{value:?}");
+        } else {
+            self.others.insert(field.name().to_owned(), format!("{value:?}").into());
+        }
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.others.insert(field.name().to_owned(), value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.others.insert(field.name().to_owned(), value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lambdas_own_level_wins() {
+        let env = |pairs: &[(&str, &str)]| pairs.iter().copied().collect::<Env>();
+        assert_eq!(level(&env(&[])), Ok(Level::INFO));
+        assert_eq!(level(&env(&[("LOG_LEVEL", "debug")])), Ok(Level::DEBUG));
+        assert_eq!(
+            level(&env(&[("LOG_LEVEL", "debug"), ("AWS_LAMBDA_LOG_LEVEL", "WARN")])),
+            Ok(Level::WARN)
+        );
+        assert_eq!(level(&env(&[("AWS_LAMBDA_LOG_LEVEL", "FATAL")])), Ok(Level::ERROR));
+        assert_eq!(
+            level(&env(&[("LOG_LEVEL", "loud")])).unwrap_err().to_string(),
+            "LOG_LEVEL is `loud`: expected error, warn, info, debug or trace"
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! Verification: the one way from bytes off the network to a body that may be parsed.
+//!
+//! What always holds: a [`Verified`] exists only where a usable key of the ring signed exactly these bytes. Every
+//! usable key is tried, whether or not one before it matched, so the time taken tells nothing.
+
+use std::fmt;
+
+use crate::{
+    event::MAX_ID_BYTES,
+    key_ring::{KeyRing, KeyState, RingKey},
+    signature::Signature,
+    timestamp::Timestamp,
+};
+
+/// A body whose signature was right, and who signed it. Only [`verify`] makes one.
+#[derive(Clone)]
+pub struct Verified<'b> {
+    body: &'b [u8],
+    /// At least one; several where two entries of the ring hold the same key.
+    signers: Vec<Signer>,
+}
+
+#[derive(Debug, Clone)]
+struct Signer {
+    head_id: Option<String>,
+    state: KeyState,
+}
+
+/// Why no key vouches for a body, in an operator's words. None of it is told to the sender.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The ring has no key that could be tried.
+    #[error("the key ring has no usable key ({expired} expired)")]
+    NoUsableKey {
+        /// Keys past their `until`.
+        expired: usize,
+    },
+    /// The signature is none of the ring's.
+    #[error("{} tried, none matches", keys(*tried))]
+    NoKeyMatches {
+        /// How many keys were tried.
+        tried: usize,
+    },
+    /// The signature is right for a key whose time is over.
+    #[error("matches a key that is not used since {until} (webhook {webhook})")]
+    Expired {
+        /// The key's `until`.
+        until: Timestamp,
+        /// The webhook it belonged to.
+        webhook: String,
+    },
+    /// The sender and the ring disagree on how to read the key.
+    #[error("would match if the key were read as hex (head {head}): the HMAC key is the text of the shared key")]
+    KeyReadAsHex {
+        /// The head of the key in question.
+        head: String,
+    },
+}
+
+fn keys(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "key" } else { "keys" })
+}
+
+/// The body was signed with a key of another head than the one it speaks of.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("matches a key of head {key_head}, event names head {event_head}")]
+pub struct OtherHead {
+    /// The head the key is bound to.
+    pub key_head: String,
+    /// The head the event names.
+    pub event_head: String,
+}
+
+/// Compares `signature` with what every usable key of the ring would have signed over `body`.
+pub fn verify<'b>(
+    body: &'b [u8],
+    signature: &Signature,
+    ring: &KeyRing,
+    now: Timestamp,
+) -> Result<Verified<'b>, Mismatch> {
+    let mut signers = Vec::new();
+    let mut tried = 0;
+    for entry in ring.keys().iter().filter(|entry| entry.usable(now)) {
+        tried += 1;
+        if entry.key.signed(body, signature) {
+            signers.push(Signer {
+                head_id: entry.head_id.clone(),
+                state: entry.state,
+            });
+        }
+    }
+    if signers.is_empty() {
+        Err(diagnose(body, signature, ring, tried))
+    } else {
+        Ok(Verified { body, signers })
+    }
+}
+
+fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) -> Mismatch {
+    let or_unknown = |id: &Option<String>| id.clone().unwrap_or_else(|| "unknown".to_owned());
+    let matches = |entry: &&RingKey| entry.key.signed(body, signature);
+    // A usable key would have verified, so whatever matches here is past its `until`.
+    if let Some((entry, until)) = ring
+        .keys()
+        .iter()
+        .find(matches)
+        .and_then(|entry| Some((entry, entry.until?)))
+    {
+        return Mismatch::Expired {
+            until,
+            webhook: or_unknown(&entry.webhook_id),
+        };
+    }
+    if let Some(entry) = ring
+        .keys()
+        .iter()
+        .find(|entry| entry.key.signed_if_read_as_hex(body, signature))
+    {
+        return Mismatch::KeyReadAsHex {
+            head: or_unknown(&entry.head_id),
+        };
+    }
+    if tried == 0 {
+        Mismatch::NoUsableKey {
+            expired: ring.keys().len(),
+        }
+    } else {
+        Mismatch::NoKeyMatches { tried }
+    }
+}
+
+impl<'b> Verified<'b> {
+    /// The bytes that were signed.
+    #[must_use]
+    pub fn body(&self) -> &'b [u8] {
+        self.body
+    }
+
+    /// The head of the key that signed, if it is bound to one.
+    #[must_use]
+    pub fn bound_head(&self) -> Option<&str> {
+        self.signers.first().and_then(|signer| signer.head_id.as_deref())
+    }
+
+    /// The state of the key that signed.
+    #[must_use]
+    pub fn key_state(&self) -> KeyState {
+        // With the same key twice in the ring, the entry that is still active is the one that counts.
+        let active = self.signers.iter().any(|signer| signer.state == KeyState::Active);
+        if active { KeyState::Active } else { KeyState::Retiring }
+    }
+
+    /// Checks that a key that signed this may speak for `event_head`.
+    pub fn speaks_for(&self, event_head: &str) -> Result<(), OtherHead> {
+        if self
+            .signers
+            .iter()
+            .any(|signer| signer.head_id.as_deref().is_none_or(|head| head == event_head))
+        {
+            return Ok(());
+        }
+        let key_head = self.bound_head().unwrap_or_default().to_owned();
+        // Nobody has looked at this id yet; what goes to the log has a bound.
+        Err(OtherHead {
+            key_head,
+            event_head: event_head.chars().take(MAX_ID_BYTES).collect(),
+        })
+    }
+}
+
+impl fmt::Debug for Verified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verified")
+            .field("bytes", &self.body.len())
+            .field("signers", &self.signers)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signature::SharedKey;
+
+    const NOW: &str = "2026-01-16T10:00:00Z";
+
+    fn check(ring: &str, key: &str) -> Result<KeyState, String> {
+        let ring = KeyRing::parse(ring).unwrap();
+        let signature = SharedKey::new(key).unwrap().sign(b"body");
+        let now = Timestamp::parse(NOW).unwrap();
+        verify(b"body", &signature, &ring, now)
+            .map(|verified| verified.key_state())
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn any_usable_key_of_the_ring_verifies() {
+        let ring = r#"{"keys": [{"key": "a"}, {"key": "b", "state": "retiring", "until": "2026-01-16T11:00:00Z"}]}"#;
+        assert_eq!(check(ring, "a"), Ok(KeyState::Active));
+        assert_eq!(check(ring, "b"), Ok(KeyState::Retiring));
+        assert_eq!(check(ring, "c").unwrap_err(), "2 keys tried, none matches");
+        assert_eq!(check("a", "c").unwrap_err(), "1 key tried, none matches");
+    }
+
+    #[test]
+    fn the_reason_names_what_an_operator_can_act_on() {
+        let expired = r#"{"keys": [{"key": "a", "webhook_id": 3, "until": "2026-01-16T09:00:00Z"}, {"key": "b"}]}"#;
+        assert_eq!(
+            check(expired, "a").unwrap_err(),
+            "matches a key that is not used since 2026-01-16T09:00:00.000Z (webhook 3)"
+        );
+        assert_eq!(
+            check(r#"{"keys": []}"#, "a").unwrap_err(),
+            "the key ring has no usable key (0 expired)"
+        );
+        assert_eq!(
+            check(r#"{"keys": [{"key": "6162", "head_id": "h"}]}"#, "ab").unwrap_err(),
+            "would match if the key were read as hex (head h): the HMAC key is the text of the shared key"
+        );
+    }
+
+    #[test]
+    fn a_bound_key_speaks_for_its_own_head_only() {
+        let now = Timestamp::parse(NOW).unwrap();
+        let signature = SharedKey::new("k").unwrap().sign(b"body");
+        let bound =
+            KeyRing::parse(r#"{"keys": [{"key": "k", "head_id": "h1"}, {"key": "k", "head_id": "h2"}]}"#).unwrap();
+        let verified = verify(b"body", &signature, &bound, now).unwrap();
+        assert_eq!(verified.speaks_for("h1"), Ok(()));
+        assert_eq!(verified.speaks_for("h2"), Ok(()));
+        assert_eq!(
+            verified.speaks_for("h3").unwrap_err().to_string(),
+            "matches a key of head h1, event names head h3"
+        );
+        let unbound = KeyRing::parse("k").unwrap();
+        assert_eq!(
+            verify(b"body", &signature, &unbound, now).unwrap().speaks_for("anyone"),
+            Ok(())
+        );
+    }
+}
