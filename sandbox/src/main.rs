@@ -123,7 +123,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let logs = arguments.logs;
     let sandbox = Sandbox::start(&options, move |record| {
         if logs {
-            telemetry::write_line(record)
+            telemetry::write_line(record);
         }
     })
     .await?;

@@ -12,11 +12,11 @@ use aws_sdk_dynamodb::{
     primitives::Blob,
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
 };
-use aws_smithy_types::error::display::DisplayErrorContext;
 use sha2::{Digest, Sha256};
 use time::Duration;
 
 use crate::{
+    aws,
     event::{Event, Identity, same_content},
     timestamp::Timestamp,
 };
@@ -209,7 +209,7 @@ impl Table {
             }
             _ => "",
         };
-        let cause = DisplayErrorContext(&source).to_string();
+        let cause = aws::causes(&source);
         StoreError {
             table: self.name.clone(),
             what,

@@ -9,8 +9,8 @@ use std::{
 };
 
 use aws_sdk_secretsmanager::{Client, error::ProvideErrorMetadata};
-use aws_smithy_types::error::display::DisplayErrorContext;
 use shared::{
+    aws,
     key_ring::{KeyRing, KeyRingError},
     timestamp::Timestamp,
 };
@@ -215,7 +215,7 @@ impl SecretRing {
                 }
                 _ => "",
             };
-            KeysError::Fetch { secret: secret(), cause: DisplayErrorContext(&error).to_string(), hint }
+            KeysError::Fetch { secret: secret(), cause: aws::causes(&error), hint }
         })?;
         let binary = value
             .secret_binary()

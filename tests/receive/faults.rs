@@ -1,0 +1,135 @@
+//! The worst night: a table that is throttled, slow, gone or behind a connection that died.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tests::{
+    KEY, World, event, http_api_event,
+    proxy::{Fault, Stale},
+    sign,
+};
+
+fn refusal(kind: &str) -> Fault {
+    Fault::Answer(
+        400,
+        json!({"__type": format!("com.amazonaws.dynamodb.v20120810#{kind}"), "message": "told so"}).to_string(),
+    )
+}
+
+#[tokio::test]
+async fn whatever_the_table_does_the_answer_comes_in_time_and_the_event_is_not_lost() {
+    for (fault, reason) in [
+        (
+            refusal("ProvisionedThroughputExceededException"),
+            "the table is throttled: see its capacity mode and limits",
+        ),
+        (refusal("ResourceNotFoundException"), "see TABLE_NAME and AWS_REGION"),
+        (
+            refusal("AccessDeniedException"),
+            "the function's role needs dynamodb:PutItem on the table",
+        ),
+        (Fault::Answer(500, "{}".into()), "did not take the event"),
+        (Fault::Refuse, "did not take the event"),
+        (Fault::Hang, "did not take the event: request has timed out"),
+        (
+            Fault::Delay(Duration::from_secs(20)),
+            "did not take the event: request has timed out",
+        ),
+    ] {
+        let world = World::new().await;
+        let receiver = world.receiver().await;
+        world.table.proxy.set(fault.clone());
+        let body = event(&json!({}));
+        let answer = receiver.deliver(&body, KEY).await;
+        assert_eq!(answer.status, 503, "{fault:?}");
+        assert_eq!(answer.headers["retry-after"], "2");
+        assert!(answer.reason().contains(reason), "{fault:?}: {}", answer.reason());
+        let (outcome, level) = (&answer.record["outcome"], &answer.record["level"]);
+        assert_eq!((outcome, level), (&json!("unavailable"), &json!("ERROR")), "{fault:?}");
+        assert!(
+            answer.record["total_ms"].as_f64().unwrap() < 4_000.0,
+            "{fault:?}: {}",
+            answer.record
+        );
+        assert!(answer.record["store_ms"].as_f64().is_some(), "{fault:?}");
+
+        // UNITH tries again, and the night is over.
+        world.table.proxy.set(Fault::None);
+        assert_eq!(
+            receiver.deliver(&body, KEY).await.word(),
+            (200, "stored".into()),
+            "{fault:?}"
+        );
+        assert_eq!(world.table.items().await.len(), 1, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_to_be_quarantined_is_not_accepted_unless_it_is_kept() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let conflicting = event(&json!({"public_org_id": "other"}));
+    receiver.deliver(&event(&json!({})), KEY).await;
+    world.table.proxy.set(refusal("AccessDeniedException"));
+    for body in [b"no event".to_vec(), conflicting.clone()] {
+        assert_eq!(receiver.deliver(&body, KEY).await.status, 503);
+    }
+    world.table.proxy.set(Fault::None);
+    assert_eq!(receiver.deliver(b"no event", KEY).await.status, 202);
+    assert_eq!(receiver.deliver(&conflicting, KEY).await.status, 200);
+    assert_eq!(world.table.items().await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_short_fit_of_throttling_costs_a_retry_and_not_the_event() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    world.table.proxy.set(refusal("ProvisionedThroughputExceededException"));
+    let delivery = tokio::spawn({
+        let receiver = receiver.clone();
+        async move { receiver.deliver(&event(&json!({})), KEY).await }
+    });
+    while world.table.proxy.requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    world.table.proxy.set(Fault::None);
+    assert_eq!(delivery.await.unwrap().word(), (200, "stored".into()));
+}
+
+#[tokio::test]
+async fn a_connection_that_died_while_frozen_costs_a_retry_and_not_the_event() {
+    for how in [Stale::Closes, Stale::Swallows] {
+        let world = World::new().await;
+        let receiver = world.receiver().await;
+        receiver.deliver(&event(&json!({})), KEY).await;
+        let before = world.table.proxy.requests();
+        world.table.proxy.make_stale(how);
+        let answer = receiver.deliver(&event(&json!({"session_id": "after"})), KEY).await;
+        assert_eq!(answer.word(), (200, "stored".into()), "{how:?}");
+        assert_eq!(
+            world.table.proxy.requests(),
+            before + 2,
+            "{how:?}: the lost one and its retry"
+        );
+        assert_eq!(world.table.items().await.len(), 2, "{how:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_invocation_that_ends_sooner_is_answered_sooner() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    world.table.proxy.set(Fault::Hang);
+    let body = event(&json!({}));
+    let request = http_api_event(&body, Some(&sign(&body, KEY)));
+    let answer = receiver.invoke_within(&request, Duration::from_millis(1_000)).await;
+    assert_eq!(
+        (answer.status, answer.reason()),
+        (503, "out of time while writing to the table")
+    );
+    assert!(
+        answer.record["total_ms"].as_f64().unwrap() < 1_000.0,
+        "{}",
+        answer.record
+    );
+}

@@ -1,0 +1,167 @@
+//! Keys that come, go and cannot be had.
+
+use serde_json::json;
+use tests::{HEAD, KEY, World, active, event, proxy::Fault, ring};
+
+const NEW_KEY: &str = "0f3c5d7e9a1b2c4d6e8f0a1b2c3d4e5f";
+
+#[tokio::test]
+async fn a_rotated_key_is_seen_without_a_restart() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.status, 200);
+    let before = world.ring_fetches();
+
+    world.set_ring(&ring(&[active(HEAD, NEW_KEY)])).await;
+    let answer = receiver
+        .deliver(&event(&json!({"session_id": "second"})), NEW_KEY)
+        .await;
+    assert_eq!(answer.word(), (200, "stored".into()));
+    assert_eq!(answer.record["KeyRefetch"], 1.0);
+    assert_eq!(world.ring_fetches(), before + 1);
+
+    let old = receiver.deliver(&event(&json!({"session_id": "third"})), KEY).await;
+    assert_eq!((old.status, old.reason()), (401, "1 key tried, none matches"));
+}
+
+#[tokio::test]
+async fn mismatches_fetch_the_ring_at_most_every_ten_seconds() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let before = world.ring_fetches();
+    for _ in 0..20 {
+        assert_eq!(receiver.deliver(&event(&json!({})), "wrong").await.status, 401);
+    }
+    assert_eq!(world.ring_fetches(), before + 1);
+    // A header that cannot be a signature does not fetch anything.
+    let fresh = world.receiver().await;
+    let before = world.ring_fetches();
+    assert_eq!(fresh.post(&event(&json!({})), Some("malformed")).await.status, 401);
+    assert_eq!(fresh.post(&event(&json!({})), None).await.status, 401);
+    assert_eq!(world.ring_fetches(), before);
+}
+
+#[tokio::test]
+async fn the_ring_is_fetched_before_the_first_request_and_again_when_it_is_old() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    assert_eq!(world.ring_fetches(), 1);
+    for n in 0..3 {
+        receiver
+            .deliver(&event(&json!({"session_id": n.to_string()})), KEY)
+            .await;
+    }
+    assert_eq!(world.ring_fetches(), 1);
+
+    let world = world.with("KEY_CACHE_SECONDS", "0");
+    let receiver = world.receiver().await;
+    let before = world.ring_fetches();
+    for n in 0..3 {
+        assert_eq!(
+            receiver
+                .deliver(&event(&json!({"session_id": n.to_string()})), KEY)
+                .await
+                .status,
+            200
+        );
+    }
+    assert_eq!(world.ring_fetches(), before + 3);
+}
+
+#[tokio::test]
+async fn secrets_manager_down_at_the_start_does_not_stop_it_and_is_got_over() {
+    let world = World::new().await;
+    world.secrets_proxy.set(Fault::Refuse);
+    let receiver = world.receiver().await;
+    let body = event(&json!({}));
+    let down = receiver.deliver(&body, KEY).await;
+    assert_eq!(down.status, 503);
+    assert!(
+        down.reason().starts_with("the key ring `ring` could not be read"),
+        "{}",
+        down.reason()
+    );
+
+    world.secrets_proxy.set(Fault::None);
+    assert_eq!(receiver.deliver(&body, KEY).await.word(), (200, "stored".into()));
+}
+
+#[tokio::test]
+async fn secrets_manager_down_later_leaves_the_ring_in_use() {
+    let world = World::new().await.with("KEY_CACHE_SECONDS", "0");
+    let receiver = world.receiver().await;
+    let down = r#"{"__type":"InternalServiceError","message":"down"}"#.to_owned();
+    for fault in [Fault::Refuse, Fault::Answer(500, down), Fault::Hang] {
+        world.secrets_proxy.set(fault.clone());
+        for n in 0..3 {
+            let body = event(&json!({"session_id": format!("{n}")}));
+            assert_eq!(receiver.deliver(&body, KEY).await.status, 200, "{fault:?}");
+        }
+    }
+    // What cannot be verified is not let in meanwhile.
+    assert_eq!(receiver.deliver(&event(&json!({})), "wrong").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_secret_that_became_nonsense_leaves_the_ring_in_use() {
+    let world = World::new().await.with("KEY_CACHE_SECONDS", "0");
+    let receiver = world.receiver().await;
+    world.set_ring("{\"oops\": 1}").await;
+    assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_hanging_secrets_manager_leaves_time_for_the_answer() {
+    let world = World::new().await;
+    world.secrets_proxy.set(Fault::Hang);
+    let receiver = world.receiver().await;
+    let answer = receiver.deliver(&event(&json!({})), KEY).await;
+    assert_eq!(
+        (answer.status, answer.reason()),
+        (503, "the key ring `ring` could not be read within 1500 ms")
+    );
+    assert!(
+        answer.record["total_ms"].as_f64().unwrap() < 4_000.0,
+        "{}",
+        answer.record
+    );
+}
+
+#[tokio::test]
+async fn a_retiring_key_still_verifies_and_is_counted() {
+    let world = World::without_ring().await;
+    let mut retiring = active(HEAD, KEY);
+    retiring["state"] = "retiring".into();
+    retiring["until"] = "2999-01-01T00:00:00Z".into();
+    world.set_ring(&ring(&[active(HEAD, NEW_KEY), retiring])).await;
+    let receiver = world.receiver().await;
+    let old = receiver.deliver(&event(&json!({})), KEY).await;
+    assert_eq!(old.status, 200);
+    assert_eq!(
+        (&old.record["key_state"], &old.record["RetiringKeyUsed"]),
+        (&json!("retiring"), &json!(1.0))
+    );
+    let new = receiver.deliver(&event(&json!({"session_id": "s"})), NEW_KEY).await;
+    assert_eq!(
+        (&new.record["key_state"], new.record.get("RetiringKeyUsed")),
+        (&json!("active"), None)
+    );
+}
+
+#[tokio::test]
+async fn keys_may_come_from_the_environment_and_in_every_form_of_the_secret() {
+    let body = event(&json!({}));
+    let fixed = World::without_ring()
+        .await
+        .with("UNITH_KEYS_SECRET", "")
+        .with("UNITH_SHARED_KEY", KEY);
+    assert_eq!(fixed.receiver().await.deliver(&body, KEY).await.status, 200);
+    assert_eq!(fixed.receiver().await.deliver(&body, "wrong").await.status, 401);
+    assert_eq!(fixed.ring_fetches(), 0);
+
+    for secret in [format!("{KEY}\n"), json!({"sharedKey": KEY}).to_string()] {
+        let world = World::without_ring().await;
+        world.set_ring(&secret).await;
+        assert_eq!(world.receiver().await.deliver(&body, KEY).await.status, 200, "{secret}");
+    }
+}

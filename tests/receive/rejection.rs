@@ -1,0 +1,175 @@
+//! What must not get in does not, says nothing to its sender, and leaves nothing behind but its line in the log.
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use serde_json::json;
+use shared::signature::SharedKey;
+use tests::{HEAD, KEY, World, active, event, http_api_event, ring, sign};
+
+#[tokio::test]
+async fn every_cause_gets_the_same_401_and_nothing_is_stored() {
+    let world = World::without_ring().await;
+    let mut retiring = active(HEAD, "0f3c5d7e9a1b2c4d");
+    retiring["state"] = "retiring".into();
+    world
+        .set_ring(&ring(&[
+            active(HEAD, KEY),
+            retiring,
+            active("another-head", "another-key"),
+        ]))
+        .await;
+    let receiver = world.receiver().await;
+
+    let body = event(&json!({}));
+    let good = sign(&body, KEY);
+    let tampered = event(&json!({"public_org_id": "evil"}));
+    let cases: Vec<(&str, Vec<u8>, Option<String>, &str)> = vec![
+        ("no header", body.clone(), None, "no signature header (X-Signature-256)"),
+        (
+            "empty",
+            body.clone(),
+            Some(String::new()),
+            "the signature header is malformed",
+        ),
+        (
+            "no hex",
+            body.clone(),
+            Some("z".repeat(64)),
+            "the signature header is malformed",
+        ),
+        (
+            "too short",
+            body.clone(),
+            Some(good[..62].to_owned()),
+            "the signature header is malformed",
+        ),
+        (
+            "too long",
+            body.clone(),
+            Some(format!("{good}00")),
+            "the signature header is malformed",
+        ),
+        (
+            "other algorithm",
+            body.clone(),
+            Some(format!("sha1={good}")),
+            "the signature header is malformed",
+        ),
+        (
+            "twice, joined",
+            body.clone(),
+            Some(format!("{good},{good}")),
+            "the signature header is malformed",
+        ),
+        (
+            "twice, joined with a space",
+            body.clone(),
+            Some(format!("{good}, {good}")),
+            "the signature header is malformed",
+        ),
+        (
+            "zeros",
+            body.clone(),
+            Some("0".repeat(64)),
+            "3 keys tried, none matches",
+        ),
+        (
+            "wrong key",
+            body.clone(),
+            Some(sign(&body, "wrong")),
+            "3 keys tried, none matches",
+        ),
+        (
+            "tampered body",
+            tampered,
+            Some(good.clone()),
+            "3 keys tried, none matches",
+        ),
+        (
+            "one byte more",
+            [body.as_slice(), b"\n"].concat(),
+            Some(good.clone()),
+            "3 keys tried, none matches",
+        ),
+        (
+            "another head's key",
+            body.clone(),
+            Some(sign(&body, "another-key")),
+            "matches a key of head another-head, event names head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
+        ),
+        (
+            "another head's key, and no event",
+            event(&json!({"timestamp": null})),
+            Some(sign(&event(&json!({"timestamp": null})), "another-key")),
+            "matches a key of head another-head, event names head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
+        ),
+        // By an HMAC without a key; our own signing refuses to make it.
+        (
+            "empty key",
+            body.clone(),
+            Some("9c363f7898a5bcf54f614e4fc29cedf35872fb0570b49786e9988ad0106a2c9b".into()),
+            "3 keys tried, none matches",
+        ),
+    ];
+
+    for (name, body, signature, reason) in cases {
+        let answer = receiver.post(&body, signature.as_deref()).await;
+        assert_eq!(answer.status, 401, "{name}");
+        assert_eq!(
+            answer.text, r#"{"type":"about:blank","title":"Unauthorized","status":401}"#,
+            "{name}"
+        );
+        let names: Vec<_> = answer.headers.keys().map(String::as_str).collect();
+        assert_eq!(names, ["cache-control", "content-type"], "{name}");
+        assert!(answer.reason().starts_with(reason), "{name}: {}", answer.reason());
+        assert_eq!(answer.record["outcome"], "rejected", "{name}");
+    }
+    assert!(world.table.items().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_key_read_as_hex_is_diagnosed_and_not_accepted() {
+    let world = World::new().await;
+    // The hex digits of this text are a key that a sender would have to use as text.
+    let text = "a key as text";
+    let digits = hex::encode(text);
+    world.set_ring(&ring(&[active(HEAD, &digits)])).await;
+    let body = event(&json!({}));
+    let answer = world.receiver().await.deliver(&body, text).await;
+    assert_eq!(answer.status, 401);
+    let expected = format!("would match if the key were read as hex (head {HEAD})");
+    assert!(answer.reason().starts_with(&expected), "{}", answer.reason());
+    assert!(world.table.items().await.is_empty());
+}
+
+#[tokio::test]
+async fn every_encoding_of_the_right_signature_is_accepted() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let body = event(&json!({}));
+    let signature = SharedKey::new(KEY).unwrap().sign(&body).to_hex();
+    let base64 = BASE64.encode(hex::decode(&signature).unwrap());
+    for header in [
+        signature.to_uppercase(),
+        format!("sha256={signature}"),
+        base64,
+        signature,
+    ] {
+        assert_eq!(receiver.post(&body, Some(&header)).await.status, 200, "{header}");
+    }
+    assert_eq!(world.table.items().await.len(), 1);
+}
+
+#[tokio::test]
+async fn neither_answer_nor_log_repeats_what_must_not_be_known() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let body = event(&json!({"private": "what the user said"}));
+    let good = sign(&body, KEY);
+    for signature in [Some(good.as_str()), Some("0".repeat(64).as_str()), None] {
+        let answer = receiver.invoke(&http_api_event(&body, signature)).await;
+        let told = format!("{} {} {:?}", answer.record, answer.text, answer.headers);
+        for secret in ["what the user said", KEY, &good, &"0".repeat(64)] {
+            assert!(!told.contains(secret), "{told}");
+        }
+    }
+}
