@@ -39,10 +39,7 @@ impl Conversation {
             events.push(Happening { kind, at });
             at = at.plus(Duration::milliseconds(random.i64(500..90_000)));
         }
-        Self {
-            session_id: uuid(random),
-            events,
-        }
+        Self { session_id: uuid(random), events }
     }
 
     /// A conversation of any kind.
@@ -88,9 +85,6 @@ mod tests {
         assert_eq!(kinds, expected);
         assert!(one(7).events.is_sorted_by(|a, b| a.at < b.at));
         let id = one(7).session_id;
-        assert!(
-            id.len() == 36 && id.as_bytes()[14] == b'4' && b"89ab".contains(&id.as_bytes()[19]),
-            "{id}"
-        );
+        assert!(id.len() == 36 && id.as_bytes()[14] == b'4' && b"89ab".contains(&id.as_bytes()[19]), "{id}");
     }
 }

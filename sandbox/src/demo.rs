@@ -94,19 +94,11 @@ impl Demo {
         for index in 0..self.conversations {
             // Spread over the conversations there are; all on the first one where it is alone.
             let has = |mishap: usize| mishap % self.conversations == index;
-            let mishaps = Mishaps {
-                answer_lost: has(0),
-                overtaken: has(1),
-                forged: has(2),
-            };
+            let mishaps = Mishaps { answer_lost: has(0), overtaken: has(1), forged: has(2) };
             let (warnings, timeout) = (random.usize(0..3), mishaps.overtaken || random.bool());
             let conversation = Conversation::new(&mut random, start, warnings, timeout);
             start = start.plus(Duration::seconds(random.i64(5..60)));
-            let scene = Scene {
-                sandbox,
-                conversation: &conversation,
-                before: &before,
-            };
+            let scene = Scene { sandbox, conversation: &conversation, before: &before };
             scene.play(mishaps, report, &mut verdict, &mut expected).await?;
             verdict.sessions.push(conversation.session_id);
         }
@@ -152,11 +144,7 @@ impl Scene<'_> {
                 (false, true) => &[(200, "duplicate")],
                 (false, false) => &[(200, "stored")],
             };
-            let note = if answer_lost {
-                "its answer is lost, so it comes again"
-            } else {
-                note
-            };
+            let note = if answer_lost { "its answer is lost, so it comes again" } else { note };
             verdict.delivered += 1;
             verdict.duplicates += usize::from(answer_lost || known);
             let last = body.clone();
@@ -171,9 +159,7 @@ impl Scene<'_> {
 
     async fn emit(&self, event: Happening) -> anyhow::Result<(Vec<u8>, Vec<Attempt>)> {
         let platform = &self.sandbox.services.platform;
-        let sent = platform
-            .emit(HEAD_ID, &self.conversation.session_id, event.kind, event.at)
-            .pop();
+        let sent = platform.emit(HEAD_ID, &self.conversation.session_id, event.kind, event.at).pop();
         let sent = sent.context("the platform has no webhook for the event")?;
         Ok((sent.body, sent.attempts.await?))
     }
@@ -189,9 +175,7 @@ impl Scene<'_> {
         let platform = &self.sandbox.services.platform;
         let webhook = platform.webhooks().pop().context("the platform has no webhook")?;
         let signature = SharedKey::new(webhook.shared_key)?.sign(body).to_hex();
-        let tampered = String::from_utf8_lossy(body)
-            .replace(PUBLIC_ORG_ID, "evil")
-            .into_bytes();
+        let tampered = String::from_utf8_lossy(body).replace(PUBLIC_ORG_ID, "evil").into_bytes();
         let wrongly_signed = SharedKey::new(WRONG_KEY)?.sign(body).to_hex();
         for (note, body, signature) in [
             ("tampered: the body is not the signed one", tampered, signature),
@@ -219,16 +203,9 @@ impl Scene<'_> {
         };
         if answers.len() != expected.len() || !answers.iter().zip(expected).all(is_expected) {
             let (kind, session) = (event.kind.as_str(), &self.conversation.session_id);
-            verdict.mismatches.push(format!(
-                "{kind} of {session}: answered {answers:?}, expected {expected:?}"
-            ));
+            verdict.mismatches.push(format!("{kind} of {session}: answered {answers:?}, expected {expected:?}"));
         }
-        Delivered {
-            session_id: self.conversation.session_id.clone(),
-            kind: event.kind,
-            note,
-            attempts,
-        }
+        Delivered { session_id: self.conversation.session_id.clone(), kind: event.kind, note, attempts }
     }
 
     fn key(&self, event: Happening) -> (String, String) {
@@ -238,10 +215,7 @@ impl Scene<'_> {
             event_type: event.kind.as_str().to_owned(),
             occurred_at: event.at,
         };
-        (
-            store::session_pk(HEAD_ID, &self.conversation.session_id),
-            store::event_sk(&identity),
-        )
+        (store::session_pk(HEAD_ID, &self.conversation.session_id), store::event_sk(&identity))
     }
 }
 
@@ -255,17 +229,8 @@ pub fn answer(attempt: &Attempt) -> (u16, String) {
 }
 
 async fn scan(client: &aws_sdk_dynamodb::Client) -> anyhow::Result<Vec<Item>> {
-    let pages = client
-        .scan()
-        .table_name(TABLE_NAME)
-        .consistent_read(true)
-        .into_paginator()
-        .items()
-        .send();
-    pages
-        .collect::<Result<Vec<_>, _>>()
-        .await
-        .context("the table cannot be read")
+    let pages = client.scan().table_name(TABLE_NAME).consistent_read(true).into_paginator().items().send();
+    pages.collect::<Result<Vec<_>, _>>().await.context("the table cannot be read")
 }
 
 fn keys(items: &[Item]) -> Keys {
@@ -279,9 +244,7 @@ fn key(item: &Item) -> (String, String) {
 /// A string attribute; empty where there is none.
 #[must_use]
 pub fn text<'i>(item: &'i Item, name: &str) -> &'i str {
-    item.get(name)
-        .and_then(|value| value.as_s().ok())
-        .map_or("", String::as_str)
+    item.get(name).and_then(|value| value.as_s().ok()).map_or("", String::as_str)
 }
 
 /// Every expected event is there once, says what was sent, and nothing else came.
@@ -296,32 +259,19 @@ fn check_stored(
         let key = key(&item);
         let Some(body) = expected.get(&key) else {
             if !before.contains(&key) {
-                verdict
-                    .mismatches
-                    .push(format!("{} {} is stored, and must not be", key.0, key.1));
+                verdict.mismatches.push(format!("{} {} is stored, and must not be", key.0, key.1));
             }
             continue;
         };
         missing.remove(&key);
         if let Some(wrong) = wrong_attribute(&item, body) {
-            verdict
-                .mismatches
-                .push(format!("{} {}: `{wrong}` is not what was sent", key.0, key.1));
+            verdict.mismatches.push(format!("{} {}: `{wrong}` is not what was sent", key.0, key.1));
         }
         verdict.stored.push(item);
     }
-    verdict
-        .mismatches
-        .extend(missing.into_iter().map(|(pk, sk)| format!("{pk} {sk} is not stored")));
-    let played = |item: &Item| {
-        verdict
-            .sessions
-            .iter()
-            .position(|session| session == text(item, "session_id"))
-    };
-    verdict
-        .stored
-        .sort_by_cached_key(|item| (played(item), text(item, SK).to_owned()));
+    verdict.mismatches.extend(missing.into_iter().map(|(pk, sk)| format!("{pk} {sk} is not stored")));
+    let played = |item: &Item| verdict.sessions.iter().position(|session| session == text(item, "session_id"));
+    verdict.stored.sort_by_cached_key(|item| (played(item), text(item, SK).to_owned()));
 }
 
 /// The first attribute that does not say what the body says.
@@ -338,9 +288,62 @@ fn wrong_attribute(item: &Item, body: &[u8]) -> Option<&'static str> {
         ("public_head_id", PUBLIC_HEAD_ID.to_owned()),
         ("public_org_id", PUBLIC_ORG_ID.to_owned()),
     ];
-    let wrong = checks
-        .iter()
-        .find(|(name, expected)| text(item, name) != expected)
-        .map(|(name, _)| *name);
+    let wrong = checks.iter().find(|(name, expected)| text(item, name) != expected).map(|(name, _)| *name);
     wrong.or_else(|| (text(item, "event_id").len() != 32).then_some("event_id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn sent(session: &str) -> Vec<u8> {
+        json!({
+            "timestamp": "2026-01-15T09:57:33.000Z", "head_id": HEAD_ID, "session_id": session,
+            "public_head_id": PUBLIC_HEAD_ID, "public_org_id": PUBLIC_ORG_ID, "event_type": "END_CONVERSATION",
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    fn stored(body: &[u8]) -> Item {
+        let fields: Value = serde_json::from_slice(body).unwrap();
+        let mut item: Item = [("pk", "p"), ("sk", "s"), ("event_id", "0123456789abcdef0123456789abcdef")]
+            .map(|(name, value)| (name.to_owned(), AttributeValue::S(value.to_owned())))
+            .into();
+        for (name, value) in fields.as_object().unwrap() {
+            let name = if name == "timestamp" { "occurred_at" } else { name };
+            item.insert(name.to_owned(), AttributeValue::S(value.as_str().unwrap().to_owned()));
+        }
+        item.insert("body".to_owned(), AttributeValue::S(String::from_utf8(body.to_vec()).unwrap()));
+        item.insert("body_sha256".to_owned(), AttributeValue::S(store::body_sha256(body)));
+        item
+    }
+
+    fn mismatches(items: Vec<Item>, before: &Keys) -> Vec<String> {
+        let expected = BTreeMap::from([(("p".to_owned(), "s".to_owned()), sent("a"))]);
+        let mut verdict = Verdict::default();
+        check_stored(items, before, &expected, &mut verdict);
+        verdict.mismatches
+    }
+
+    #[test]
+    fn the_verdict_sees_what_is_missing_wrong_or_too_much() {
+        let none = Keys::new();
+        assert_eq!(mismatches(vec![stored(&sent("a"))], &none), [""; 0]);
+        assert_eq!(mismatches(vec![], &none), ["p s is not stored"]);
+        assert_eq!(mismatches(vec![stored(&sent("b"))], &none), ["p s: `body` is not what was sent"]);
+
+        let mut stranger = stored(&sent("a"));
+        stranger.insert("sk".to_owned(), AttributeValue::S("other".to_owned()));
+        let items = vec![stored(&sent("a")), stranger];
+        assert_eq!(mismatches(items.clone(), &none), ["p other is stored, and must not be"]);
+        assert_eq!(mismatches(items, &Keys::from([("p".to_owned(), "other".to_owned())])), [""; 0]);
+
+        for name in ["event_id", "event_type", "occurred_at", "public_org_id", "body_sha256"] {
+            let mut wrong = stored(&sent("a"));
+            wrong.remove(name);
+            assert_eq!(mismatches(vec![wrong], &none), [format!("p s: `{name}` is not what was sent")]);
+        }
+    }
 }

@@ -34,24 +34,14 @@ pub fn serve(listener: TcpListener, data: Option<&Path>) -> anyhow::Result<Serve
 ///
 /// Point-in-time recovery is left to AWS: there is nothing here to recover to.
 pub async fn create_table(client: &Client, name: &str) -> anyhow::Result<()> {
-    let tables = client
-        .list_tables()
-        .send()
-        .await
-        .context("the DynamoDB does not answer")?;
+    let tables = client.list_tables().send().await.context("the DynamoDB does not answer")?;
     if tables.table_names().iter().any(|known| known == name) {
         return Ok(());
     }
     let key = |name: &str, role| KeySchemaElement::builder().attribute_name(name).key_type(role).build();
-    let attribute = |name: &str| {
-        AttributeDefinition::builder()
-            .attribute_name(name)
-            .attribute_type(ScalarAttributeType::S)
-            .build()
-    };
-    let stream = StreamSpecification::builder()
-        .stream_enabled(true)
-        .stream_view_type(StreamViewType::NewImage);
+    let attribute =
+        |name: &str| AttributeDefinition::builder().attribute_name(name).attribute_type(ScalarAttributeType::S).build();
+    let stream = StreamSpecification::builder().stream_enabled(true).stream_view_type(StreamViewType::NewImage);
     client
         .create_table()
         .table_name(name)
@@ -64,10 +54,7 @@ pub async fn create_table(client: &Client, name: &str) -> anyhow::Result<()> {
         .send()
         .await
         .with_context(|| format!("the table {name} could not be created"))?;
-    let ttl = TimeToLiveSpecification::builder()
-        .attribute_name(EXPIRES_AT)
-        .enabled(true)
-        .build()?;
+    let ttl = TimeToLiveSpecification::builder().attribute_name(EXPIRES_AT).enabled(true).build()?;
     client
         .update_time_to_live()
         .table_name(name)

@@ -78,15 +78,9 @@ impl Front {
     /// Serves `routes`: route key (`POST /path`) -> function.
     pub fn serve(listener: TcpListener, routes: BTreeMap<String, Function>) -> std::io::Result<Self> {
         let answers_to_lose = Arc::new(AtomicUsize::new(0));
-        let routes = Routes {
-            functions: Arc::new(routes),
-            answers_to_lose: Arc::clone(&answers_to_lose),
-        };
+        let routes = Routes { functions: Arc::new(routes), answers_to_lose: Arc::clone(&answers_to_lose) };
         let gateway = Router::new().fallback(gateway).with_state(routes);
-        Ok(Self {
-            served: Served::router(listener, gateway)?,
-            answers_to_lose,
-        })
+        Ok(Self { served: Served::router(listener, gateway)?, answers_to_lose })
     }
 
     /// Its base URL.
@@ -123,11 +117,7 @@ async fn gateway(State(routes): State<Routes>, request: Request) -> Response {
         Err(_) => message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
     };
     let lose = |count: usize| count.checked_sub(1);
-    if routes
-        .answers_to_lose
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, lose)
-        .is_ok()
-    {
+    if routes.answers_to_lose.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lose).is_ok() {
         return message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable");
     }
     answer
@@ -140,11 +130,7 @@ fn event(parts: &Parts, body: &Bytes, route_key: &str, now: Timestamp) -> Value 
         _ => (true, BASE64.encode(body)),
     };
     let path = parts.uri.path();
-    let host = parts
-        .headers
-        .get("host")
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or("localhost");
+    let host = parts.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     json!({
         "version": "2.0",
         "routeKey": route_key,
@@ -177,10 +163,7 @@ fn event(parts: &Parts, body: &Bytes, route_key: &str, now: Timestamp) -> Value 
 /// Names in lower case, the values of a repeated header joined by commas: that is how payload 2.0 has them.
 fn headers(headers: &HeaderMap) -> BTreeMap<&str, String> {
     let joined = |name: &HeaderName| {
-        let values = headers
-            .get_all(name)
-            .iter()
-            .map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
         values.collect::<Vec<_>>().join(",")
     };
     headers.keys().map(|name| (name.as_str(), joined(name))).collect()
@@ -188,16 +171,8 @@ fn headers(headers: &HeaderMap) -> BTreeMap<&str, String> {
 
 /// The types whose bodies HTTP APIs hand on as text; all others are base64-encoded.
 fn is_text(headers: &HeaderMap) -> bool {
-    let content_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let media_type = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     media_type.starts_with("text/")
         || ["application/json", "application/javascript", "application/xml"].contains(&media_type.as_str())
 }
@@ -224,11 +199,7 @@ fn respond(response: Value) -> Response {
         return failed();
     };
     let text = response.body.unwrap_or_default();
-    let body = if response.is_base64_encoded {
-        BASE64.decode(text).unwrap_or_default()
-    } else {
-        text.into_bytes()
-    };
+    let body = if response.is_base64_encoded { BASE64.decode(text).unwrap_or_default() } else { text.into_bytes() };
     let mut answer = (status, Body::from(body)).into_response();
     for (name, value) in response.headers {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {

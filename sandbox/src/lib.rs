@@ -110,15 +110,9 @@ impl Services {
             ..Settings::default()
         };
         let platform = Platform::serve(listen("UNITH", options.ports.unith).await?, settings)?;
-        let services = Self {
-            dynamodb,
-            secrets_manager,
-            platform,
-        };
+        let services = Self { dynamodb, secrets_manager, platform };
         dynamodb::create_table(&services.dynamodb_client().await?, TABLE_NAME).await?;
-        register::register(&services)
-            .await
-            .context("the webhook could not be registered")?;
+        register::register(&services).await.context("the webhook could not be registered")?;
         Ok(services)
     }
 
@@ -134,10 +128,7 @@ impl Services {
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb.url().to_owned()),
-            (
-                "AWS_ENDPOINT_URL_SECRETS_MANAGER",
-                self.secrets_manager.url().to_owned(),
-            ),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", self.secrets_manager.url().to_owned()),
         ]
     }
 
@@ -161,11 +152,7 @@ impl Sandbox {
         let listener = listen("the front", options.ports.front).await?;
         let services = Services::start(options, format!("http://{}", listener.local_addr()?)).await?;
         let config = Config::from_env(&services.environment().into_iter().collect())?;
-        let receiver = Receiver::new(
-            config,
-            services.dynamodb_client().await?,
-            services.secrets_client().await?,
-        );
+        let receiver = Receiver::new(config, services.dynamodb_client().await?, services.secrets_client().await?);
         receiver.warm_up().await;
         let function = front::function(receive::runtime::service(Arc::new(receiver), log));
         let route = format!("POST {}", receive::WEBHOOK_PATH);
@@ -176,17 +163,13 @@ impl Sandbox {
 
 /// A client of a DynamoDB at `endpoint`, with the functions' time-outs and retries.
 pub async fn dynamodb_client(endpoint: &str) -> Result<aws_sdk_dynamodb::Client, EnvError> {
-    let config = aws_sdk_dynamodb::config::Builder::from(&sdk_config().await?)
-        .endpoint_url(endpoint)
-        .build();
+    let config = aws_sdk_dynamodb::config::Builder::from(&sdk_config().await?).endpoint_url(endpoint).build();
     Ok(aws_sdk_dynamodb::Client::from_conf(config))
 }
 
 /// A client of a Secrets Manager at `endpoint`, with the functions' time-outs and retries.
 pub async fn secrets_client(endpoint: &str) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
-    let config = aws_sdk_secretsmanager::config::Builder::from(&sdk_config().await?)
-        .endpoint_url(endpoint)
-        .build();
+    let config = aws_sdk_secretsmanager::config::Builder::from(&sdk_config().await?).endpoint_url(endpoint).build();
     Ok(aws_sdk_secretsmanager::Client::from_conf(config))
 }
 
@@ -198,10 +181,7 @@ async fn sdk_config() -> Result<aws::SdkConfig, EnvError> {
 
 /// Writes the environment as a file of `NAME=value` lines, as `cargo lambda watch --env-file` reads.
 pub fn write_env_file(path: &Path, environment: &[(&'static str, String)]) -> anyhow::Result<()> {
-    let lines: Vec<_> = environment
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
+    let lines: Vec<_> = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("the folder {} cannot be made", folder.display()))?;
     }

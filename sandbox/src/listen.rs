@@ -16,9 +16,7 @@ pub struct PortTaken {
 
 /// Listens on loopback; port 0 is any free one.
 pub async fn listen(what: &'static str, port: u16) -> Result<TcpListener, PortTaken> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .await
-        .map_err(|source| PortTaken { what, port, source })
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|source| PortTaken { what, port, source })
 }
 
 /// A service on loopback. It ends when this is dropped.
@@ -49,11 +47,7 @@ impl Served {
             // An error means that the sender is gone, which is a stop as well.
             let _ = stopped.wait_for(|stopped| *stopped).await;
         });
-        Ok(Self {
-            url,
-            stop,
-            task: tokio::spawn(serve(listener, wait)),
-        })
+        Ok(Self { url, stop, task: tokio::spawn(serve(listener, wait)) })
     }
 
     /// Its base URL, `http://127.0.0.1:<port>`.

@@ -44,12 +44,7 @@ struct Arguments {
     services_only: bool,
 
     /// Where to write the functions' environment, with --services-only
-    #[arg(
-        long,
-        value_name = "PATH",
-        default_value = "target/sandbox.env",
-        requires = "services_only"
-    )]
+    #[arg(long, value_name = "PATH", default_value = "target/sandbox.env", requires = "services_only")]
     env_file: PathBuf,
 
     /// Where deliveries go, with --services-only
@@ -127,11 +122,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
     })
     .await?;
-    let demo = Demo {
-        conversations: arguments.conversations.into(),
-        seed,
-        start: start(arguments.seed),
-    };
+    let demo = Demo { conversations: arguments.conversations.into(), seed, start: start(arguments.seed) };
     report.opening(demo.conversations, seed)?;
     let verdict = demo.play(&sandbox, &mut report).await?;
     report.verdict(&verdict)?;
@@ -139,11 +130,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         report.serving(&sandbox)?;
         return std::future::pending().await;
     }
-    Ok(if verdict.mismatches.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if verdict.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Under a given seed everything is the same each time, the events' instants too; else the demo's past is recent.

@@ -17,26 +17,15 @@ pub async fn register(services: &Services) -> anyhow::Result<()> {
     let api = services.platform.url();
     let credentials = json!({"email": EMAIL, "secretKey": SECRET_KEY});
     let token: Value = answer(http.post(format!("{api}/auth/token")).json(&credentials)).await?;
-    let bearer = token
-        .pointer("/data/bearer")
-        .and_then(Value::as_str)
-        .context("no bearer token in the answer")?;
+    let bearer = token.pointer("/data/bearer").and_then(Value::as_str).context("no bearer token in the answer")?;
 
     let registration = json!({
         "headId": HEAD_ID, "webhookUrl": WEBHOOK_URL, "startConversation": true, "endConversation": true,
         "timeoutConversation": true, "inactivityWarning": true,
     });
-    let _: Value = answer(
-        http.post(format!("{api}/head-events"))
-            .bearer_auth(bearer)
-            .json(&registration),
-    )
-    .await?;
+    let _: Value = answer(http.post(format!("{api}/head-events")).bearer_auth(bearer).json(&registration)).await?;
     // Registering answers with the key, but not with the id.
-    let list = http
-        .get(format!("{api}/head-events"))
-        .query(&[("headId", HEAD_ID)])
-        .bearer_auth(bearer);
+    let list = http.get(format!("{api}/head-events")).query(&[("headId", HEAD_ID)]).bearer_auth(bearer);
     let webhooks: Vec<Value> = answer(list).await?;
     let webhook = webhooks.last().context("the webhook is not listed")?;
     let ring = json!({"keys": [{
@@ -44,17 +33,10 @@ pub async fn register(services: &Services) -> anyhow::Result<()> {
         "since": Timestamp::now().to_string(),
     }]});
     let secrets = services.secrets_client().await?;
-    secrets
-        .create_secret()
-        .name(KEYS_SECRET)
-        .secret_string(ring.to_string())
-        .send()
-        .await?;
+    secrets.create_secret().name(KEYS_SECRET).secret_string(ring.to_string()).send().await?;
 
     // Last, so that no event comes before its key can be read.
-    let enable = http
-        .put(format!("{api}/head/{HEAD_ID}/enable-events"))
-        .query(&[("enableEvents", true)]);
+    let enable = http.put(format!("{api}/head/{HEAD_ID}/enable-events")).query(&[("enableEvents", true)]);
     let _: Value = answer(enable.bearer_auth(bearer)).await?;
     Ok(())
 }
@@ -62,10 +44,6 @@ pub async fn register(services: &Services) -> anyhow::Result<()> {
 async fn answer<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> anyhow::Result<T> {
     let response = request.send().await?;
     let status = response.status();
-    ensure!(
-        status.is_success(),
-        "UNITH answered {status}: {}",
-        response.text().await?
-    );
+    ensure!(status.is_success(), "UNITH answered {status}: {}", response.text().await?);
     Ok(response.json().await?)
 }

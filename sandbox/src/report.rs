@@ -32,10 +32,7 @@ impl Report {
     /// Tells on standard output: as JSON, or as text with colour where a terminal shows it.
     #[must_use]
     pub fn new(json: bool) -> Self {
-        Self {
-            out: AutoStream::auto(io::stdout()),
-            json,
-        }
+        Self { out: AutoStream::auto(io::stdout()), json }
     }
 
     /// The beginning of the demo.
@@ -43,11 +40,7 @@ impl Report {
         if self.json {
             return self.line(&json!({"type": "demo", "conversations": conversations, "seed": seed}));
         }
-        let many = if conversations == 1 {
-            "conversation"
-        } else {
-            "conversations"
-        };
+        let many = if conversations == 1 { "conversation" } else { "conversations" };
         writeln!(
             self.out,
             "{BOLD}{conversations} {many} with the digital human {PUBLIC_HEAD_ID}{BOLD:#}, delivered to {WEBHOOK_URL} \
@@ -135,11 +128,7 @@ impl Report {
         if verdict.mismatches.is_empty() {
             writeln!(self.out, "{GOOD}All as it must be.{GOOD:#}")
         } else {
-            writeln!(
-                self.out,
-                "{BAD}{} things are not as they must be.{BAD:#}",
-                verdict.mismatches.len()
-            )
+            writeln!(self.out, "{BAD}{} things are not as they must be.{BAD:#}", verdict.mismatches.len())
         }
     }
 
@@ -178,18 +167,13 @@ impl Report {
         env_file: &str,
     ) -> io::Result<()> {
         if self.json {
-            let environment: Map<_, _> = environment
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
-                .collect();
+            let environment: Map<_, _> =
+                environment.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
             return self.line(&json!({"type": "services", "services": urls(services), "environment": environment}));
         }
         writeln!(self.out, "{BOLD}Serving{BOLD:#}, until Ctrl-C\n")?;
         self.service_urls(services)?;
-        writeln!(
-            self.out,
-            "\n{BOLD}The functions' environment{BOLD:#}, also in {env_file}\n"
-        )?;
+        writeln!(self.out, "\n{BOLD}The functions' environment{BOLD:#}, also in {env_file}\n")?;
         for (name, value) in environment {
             writeln!(self.out, "  {name}={value}")?;
         }
@@ -226,17 +210,9 @@ fn urls(services: &Services) -> Value {
 fn stored_json(item: &Item) -> Value {
     let plain = |name: &String| {
         let value = item.get(name)?;
-        value
-            .as_s()
-            .or_else(|_| value.as_n())
-            .ok()
-            .map(|text| (name.clone(), Value::from(text.as_str())))
+        value.as_s().or_else(|_| value.as_n()).ok().map(|text| (name.clone(), Value::from(text.as_str())))
     };
-    let mut fields: Map<String, Value> = item
-        .keys()
-        .filter(|name| *name != "received_at")
-        .filter_map(plain)
-        .collect();
+    let mut fields: Map<String, Value> = item.keys().filter(|name| *name != "received_at").filter_map(plain).collect();
     fields.insert("type".to_owned(), "stored".into());
     fields.into()
 }

@@ -84,10 +84,7 @@ struct Failure {
 }
 
 fn failure<T>(kind: &'static str, message: impl Into<String>) -> Result<T, Failure> {
-    Err(Failure {
-        kind,
-        message: message.into(),
-    })
+    Err(Failure { kind, message: message.into() })
 }
 
 impl SecretsManager {
@@ -95,10 +92,7 @@ impl SecretsManager {
     pub fn serve(listener: TcpListener) -> std::io::Result<Self> {
         let store = Store::default();
         let router = Router::new().route("/", post(operation)).with_state(store.clone());
-        Ok(Self {
-            served: Served::router(listener, router)?,
-            store,
-        })
+        Ok(Self { served: Served::router(listener, router)?, store })
     }
 
     /// Its endpoint.
@@ -115,10 +109,7 @@ impl SecretsManager {
 }
 
 async fn operation(State(store): State<Store>, headers: HeaderMap, body: Bytes) -> Response {
-    let target = headers
-        .get("x-amz-target")
-        .and_then(|target| target.to_str().ok())
-        .unwrap_or_default();
+    let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
     let name = target.strip_prefix("secretsmanager.").unwrap_or_default();
     let result = match serde_json::from_slice(&body) {
         Ok(parameters) => store.lock().call(name, parameters),
@@ -126,17 +117,9 @@ async fn operation(State(store): State<Store>, headers: HeaderMap, body: Bytes) 
     };
     let (status, answer) = match result {
         Ok(answer) => (StatusCode::OK, answer),
-        Err(failure) => (
-            StatusCode::BAD_REQUEST,
-            json!({"__type": failure.kind, "message": failure.message}),
-        ),
+        Err(failure) => (StatusCode::BAD_REQUEST, json!({"__type": failure.kind, "message": failure.message})),
     };
-    (
-        status,
-        [(CONTENT_TYPE, "application/x-amz-json-1.1")],
-        answer.to_string(),
-    )
-        .into_response()
+    (status, [(CONTENT_TYPE, "application/x-amz-json-1.1")], answer.to_string()).into_response()
 }
 
 impl Store {
@@ -155,10 +138,7 @@ impl Contents {
             "DescribeSecret" => self.describe(&parameters),
             "ListSecrets" => Ok(self.list()),
             "DeleteSecret" => self.delete(&parameters),
-            _ => failure(
-                "UnknownOperationException",
-                format!("the sandbox has no operation `{operation}`"),
-            ),
+            _ => failure("UnknownOperationException", format!("the sandbox has no operation `{operation}`")),
         }
     }
 
@@ -170,15 +150,8 @@ impl Contents {
         if self.secrets.contains_key(&name) {
             return failure("ResourceExistsException", format!("the secret {name} already exists"));
         }
-        let arn = format!(
-            "arn:aws:secretsmanager:us-east-1:123456789012:secret:{name}-{:06x}",
-            self.secrets.len()
-        );
-        let mut secret = Secret {
-            arn,
-            created: now(),
-            versions: Vec::new(),
-        };
+        let arn = format!("arn:aws:secretsmanager:us-east-1:123456789012:secret:{name}-{:06x}", self.secrets.len());
+        let mut secret = Secret { arn, created: now(), versions: Vec::new() };
         let has_value = parameters.secret_string.is_some() || parameters.secret_binary.is_some();
         let version = if has_value { Some(secret.put(parameters)?) } else { None };
         let answer = json!({"ARN": secret.arn, "Name": name, "VersionId": version});
@@ -194,10 +167,7 @@ impl Contents {
             None => version.stages.contains(&stage),
         };
         let Some(version) = secret.versions.iter().find(wanted) else {
-            return failure(
-                "ResourceNotFoundException",
-                "Secrets Manager can't find the specified secret value",
-            );
+            return failure("ResourceNotFoundException", "Secrets Manager can't find the specified secret value");
         };
         let mut answer = json!({
             "ARN": secret.arn, "Name": name, "VersionId": version.id,
@@ -216,11 +186,7 @@ impl Contents {
     fn put_value(&mut self, parameters: Parameters) -> Result<Value, Failure> {
         let (name, secret) = self.find(&parameters)?;
         let id = secret.put(parameters)?;
-        let stages = secret
-            .versions
-            .iter()
-            .find(|version| version.id == id)
-            .map(|version| version.stages.clone());
+        let stages = secret.versions.iter().find(|version| version.id == id).map(|version| version.stages.clone());
         Ok(json!({"ARN": secret.arn, "Name": name, "VersionId": id, "VersionStages": stages}))
     }
 
@@ -232,10 +198,7 @@ impl Contents {
     }
 
     fn list(&self) -> Value {
-        let secrets = self
-            .secrets
-            .iter()
-            .map(|(name, secret)| json!({"ARN": secret.arn, "Name": name}));
+        let secrets = self.secrets.iter().map(|(name, secret)| json!({"ARN": secret.arn, "Name": name}));
         json!({"SecretList": secrets.collect::<Vec<_>>()})
     }
 
@@ -253,10 +216,7 @@ impl Contents {
             |name: &str, secret: &Secret| name == id || (id.starts_with("arn:") && secret.arn.starts_with(id));
         match self.secrets.iter_mut().find(|(name, secret)| is_meant(name, secret)) {
             Some((name, secret)) => Ok((name.clone(), secret)),
-            None => failure(
-                "ResourceNotFoundException",
-                "Secrets Manager can't find the specified secret.",
-            ),
+            None => failure("ResourceNotFoundException", "Secrets Manager can't find the specified secret."),
         }
     }
 }
@@ -269,15 +229,10 @@ impl Secret {
             (Some(text), None) => SecretValue::Text(text),
             (None, Some(binary)) => SecretValue::Binary(binary),
             _ => {
-                return failure(
-                    "InvalidParameterException",
-                    "exactly one of SecretString and SecretBinary",
-                );
+                return failure("InvalidParameterException", "exactly one of SecretString and SecretBinary");
             }
         };
-        let id = parameters
-            .client_request_token
-            .unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)));
+        let id = parameters.client_request_token.unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)));
         if let Some(known) = self.versions.iter().find(|version| version.id == id) {
             if known.value == value {
                 return Ok(id);
@@ -289,12 +244,7 @@ impl Secret {
             let was_current = version.stages.contains(&CURRENT);
             version.stages = if was_current { vec![PREVIOUS] } else { Vec::new() };
         }
-        self.versions.push(Version {
-            id: id.clone(),
-            value,
-            stages: vec![CURRENT],
-            created: now(),
-        });
+        self.versions.push(Version { id: id.clone(), value, stages: vec![CURRENT], created: now() });
         Ok(id)
     }
 }
@@ -317,17 +267,12 @@ mod tests {
             client_request_token: Some(token.into()),
             ..Parameters::default()
         };
-        contents
-            .call("PutSecretValue", parameters)
-            .map_err(|failure| failure.kind)
+        contents.call("PutSecretValue", parameters).map_err(|failure| failure.kind)
     }
 
     fn get(contents: &mut Contents, id: &str, stage: &str) -> Option<String> {
-        let parameters = Parameters {
-            secret_id: Some(id.into()),
-            version_stage: Some(stage.into()),
-            ..Parameters::default()
-        };
+        let parameters =
+            Parameters { secret_id: Some(id.into()), version_stage: Some(stage.into()), ..Parameters::default() };
         let answer = contents.call("GetSecretValue", parameters).ok()?;
         answer["SecretString"].as_str().map(str::to_owned)
     }
@@ -335,24 +280,14 @@ mod tests {
     #[test]
     fn versions_move_through_stages_and_tokens_are_compare_and_swap() {
         let mut contents = Contents::default();
-        let create = Parameters {
-            name: Some("ring".into()),
-            secret_string: Some("1".into()),
-            ..Parameters::default()
-        };
-        let arn = contents.call("CreateSecret", create).ok().unwrap()["ARN"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let create = Parameters { name: Some("ring".into()), secret_string: Some("1".into()), ..Parameters::default() };
+        let arn = contents.call("CreateSecret", create).ok().unwrap()["ARN"].as_str().unwrap().to_owned();
         assert!(put(&mut contents, "2", "token-a").is_ok());
         assert!(put(&mut contents, "2", "token-a").is_ok());
         assert_eq!(put(&mut contents, "3", "token-a"), Err("ResourceExistsException"));
         assert_eq!(get(&mut contents, "ring", CURRENT).as_deref(), Some("2"));
         assert_eq!(get(&mut contents, &arn, PREVIOUS).as_deref(), Some("1"));
-        assert_eq!(
-            get(&mut contents, arn.rsplit_once('-').unwrap().0, CURRENT).as_deref(),
-            Some("2")
-        );
+        assert_eq!(get(&mut contents, arn.rsplit_once('-').unwrap().0, CURRENT).as_deref(), Some("2"));
         assert_eq!(get(&mut contents, "other", CURRENT), None);
         assert_eq!(contents.calls["GetSecretValue"], 4);
     }

@@ -46,22 +46,14 @@ pub fn config_loader(env: &Env) -> Result<ConfigLoader, EnvError> {
     let region = env
         .optional("AWS_REGION")
         .or_else(|| env.optional("AWS_DEFAULT_REGION"))
-        .ok_or(EnvError::Missing {
-            name: "AWS_REGION",
-            meaning: "the region of the table and the secrets",
-        })?;
+        .ok_or(EnvError::Missing { name: "AWS_REGION", meaning: "the region of the table and the secrets" })?;
     let tls = TlsContext::builder()
         .with_trust_store(trust_store(env, region)?)
         .build()
         .map_err(|_| EnvError::Contradiction("the TLS roots cannot be used: see AWS_CA_BUNDLE and SSL_CERT_FILE"))?;
-    let http = Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .tls_context(tls)
-        .build_https();
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-        .build();
+    let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(tls).build_https();
+    let timeouts =
+        TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
     let retries = RetryConfig::standard()
         .with_max_attempts(MAX_ATTEMPTS)
         .with_initial_backoff(INITIAL_BACKOFF)
@@ -94,27 +86,16 @@ fn trust_store(env: &Env, region: &str) -> Result<TrustStore, EnvError> {
     if OTHER_PARTITIONS.iter().any(|prefix| region.starts_with(prefix)) {
         return Ok(TrustStore::default());
     }
-    Ok(AMAZON_ROOTS
-        .iter()
-        .fold(TrustStore::empty(), |store, root| store.with_pem_certificate(*root)))
+    Ok(AMAZON_ROOTS.iter().fold(TrustStore::empty(), |store, root| store.with_pem_certificate(*root)))
 }
 
 /// Reads a bundle and looks into it: the SDK would panic on one that it cannot parse.
 fn read_bundle(name: &'static str, path: &str) -> Result<Vec<u8>, EnvError> {
-    let invalid = || EnvError::Invalid {
-        name,
-        value: path.to_owned(),
-        expected: "a readable file of PEM certificates",
-    };
+    let invalid =
+        || EnvError::Invalid { name, value: path.to_owned(), expected: "a readable file of PEM certificates" };
     let pem = std::fs::read(path).map_err(|_| invalid())?;
-    let certificates = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| invalid())?;
-    if certificates.is_empty() {
-        Err(invalid())
-    } else {
-        Ok(pem)
-    }
+    let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().map_err(|_| invalid())?;
+    if certificates.is_empty() { Err(invalid()) } else { Ok(pem) }
 }
 
 #[cfg(test)]
@@ -134,10 +115,7 @@ mod tests {
         for path in ["/nonexistent.pem", this_file] {
             let env: Env = [("AWS_CA_BUNDLE", path)].into_iter().collect();
             let error = trust_store(&env, "eu-west-1").unwrap_err().to_string();
-            assert_eq!(
-                error,
-                format!("AWS_CA_BUNDLE is `{path}`: expected a readable file of PEM certificates")
-            );
+            assert_eq!(error, format!("AWS_CA_BUNDLE is `{path}`: expected a readable file of PEM certificates"));
         }
     }
 

@@ -36,11 +36,7 @@ impl Env {
     /// The process's own environment. A value that is not UTF-8 counts as unset: no variable of ours can hold one.
     #[must_use]
     pub fn from_process() -> Self {
-        Self(
-            std::env::vars_os()
-                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-                .collect(),
-        )
+        Self(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect())
     }
 
     /// The value as it is, also an empty one.
@@ -64,11 +60,7 @@ impl Env {
     /// The value read as a `T`, or `default` where unset; `expected` finishes the sentence "expected …".
     pub fn parsed<T: FromStr>(&self, name: &'static str, default: T, expected: &'static str) -> Result<T, EnvError> {
         self.optional(name).map_or(Ok(default), |value| {
-            value.parse().map_err(|_| EnvError::Invalid {
-                name,
-                value: value.to_owned(),
-                expected,
-            })
+            value.parse().map_err(|_| EnvError::Invalid { name, value: value.to_owned(), expected })
         })
     }
 }
@@ -85,18 +77,13 @@ mod tests {
 
     #[test]
     fn empty_is_unset_and_errors_name_the_variable() {
-        let env: Env = [("EMPTY", ""), ("BLANK", " "), ("NUMBER", " 7 "), ("WORD", "seven")]
-            .into_iter()
-            .collect();
+        let env: Env = [("EMPTY", ""), ("BLANK", " "), ("NUMBER", " 7 "), ("WORD", "seven")].into_iter().collect();
         assert_eq!(env.optional("EMPTY"), None);
         assert_eq!(env.raw("EMPTY"), Some(""));
         assert_eq!(env.optional("BLANK"), None);
         assert_eq!(env.parsed("NUMBER", 1, "a number"), Ok(7));
         assert_eq!(env.parsed("UNSET", 1, "a number"), Ok(1));
-        assert_eq!(
-            env.parsed("WORD", 1, "a number").unwrap_err().to_string(),
-            "WORD is `seven`: expected a number"
-        );
+        assert_eq!(env.parsed("WORD", 1, "a number").unwrap_err().to_string(), "WORD is `seven`: expected a number");
         assert_eq!(
             env.required("EMPTY", "the name of the table").unwrap_err().to_string(),
             "EMPTY is not set: it is the name of the table"

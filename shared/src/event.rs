@@ -52,12 +52,7 @@ impl Identity {
     #[must_use]
     pub fn event_id(&self) -> String {
         let mut text = String::with_capacity(192);
-        for part in [
-            &self.head_id,
-            &self.session_id,
-            &self.event_type,
-            &self.occurred_at.to_string(),
-        ] {
+        for part in [&self.head_id, &self.session_id, &self.event_type, &self.occurred_at.to_string()] {
             // Writing to a `String` cannot fail.
             let _ = write!(text, "{}:{part},", part.len());
         }
@@ -124,11 +119,7 @@ impl Event {
         };
         Ok(Self {
             event_id: identity.event_id(),
-            event_type: if is_known(&identity.event_type) {
-                identity.event_type.clone()
-            } else {
-                event_type
-            },
+            event_type: if is_known(&identity.event_type) { identity.event_type.clone() } else { event_type },
             public_head_id: id("public_head_id")?,
             public_org_id: id("public_org_id")?,
             identity,
@@ -138,10 +129,7 @@ impl Event {
 
 /// Whether UNITH's guide names this type (in upper case).
 fn is_known(event_type: &str) -> bool {
-    matches!(
-        event_type,
-        "START_CONVERSATION" | "END_CONVERSATION" | "INACTIVITY_WARNING" | "TIMEOUT_CONVERSATION"
-    )
+    matches!(event_type, "START_CONVERSATION" | "END_CONVERSATION" | "INACTIVITY_WARNING" | "TIMEOUT_CONVERSATION")
 }
 
 /// Whether two bodies of one event say the same: equal in every field that is not part of its identity. Order, white
@@ -168,22 +156,14 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, Unreadable> {
 }
 
 fn text<'f>(fields: &'f Map<String, Value>, name: &'static str) -> Result<&'f str, Unreadable> {
-    fields
-        .get(name)
-        .ok_or(Unreadable::Missing(name))?
-        .as_str()
-        .ok_or(Unreadable::NotAString(name))
+    fields.get(name).ok_or(Unreadable::Missing(name))?.as_str().ok_or(Unreadable::NotAString(name))
 }
 
 fn id<'f>(fields: &'f Map<String, Value>, name: &'static str) -> Result<&'f str, Unreadable> {
     let text = text(fields, name)?;
     let fits = (1..=MAX_ID_BYTES).contains(&text.len());
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
-    if fits && plain {
-        Ok(text)
-    } else {
-        Err(Unreadable::BadId(name))
-    }
+    if fits && plain { Ok(text) } else { Err(Unreadable::BadId(name)) }
 }
 
 #[cfg(test)]
@@ -226,10 +206,7 @@ mod tests {
         let event = parse(guide().to_string().as_bytes()).unwrap();
         assert_eq!(event.event_id, "82b261c4eb653e535c0deda1ac8351d7");
         assert_eq!(event.identity.occurred_at.to_string(), "2026-01-15T09:57:33.000Z");
-        assert_eq!(
-            (event.event_type.as_str(), event.public_head_id.as_str()),
-            ("START_CONVERSATION", "jane-15326")
-        );
+        assert_eq!((event.event_type.as_str(), event.public_head_id.as_str()), ("START_CONVERSATION", "jane-15326"));
     }
 
     #[test]
@@ -260,10 +237,7 @@ mod tests {
             ("END_CONVERSATION", "END_CONVERSATION")
         );
         let unknown = parse(&with("event_type", "Handed.Over".into())).unwrap();
-        assert_eq!(
-            (unknown.event_type.as_str(), unknown.identity.event_type.as_str()),
-            ("Handed.Over", "HANDED.OVER")
-        );
+        assert_eq!((unknown.event_type.as_str(), unknown.identity.event_type.as_str()), ("Handed.Over", "HANDED.OVER"));
     }
 
     #[test]
@@ -280,27 +254,13 @@ mod tests {
             (with("head_id", json!("")), Unreadable::BadId("head_id")),
             (with("session_id", json!("a#b")), Unreadable::BadId("session_id")),
             (with("session_id", json!(long)), Unreadable::BadId("session_id")),
-            (
-                with("event_type", json!("START CONVERSATION")),
-                Unreadable::BadId("event_type"),
-            ),
-            (
-                with("public_org_id", json!("Ünith")),
-                Unreadable::BadId("public_org_id"),
-            ),
+            (with("event_type", json!("START CONVERSATION")), Unreadable::BadId("event_type")),
+            (with("public_org_id", json!("Ünith")), Unreadable::BadId("public_org_id")),
             (with("timestamp", json!("yesterday")), Unreadable::BadTimestamp),
-            (
-                with("timestamp", json!(1_768_471_053)),
-                Unreadable::NotAString("timestamp"),
-            ),
+            (with("timestamp", json!(1_768_471_053)), Unreadable::NotAString("timestamp")),
         ];
         for (body, reason) in cases {
-            assert_eq!(
-                parse(&body).unwrap_err(),
-                NoEvent::Unreadable(reason),
-                "{}",
-                String::from_utf8_lossy(&body)
-            );
+            assert_eq!(parse(&body).unwrap_err(), NoEvent::Unreadable(reason), "{}", String::from_utf8_lossy(&body));
         }
         for field in guide().as_object().unwrap().keys() {
             let mut body = guide();
@@ -315,14 +275,8 @@ mod tests {
     #[test]
     fn another_heads_key_is_refused_before_the_rest_is_read() {
         let ring = r#"{"keys": [{"head_id": "mine", "key": "key"}]}"#;
-        let other = NoEvent::OtherHead(OtherHead {
-            key_head: "mine".into(),
-            event_head: "yours".into(),
-        });
-        assert_eq!(
-            parse_under(ring, "key", &with("head_id", json!("yours"))).unwrap_err(),
-            other
-        );
+        let other = NoEvent::OtherHead(OtherHead { key_head: "mine".into(), event_head: "yours".into() });
+        assert_eq!(parse_under(ring, "key", &with("head_id", json!("yours"))).unwrap_err(), other);
         assert_eq!(parse_under(ring, "key", br#"{"head_id": "yours"}"#).unwrap_err(), other);
         assert!(parse_under(ring, "key", &with("head_id", json!("mine"))).is_ok());
     }
@@ -332,10 +286,7 @@ mod tests {
         let one = guide().to_string();
         let spaced = serde_json::to_string_pretty(&guide()).unwrap();
         assert!(same_content(one.as_bytes(), spaced.as_bytes()));
-        assert!(same_content(
-            one.as_bytes(),
-            &with("timestamp", json!("2026-01-15T10:57:33+01:00"))
-        ));
+        assert!(same_content(one.as_bytes(), &with("timestamp", json!("2026-01-15T10:57:33+01:00"))));
         assert!(!same_content(one.as_bytes(), &with("public_org_id", json!("other"))));
         assert!(!same_content(one.as_bytes(), &with("new_field", json!(1))));
         assert!(!same_content(one.as_bytes(), b"not json"));

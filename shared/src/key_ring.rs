@@ -92,43 +92,28 @@ impl KeyRing {
     /// A ring of one key that is good for any head.
     #[must_use]
     pub fn of_one(key: SharedKey) -> Self {
-        let key = RingKey {
-            key,
-            head_id: None,
-            webhook_id: None,
-            state: KeyState::Active,
-            until: None,
-        };
-        Self {
-            keys: vec![key],
-            left_out: Vec::new(),
-        }
+        let key = RingKey { key, head_id: None, webhook_id: None, state: KeyState::Active, until: None };
+        Self { keys: vec![key], left_out: Vec::new() }
     }
 
     /// Reads a secret's text in any of the three forms.
     pub fn parse(secret: &str) -> Result<Self, KeyRingError> {
         let secret = secret.trim();
         if !secret.starts_with(['{', '[', '"']) {
-            return SharedKey::new(secret)
-                .map(Self::of_one)
-                .map_err(|_| KeyRingError::Empty);
+            return SharedKey::new(secret).map(Self::of_one).map_err(|_| KeyRingError::Empty);
         }
         if !secret.starts_with('{') {
             return Err(KeyRingError::Shape);
         }
         let document: Document<'_> = serde_json::from_str(secret).map_err(|_| KeyRingError::Shape)?;
         if let Some(key) = document.shared_key {
-            return SharedKey::new(key.trim())
-                .map(Self::of_one)
-                .map_err(|_| KeyRingError::Empty);
+            return SharedKey::new(key.trim()).map(Self::of_one).map_err(|_| KeyRingError::Empty);
         }
         let mut ring = Self::default();
         for (index, entry) in document.keys.ok_or(KeyRingError::Shape)?.into_iter().enumerate() {
             match read_entry(entry.get()) {
                 Ok(key) => ring.keys.push(key),
-                Err(reason) => ring
-                    .left_out
-                    .push(format!("entry {index} of the key ring is left out: {reason}")),
+                Err(reason) => ring.left_out.push(format!("entry {index} of the key ring is left out: {reason}")),
             }
         }
         Ok(ring)
@@ -170,15 +155,9 @@ fn read_entry(entry: &str) -> Result<RingKey, &'static str> {
     Ok(RingKey {
         key: SharedKey::new(key.as_str()).map_err(|_| "its `key` is empty")?,
         head_id: entry.head_id,
-        webhook_id: entry
-            .webhook_id
-            .map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned)),
+        webhook_id: entry.webhook_id.map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned)),
         // A state we do not know says nothing against the key; `until` does that.
-        state: if entry.state.as_deref() == Some("retiring") {
-            KeyState::Retiring
-        } else {
-            KeyState::Active
-        },
+        state: if entry.state.as_deref() == Some("retiring") { KeyState::Retiring } else { KeyState::Active },
         until,
     })
 }
@@ -201,9 +180,7 @@ mod tests {
               "more": true}"#,
         )
         .unwrap();
-        let [active, retiring] = ring.keys() else {
-            panic!("{ring:?}")
-        };
+        let [active, retiring] = ring.keys() else { panic!("{ring:?}") };
         assert_eq!(
             (active.key.expose(), active.state, active.webhook_id.as_deref()),
             ("k4", KeyState::Active, Some("4"))
@@ -220,19 +197,10 @@ mod tests {
 
     #[test]
     fn reads_secrets_made_by_hand() {
-        for secret in [
-            "cbaab87d",
-            " cbaab87d\n",
-            r#"{"sharedKey": "cbaab87d"}"#,
-            r#"{"sharedKey": "cbaab87d\n"}"#,
-        ] {
+        for secret in ["cbaab87d", " cbaab87d\n", r#"{"sharedKey": "cbaab87d"}"#, r#"{"sharedKey": "cbaab87d\n"}"#] {
             let ring = KeyRing::parse(secret).unwrap();
             assert_eq!(ring.keys().len(), 1, "{secret}");
-            assert_eq!(
-                (ring.keys()[0].key.expose(), &ring.keys()[0].head_id),
-                ("cbaab87d", &None),
-                "{secret}"
-            );
+            assert_eq!((ring.keys()[0].key.expose(), &ring.keys()[0].head_id), ("cbaab87d", &None), "{secret}");
         }
     }
 
@@ -263,10 +231,7 @@ mod tests {
         assert_eq!(ring.keys().len(), 1);
         assert_eq!(ring.keys()[0].key.expose(), "good");
         assert_eq!(ring.left_out().len(), 6);
-        assert_eq!(
-            ring.left_out()[1],
-            "entry 1 of the key ring is left out: its `key` is empty"
-        );
+        assert_eq!(ring.left_out()[1], "entry 1 of the key ring is left out: its `key` is empty");
     }
 
     proptest! {

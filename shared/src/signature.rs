@@ -169,10 +169,7 @@ mod tests {
     #[test]
     fn signs_as_openssl_does() {
         let signature = key("key").sign(b"The quick brown fox jumps over the lazy dog");
-        assert_eq!(
-            signature.to_hex(),
-            "f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8"
-        );
+        assert_eq!(signature.to_hex(), "f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8");
     }
 
     #[test]

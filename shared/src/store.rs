@@ -76,8 +76,7 @@ impl Retention {
     /// Whether what happened at `start` should be gone already.
     #[must_use]
     pub fn is_over(self, start: Timestamp, now: Timestamp) -> bool {
-        self.expires_at(start)
-            .is_some_and(|expires_at| expires_at <= now.epoch_seconds())
+        self.expires_at(start).is_some_and(|expires_at| expires_at <= now.epoch_seconds())
     }
 }
 
@@ -116,11 +115,7 @@ impl Table {
     /// The table `name`, written to through `client`; items live for `retention`.
     #[must_use]
     pub fn new(client: Client, name: String, retention: Retention) -> Self {
-        Self {
-            client,
-            name,
-            retention,
-        }
+        Self { client, name, retention }
     }
 
     /// How long items live.
@@ -166,10 +161,7 @@ impl Table {
         item.extend(head_id.map(|head_id| ("head_id".to_owned(), string(head_id))));
         item.extend(self.expiry(received_at));
         let request = self.client.put_item().table_name(&self.name).set_item(Some(item));
-        request
-            .send()
-            .await
-            .map_err(|error| self.error("quarantined body", error))?;
+        request.send().await.map_err(|error| self.error("quarantined body", error))?;
         Ok(())
     }
 
@@ -210,13 +202,7 @@ impl Table {
             _ => "",
         };
         let cause = aws::causes(&source);
-        StoreError {
-            table: self.name.clone(),
-            what,
-            cause,
-            hint,
-            source: Box::new(source),
-        }
+        StoreError { table: self.name.clone(), what, cause, hint, source: Box::new(source) }
     }
 }
 
@@ -281,10 +267,7 @@ mod tests {
         assert_eq!(compare(None, b"{}"), Put::Duplicate);
         assert_eq!(compare(Some(&item(string("{ }"))), b"{}"), Put::Duplicate);
         assert_eq!(compare(Some(&item(string(r#"{"a":1}"#))), b"{}"), Put::Conflict);
-        assert_eq!(
-            compare(Some(&item(AttributeValue::B(Blob::new(b"{}")))), b"{}"),
-            Put::Duplicate
-        );
+        assert_eq!(compare(Some(&item(AttributeValue::B(Blob::new(b"{}")))), b"{}"), Put::Duplicate);
         assert_eq!(compare(Some(&HashMap::new()), b"{}"), Put::Conflict);
     }
 }

@@ -33,17 +33,9 @@ const OURS: [&str; 4] = ["receive", "provision", "redrive", "shared"];
 pub fn level(env: &Env) -> Result<Level, EnvError> {
     for name in ["AWS_LAMBDA_LOG_LEVEL", "LOG_LEVEL"] {
         if let Some(value) = env.optional(name) {
-            let known = if value.eq_ignore_ascii_case("fatal") {
-                "error"
-            } else {
-                value
-            };
+            let known = if value.eq_ignore_ascii_case("fatal") { "error" } else { value };
             let expected = "error, warn, info, debug or trace";
-            return known.parse().map_err(|_| EnvError::Invalid {
-                name,
-                value: value.to_owned(),
-                expected,
-            });
+            return known.parse().map_err(|_| EnvError::Invalid { name, value: value.to_owned(), expected });
         }
     }
     Ok(Level::INFO)
@@ -94,11 +86,7 @@ struct Lines {
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let ours = metadata
-            .target()
-            .split("::")
-            .next()
-            .is_some_and(|name| OURS.contains(&name));
+        let ours = metadata.target().split("::").next().is_some_and(|name| OURS.contains(&name));
         metadata.is_event() && *metadata.level() <= if ours { self.level } else { self.level.min(Level::WARN) }
     }
 
@@ -158,10 +146,7 @@ mod tests {
         let env = |pairs: &[(&str, &str)]| pairs.iter().copied().collect::<Env>();
         assert_eq!(level(&env(&[])), Ok(Level::INFO));
         assert_eq!(level(&env(&[("LOG_LEVEL", "debug")])), Ok(Level::DEBUG));
-        assert_eq!(
-            level(&env(&[("LOG_LEVEL", "debug"), ("AWS_LAMBDA_LOG_LEVEL", "WARN")])),
-            Ok(Level::WARN)
-        );
+        assert_eq!(level(&env(&[("LOG_LEVEL", "debug"), ("AWS_LAMBDA_LOG_LEVEL", "WARN")])), Ok(Level::WARN));
         assert_eq!(level(&env(&[("AWS_LAMBDA_LOG_LEVEL", "FATAL")])), Ok(Level::ERROR));
         assert_eq!(
             level(&env(&[("LOG_LEVEL", "loud")])).unwrap_err().to_string(),

@@ -30,9 +30,7 @@ impl Timestamp {
     /// any precision. `None` for anything else, also for a time without an offset, which names no instant.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let utc = OffsetDateTime::parse(text, &Rfc3339)
-            .ok()?
-            .checked_to_offset(UtcOffset::UTC)?;
+        let utc = OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
         let cut = utc.replace_millisecond(utc.millisecond()).ok()?;
         (0..=9999).contains(&cut.year()).then_some(Self(cut))
     }
@@ -71,10 +69,7 @@ impl Timestamp {
     /// This instant moved by `by`, or the last one that can be written.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
-        let moved = self
-            .0
-            .checked_add(by)
-            .filter(|moved| (0..=9999).contains(&moved.year()));
+        let moved = self.0.checked_add(by).filter(|moved| (0..=9999).contains(&moved.year()));
         moved.map_or(Self(time::macros::datetime!(9999-12-31 23:59:59.999 UTC)), Self)
     }
 }
@@ -100,11 +95,7 @@ mod tests {
             ("2026-01-14T23:27:33-10:30", "2026-01-15T09:57:33.000Z"),
             ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00.000Z"),
         ] {
-            assert_eq!(
-                Timestamp::parse(text).map(|t| t.to_string()).as_deref(),
-                Some(written),
-                "{text}"
-            );
+            assert_eq!(Timestamp::parse(text).map(|t| t.to_string()).as_deref(), Some(written), "{text}");
         }
     }
 
@@ -132,10 +123,7 @@ mod tests {
     #[test]
     fn counts_from_1970() {
         let t = Timestamp::parse("2026-01-15T09:57:33.250Z").unwrap();
-        assert_eq!(
-            (t.epoch_seconds(), t.epoch_milliseconds()),
-            (1_768_471_053, 1_768_471_053_250)
-        );
+        assert_eq!((t.epoch_seconds(), t.epoch_milliseconds()), (1_768_471_053, 1_768_471_053_250));
         assert_eq!(Timestamp::from_epoch_milliseconds(1_768_471_053_250), Some(t));
         assert_eq!(Timestamp::from_epoch_milliseconds(i64::MAX), None);
         assert_eq!(t.day(), "2026-01-15");

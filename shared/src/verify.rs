@@ -83,50 +83,23 @@ pub fn verify<'b>(
     for entry in ring.keys().iter().filter(|entry| entry.usable(now)) {
         tried += 1;
         if entry.key.signed(body, signature) {
-            signers.push(Signer {
-                head_id: entry.head_id.clone(),
-                state: entry.state,
-            });
+            signers.push(Signer { head_id: entry.head_id.clone(), state: entry.state });
         }
     }
-    if signers.is_empty() {
-        Err(diagnose(body, signature, ring, tried))
-    } else {
-        Ok(Verified { body, signers })
-    }
+    if signers.is_empty() { Err(diagnose(body, signature, ring, tried)) } else { Ok(Verified { body, signers }) }
 }
 
 fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) -> Mismatch {
     let or_unknown = |id: &Option<String>| id.clone().unwrap_or_else(|| "unknown".to_owned());
     let matches = |entry: &&RingKey| entry.key.signed(body, signature);
     // A usable key would have verified, so whatever matches here is past its `until`.
-    if let Some((entry, until)) = ring
-        .keys()
-        .iter()
-        .find(matches)
-        .and_then(|entry| Some((entry, entry.until?)))
-    {
-        return Mismatch::Expired {
-            until,
-            webhook: or_unknown(&entry.webhook_id),
-        };
+    if let Some((entry, until)) = ring.keys().iter().find(matches).and_then(|entry| Some((entry, entry.until?))) {
+        return Mismatch::Expired { until, webhook: or_unknown(&entry.webhook_id) };
     }
-    if let Some(entry) = ring
-        .keys()
-        .iter()
-        .find(|entry| entry.key.signed_if_read_as_hex(body, signature))
-    {
-        return Mismatch::KeyReadAsHex {
-            head: or_unknown(&entry.head_id),
-        };
+    if let Some(entry) = ring.keys().iter().find(|entry| entry.key.signed_if_read_as_hex(body, signature)) {
+        return Mismatch::KeyReadAsHex { head: or_unknown(&entry.head_id) };
     }
-    if tried == 0 {
-        Mismatch::NoUsableKey {
-            expired: ring.keys().len(),
-        }
-    } else {
-        Mismatch::NoKeyMatches { tried }
-    }
+    if tried == 0 { Mismatch::NoUsableKey { expired: ring.keys().len() } } else { Mismatch::NoKeyMatches { tried } }
 }
 
 impl<'b> Verified<'b> {
@@ -152,28 +125,18 @@ impl<'b> Verified<'b> {
 
     /// Checks that a key that signed this may speak for `event_head`.
     pub fn speaks_for(&self, event_head: &str) -> Result<(), OtherHead> {
-        if self
-            .signers
-            .iter()
-            .any(|signer| signer.head_id.as_deref().is_none_or(|head| head == event_head))
-        {
+        if self.signers.iter().any(|signer| signer.head_id.as_deref().is_none_or(|head| head == event_head)) {
             return Ok(());
         }
         let key_head = self.bound_head().unwrap_or_default().to_owned();
         // Nobody has looked at this id yet; what goes to the log has a bound.
-        Err(OtherHead {
-            key_head,
-            event_head: event_head.chars().take(MAX_ID_BYTES).collect(),
-        })
+        Err(OtherHead { key_head, event_head: event_head.chars().take(MAX_ID_BYTES).collect() })
     }
 }
 
 impl fmt::Debug for Verified<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verified")
-            .field("bytes", &self.body.len())
-            .field("signers", &self.signers)
-            .finish()
+        f.debug_struct("Verified").field("bytes", &self.body.len()).field("signers", &self.signers).finish()
     }
 }
 
@@ -188,9 +151,7 @@ mod tests {
         let ring = KeyRing::parse(ring).unwrap();
         let signature = SharedKey::new(key).unwrap().sign(b"body");
         let now = Timestamp::parse(NOW).unwrap();
-        verify(b"body", &signature, &ring, now)
-            .map(|verified| verified.key_state())
-            .map_err(|e| e.to_string())
+        verify(b"body", &signature, &ring, now).map(|verified| verified.key_state()).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -209,10 +170,7 @@ mod tests {
             check(expired, "a").unwrap_err(),
             "matches a key that is not used since 2026-01-16T09:00:00.000Z (webhook 3)"
         );
-        assert_eq!(
-            check(r#"{"keys": []}"#, "a").unwrap_err(),
-            "the key ring has no usable key (0 expired)"
-        );
+        assert_eq!(check(r#"{"keys": []}"#, "a").unwrap_err(), "the key ring has no usable key (0 expired)");
         assert_eq!(
             check(r#"{"keys": [{"key": "6162", "head_id": "h"}]}"#, "ab").unwrap_err(),
             "would match if the key were read as hex (head h): the HMAC key is the text of the shared key"
@@ -228,14 +186,8 @@ mod tests {
         let verified = verify(b"body", &signature, &bound, now).unwrap();
         assert_eq!(verified.speaks_for("h1"), Ok(()));
         assert_eq!(verified.speaks_for("h2"), Ok(()));
-        assert_eq!(
-            verified.speaks_for("h3").unwrap_err().to_string(),
-            "matches a key of head h1, event names head h3"
-        );
+        assert_eq!(verified.speaks_for("h3").unwrap_err().to_string(), "matches a key of head h1, event names head h3");
         let unbound = KeyRing::parse("k").unwrap();
-        assert_eq!(
-            verify(b"body", &signature, &unbound, now).unwrap().speaks_for("anyone"),
-            Ok(())
-        );
+        assert_eq!(verify(b"body", &signature, &unbound, now).unwrap().speaks_for("anyone"), Ok(()));
     }
 }

@@ -19,22 +19,13 @@ fn refusal(kind: &str) -> Fault {
 #[tokio::test]
 async fn whatever_the_table_does_the_answer_comes_in_time_and_the_event_is_not_lost() {
     for (fault, reason) in [
-        (
-            refusal("ProvisionedThroughputExceededException"),
-            "the table is throttled: see its capacity mode and limits",
-        ),
+        (refusal("ProvisionedThroughputExceededException"), "the table is throttled: see its capacity mode and limits"),
         (refusal("ResourceNotFoundException"), "see TABLE_NAME and AWS_REGION"),
-        (
-            refusal("AccessDeniedException"),
-            "the function's role needs dynamodb:PutItem on the table",
-        ),
+        (refusal("AccessDeniedException"), "the function's role needs dynamodb:PutItem on the table"),
         (Fault::Answer(500, "{}".into()), "did not take the event"),
         (Fault::Refuse, "did not take the event"),
         (Fault::Hang, "did not take the event: request has timed out"),
-        (
-            Fault::Delay(Duration::from_secs(20)),
-            "did not take the event: request has timed out",
-        ),
+        (Fault::Delay(Duration::from_secs(20)), "did not take the event: request has timed out"),
     ] {
         let world = World::new().await;
         let receiver = world.receiver().await;
@@ -46,20 +37,12 @@ async fn whatever_the_table_does_the_answer_comes_in_time_and_the_event_is_not_l
         assert!(answer.reason().contains(reason), "{fault:?}: {}", answer.reason());
         let (outcome, level) = (&answer.record["outcome"], &answer.record["level"]);
         assert_eq!((outcome, level), (&json!("unavailable"), &json!("ERROR")), "{fault:?}");
-        assert!(
-            answer.record["total_ms"].as_f64().unwrap() < 4_000.0,
-            "{fault:?}: {}",
-            answer.record
-        );
+        assert!(answer.record["total_ms"].as_f64().unwrap() < 4_000.0, "{fault:?}: {}", answer.record);
         assert!(answer.record["store_ms"].as_f64().is_some(), "{fault:?}");
 
         // UNITH tries again, and the night is over.
         world.table.proxy.set(Fault::None);
-        assert_eq!(
-            receiver.deliver(&body, KEY).await.word(),
-            (200, "stored".into()),
-            "{fault:?}"
-        );
+        assert_eq!(receiver.deliver(&body, KEY).await.word(), (200, "stored".into()), "{fault:?}");
         assert_eq!(world.table.items().await.len(), 1, "{fault:?}");
     }
 }
@@ -106,11 +89,7 @@ async fn a_connection_that_died_while_frozen_costs_a_retry_and_not_the_event() {
         world.table.proxy.make_stale(how);
         let answer = receiver.deliver(&event(&json!({"session_id": "after"})), KEY).await;
         assert_eq!(answer.word(), (200, "stored".into()), "{how:?}");
-        assert_eq!(
-            world.table.proxy.requests(),
-            before + 2,
-            "{how:?}: the lost one and its retry"
-        );
+        assert_eq!(world.table.proxy.requests(), before + 2, "{how:?}: the lost one and its retry");
         assert_eq!(world.table.items().await.len(), 2, "{how:?}");
     }
 }
@@ -123,13 +102,6 @@ async fn an_invocation_that_ends_sooner_is_answered_sooner() {
     let body = event(&json!({}));
     let request = http_api_event(&body, Some(&sign(&body, KEY)));
     let answer = receiver.invoke_within(&request, Duration::from_millis(1_000)).await;
-    assert_eq!(
-        (answer.status, answer.reason()),
-        (503, "out of time while writing to the table")
-    );
-    assert!(
-        answer.record["total_ms"].as_f64().unwrap() < 1_000.0,
-        "{}",
-        answer.record
-    );
+    assert_eq!((answer.status, answer.reason()), (503, "out of time while writing to the table"));
+    assert!(answer.record["total_ms"].as_f64().unwrap() < 1_000.0, "{}", answer.record);
 }

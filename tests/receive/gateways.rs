@@ -39,11 +39,7 @@ async fn every_gateway_is_told_what_is_wrong() {
             }
         }
         let answer = receiver.invoke(&unsigned).await;
-        assert_eq!(
-            (answer.status, answer.reason()),
-            (401, "no signature header (X-Signature-256)"),
-            "{name}"
-        );
+        assert_eq!((answer.status, answer.reason()), (401, "no signature header (X-Signature-256)"), "{name}");
 
         let mut get = fixture(name);
         get["httpMethod"] = "GET".into();
@@ -51,11 +47,7 @@ async fn every_gateway_is_told_what_is_wrong() {
             get["requestContext"]["http"]["method"] = "GET".into();
         }
         let answer = receiver.invoke(&get).await;
-        assert_eq!(
-            (answer.status, answer.headers["allow"].as_str()),
-            (405, "POST"),
-            "{name}"
-        );
+        assert_eq!((answer.status, answer.headers["allow"].as_str()), (405, "POST"), "{name}");
     }
 }
 
@@ -80,20 +72,13 @@ async fn a_repeated_signature_is_malformed_in_either_payload() {
     let joined = http_api_event(&event(&json!({})), Some(&format!("{good},{good}")));
     let answer = receiver.invoke(&joined).await;
     assert_eq!(answer.status, 401);
-    assert!(
-        answer.reason().starts_with("the signature header is malformed"),
-        "{}",
-        answer.reason()
-    );
+    assert!(answer.reason().starts_with("the signature header is malformed"), "{}", answer.reason());
 
     let mut listed = fixture("rest-api-1.0");
     let once = listed["headers"]["X-Signature-256"].clone();
     listed["multiValueHeaders"]["X-Signature-256"] = json!([once, once]);
     let answer = receiver.invoke(&listed).await;
-    assert_eq!(
-        (answer.status, answer.reason()),
-        (401, "the signature header came 2 times")
-    );
+    assert_eq!((answer.status, answer.reason()), (401, "the signature header came 2 times"));
     assert!(world.table.items().await.is_empty());
 }
 

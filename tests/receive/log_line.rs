@@ -18,24 +18,14 @@ async fn a_stored_event_leaves_a_complete_line() {
         ("event_type", json!("START_CONVERSATION")),
         ("key_state", json!("active")),
         ("Service", json!("receive")),
-        ("Stored", json!(1.0)),
+        ("Stored", json!(1)),
     ] {
         assert_eq!(record[name], value, "{name}");
     }
-    for name in [
-        "lag_ms",
-        "store_ms",
-        "total_ms",
-        "StoreMilliseconds",
-        "DeliveryLagMilliseconds",
-    ] {
+    for name in ["lag_ms", "store_ms", "total_ms", "StoreMilliseconds", "DeliveryLagMilliseconds"] {
         assert!(record[name].as_f64().is_some_and(|ms| ms > 0.0), "{name}: {record}");
     }
-    assert!(
-        record["request_id"]
-            .as_str()
-            .is_some_and(|id| id.starts_with("request-"))
-    );
+    assert!(record["request_id"].as_str().is_some_and(|id| id.starts_with("request-")));
 }
 
 #[tokio::test]
@@ -49,42 +39,22 @@ async fn the_metrics_block_declares_exactly_the_values_beside_it() {
         ),
         (
             receiver.deliver(&event(&json!({"public_org_id": "x"})), KEY).await,
-            vec![
-                "Duplicate",
-                "Conflict",
-                "Quarantined",
-                "StoreMilliseconds",
-                "DeliveryLagMilliseconds",
-            ],
+            vec!["Duplicate", "Conflict", "Quarantined", "StoreMilliseconds", "DeliveryLagMilliseconds"],
         ),
-        (
-            receiver.deliver(b"no event", KEY).await,
-            vec!["Quarantined", "StoreMilliseconds"],
-        ),
-        (
-            receiver.deliver(b"forged", "wrong").await,
-            vec!["Rejected", "KeyRefetch"],
-        ),
+        (receiver.deliver(b"no event", KEY).await, vec!["Quarantined", "StoreMilliseconds"]),
+        (receiver.deliver(b"forged", "wrong").await, vec!["Rejected", "KeyRefetch"]),
     ] {
         let directive = &answer.record["_aws"]["CloudWatchMetrics"][0];
         assert_eq!(directive["Namespace"], "Mine");
         assert_eq!(directive["Dimensions"], json!([["Service"]]));
-        assert!(
-            answer.record["_aws"]["Timestamp"]
-                .as_i64()
-                .is_some_and(|ms| ms > 1_700_000_000_000)
-        );
+        assert!(answer.record["_aws"]["Timestamp"].as_i64().is_some_and(|ms| ms > 1_700_000_000_000));
         let metrics = directive["Metrics"].as_array().unwrap();
         let names: Vec<_> = metrics.iter().map(|metric| metric["Name"].as_str().unwrap()).collect();
         assert_eq!(names, declared, "{}", answer.record);
         for metric in metrics {
             let name = metric["Name"].as_str().unwrap();
             assert!(answer.record[name].is_number(), "{name} has no value");
-            let unit = if name.ends_with("Milliseconds") {
-                "Milliseconds"
-            } else {
-                "Count"
-            };
+            let unit = if name.ends_with("Milliseconds") { "Milliseconds" } else { "Count" };
             assert_eq!(metric["Unit"], unit, "{name}");
         }
     }

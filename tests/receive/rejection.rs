@@ -10,13 +10,7 @@ async fn every_cause_gets_the_same_401_and_nothing_is_stored() {
     let world = World::without_ring().await;
     let mut retiring = active(HEAD, "0f3c5d7e9a1b2c4d");
     retiring["state"] = "retiring".into();
-    world
-        .set_ring(&ring(&[
-            active(HEAD, KEY),
-            retiring,
-            active("another-head", "another-key"),
-        ]))
-        .await;
+    world.set_ring(&ring(&[active(HEAD, KEY), retiring, active("another-head", "another-key")])).await;
     let receiver = world.receiver().await;
 
     let body = event(&json!({}));
@@ -24,72 +18,22 @@ async fn every_cause_gets_the_same_401_and_nothing_is_stored() {
     let tampered = event(&json!({"public_org_id": "evil"}));
     let cases: Vec<(&str, Vec<u8>, Option<String>, &str)> = vec![
         ("no header", body.clone(), None, "no signature header (X-Signature-256)"),
-        (
-            "empty",
-            body.clone(),
-            Some(String::new()),
-            "the signature header is malformed",
-        ),
-        (
-            "no hex",
-            body.clone(),
-            Some("z".repeat(64)),
-            "the signature header is malformed",
-        ),
-        (
-            "too short",
-            body.clone(),
-            Some(good[..62].to_owned()),
-            "the signature header is malformed",
-        ),
-        (
-            "too long",
-            body.clone(),
-            Some(format!("{good}00")),
-            "the signature header is malformed",
-        ),
-        (
-            "other algorithm",
-            body.clone(),
-            Some(format!("sha1={good}")),
-            "the signature header is malformed",
-        ),
-        (
-            "twice, joined",
-            body.clone(),
-            Some(format!("{good},{good}")),
-            "the signature header is malformed",
-        ),
+        ("empty", body.clone(), Some(String::new()), "the signature header is malformed"),
+        ("no hex", body.clone(), Some("z".repeat(64)), "the signature header is malformed"),
+        ("too short", body.clone(), Some(good[..62].to_owned()), "the signature header is malformed"),
+        ("too long", body.clone(), Some(format!("{good}00")), "the signature header is malformed"),
+        ("other algorithm", body.clone(), Some(format!("sha1={good}")), "the signature header is malformed"),
+        ("twice, joined", body.clone(), Some(format!("{good},{good}")), "the signature header is malformed"),
         (
             "twice, joined with a space",
             body.clone(),
             Some(format!("{good}, {good}")),
             "the signature header is malformed",
         ),
-        (
-            "zeros",
-            body.clone(),
-            Some("0".repeat(64)),
-            "3 keys tried, none matches",
-        ),
-        (
-            "wrong key",
-            body.clone(),
-            Some(sign(&body, "wrong")),
-            "3 keys tried, none matches",
-        ),
-        (
-            "tampered body",
-            tampered,
-            Some(good.clone()),
-            "3 keys tried, none matches",
-        ),
-        (
-            "one byte more",
-            [body.as_slice(), b"\n"].concat(),
-            Some(good.clone()),
-            "3 keys tried, none matches",
-        ),
+        ("zeros", body.clone(), Some("0".repeat(64)), "3 keys tried, none matches"),
+        ("wrong key", body.clone(), Some(sign(&body, "wrong")), "3 keys tried, none matches"),
+        ("tampered body", tampered, Some(good.clone()), "3 keys tried, none matches"),
+        ("one byte more", [body.as_slice(), b"\n"].concat(), Some(good.clone()), "3 keys tried, none matches"),
         (
             "another head's key",
             body.clone(),
@@ -114,10 +58,7 @@ async fn every_cause_gets_the_same_401_and_nothing_is_stored() {
     for (name, body, signature, reason) in cases {
         let answer = receiver.post(&body, signature.as_deref()).await;
         assert_eq!(answer.status, 401, "{name}");
-        assert_eq!(
-            answer.text, r#"{"type":"about:blank","title":"Unauthorized","status":401}"#,
-            "{name}"
-        );
+        assert_eq!(answer.text, r#"{"type":"about:blank","title":"Unauthorized","status":401}"#, "{name}");
         let names: Vec<_> = answer.headers.keys().map(String::as_str).collect();
         assert_eq!(names, ["cache-control", "content-type"], "{name}");
         assert!(answer.reason().starts_with(reason), "{name}: {}", answer.reason());
@@ -148,12 +89,7 @@ async fn every_encoding_of_the_right_signature_is_accepted() {
     let body = event(&json!({}));
     let signature = SharedKey::new(KEY).unwrap().sign(&body).to_hex();
     let base64 = BASE64.encode(hex::decode(&signature).unwrap());
-    for header in [
-        signature.to_uppercase(),
-        format!("sha256={signature}"),
-        base64,
-        signature,
-    ] {
+    for header in [signature.to_uppercase(), format!("sha256={signature}"), base64, signature] {
         assert_eq!(receiver.post(&body, Some(&header)).await.status, 200, "{header}");
     }
     assert_eq!(world.table.items().await.len(), 1);

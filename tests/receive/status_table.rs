@@ -12,10 +12,7 @@ async fn a_new_event_is_stored_with_every_attribute() {
 
     assert_eq!(answer.status, 200);
     assert_eq!(answer.headers["content-type"], "application/json");
-    assert_eq!(
-        answer.text,
-        r#"{"status":"stored","event_id":"82b261c4eb653e535c0deda1ac8351d7"}"#
-    );
+    assert_eq!(answer.text, r#"{"status":"stored","event_id":"82b261c4eb653e535c0deda1ac8351d7"}"#);
 
     let items = world.table.items().await;
     let [item] = items.as_slice() else { panic!("{items:?}") };
@@ -45,10 +42,7 @@ async fn a_new_event_is_stored_with_every_attribute() {
 async fn without_retention_nothing_expires() {
     let world = World::new().await;
     let body = event(&json!({"timestamp": "1999-12-31T23:59:59Z"}));
-    assert_eq!(
-        world.receiver().await.deliver(&body, KEY).await.word(),
-        (200, "stored".into())
-    );
+    assert_eq!(world.receiver().await.deliver(&body, KEY).await.word(), (200, "stored".into()));
     assert!(!world.table.items().await[0].contains_key("expires_at"));
 }
 
@@ -68,11 +62,7 @@ async fn an_event_that_came_before_is_a_duplicate() {
 #[tokio::test]
 async fn an_event_whose_time_is_over_is_not_stored() {
     let world = World::new().await.with("RETENTION_DAYS", "1");
-    let answer = world
-        .receiver()
-        .await
-        .deliver(&event(&json!({"timestamp": "2020-01-01T00:00:00Z"})), KEY)
-        .await;
+    let answer = world.receiver().await.deliver(&event(&json!({"timestamp": "2020-01-01T00:00:00Z"})), KEY).await;
     assert_eq!(answer.word(), (200, "expired".into()));
     assert_eq!(answer.json()["event_id"].as_str().unwrap().len(), 32);
     assert!(world.table.items().await.is_empty());
@@ -87,14 +77,8 @@ async fn an_authentic_body_that_is_no_event_is_quarantined() {
         (b"[]".to_vec(), "the body is not a JSON object"),
         (Vec::new(), "the body is not JSON"),
         (event(&json!({"session_id": null})), "the field `session_id` is missing"),
-        (
-            event(&json!({"event_type": 7})),
-            "the field `event_type` is not a string",
-        ),
-        (
-            event(&json!({"timestamp": "soon"})),
-            "the field `timestamp` is not an RFC 3339 instant",
-        ),
+        (event(&json!({"event_type": 7})), "the field `event_type` is not a string"),
+        (event(&json!({"timestamp": "soon"})), "the field `timestamp` is not an RFC 3339 instant"),
         (
             event(&json!({"session_id": "a b"})),
             "the field `session_id` is not 1 to 128 characters of A-Z a-z 0-9 . _ : -",
@@ -104,10 +88,7 @@ async fn an_authentic_body_that_is_no_event_is_quarantined() {
         assert_eq!(answer.status, 202, "{reason}");
         assert_eq!(answer.json(), json!({"status": "quarantined", "reason": reason}));
         let items = world.table.items().await;
-        let item = items
-            .iter()
-            .find(|item| text(item, "sk") == body_sha256(&body))
-            .unwrap();
+        let item = items.iter().find(|item| text(item, "sk") == body_sha256(&body)).unwrap();
         assert_eq!(text(item, "pk"), format!("QUARANTINE#{}", Timestamp::now().day()));
         assert_eq!(text(item, "body").as_bytes(), body);
         assert_eq!(text(item, "reason"), reason);
@@ -123,10 +104,7 @@ async fn a_body_that_is_no_text_is_quarantined_as_bytes() {
     world.set_ring(KEY).await;
     let body = [0xff, 0xfe, 0x00, 0x80];
     let answer = world.receiver().await.deliver(&body, KEY).await;
-    assert_eq!(
-        answer.json(),
-        json!({"status": "quarantined", "reason": "the body is not UTF-8"})
-    );
+    assert_eq!(answer.json(), json!({"status": "quarantined", "reason": "the body is not UTF-8"}));
     let items = world.table.items().await;
     assert_eq!(items[0]["body"].as_b().unwrap().as_ref(), body);
     assert!(!items[0].contains_key("head_id"), "the key is bound to no head");
@@ -144,10 +122,7 @@ async fn the_largest_body_is_kept_and_a_larger_one_refused() {
     let larger = event(&json!({"padding": "x".repeat(padding + 1)}));
     let answer = receiver.deliver(&larger, KEY).await;
     assert_eq!(answer.status, 413);
-    assert_eq!(
-        answer.json(),
-        json!({"type": "about:blank", "title": "Payload Too Large", "status": 413})
-    );
+    assert_eq!(answer.json(), json!({"type": "about:blank", "title": "Payload Too Large", "status": 413}));
     assert_eq!(answer.reason(), "the body has 262145 bytes, the limit is 262144");
     assert_eq!(world.table.items().await.len(), 1);
 }
@@ -158,30 +133,17 @@ async fn other_paths_and_methods_are_refused() {
     let receiver = world.receiver().await;
     let body = event(&json!({}));
     let signed = http_api_event(&body, Some(&sign(&body, KEY)));
-    for path in [
-        "/",
-        "/webhooks",
-        "/webhooks/head-events/",
-        "/webhooks/head-events/x",
-        "/Webhooks/head-events",
-    ] {
+    for path in ["/", "/webhooks", "/webhooks/head-events/", "/webhooks/head-events/x", "/Webhooks/head-events"] {
         let mut request = signed.clone();
         request["rawPath"] = path.into();
         let answer = receiver.invoke(&request).await;
-        assert_eq!(
-            answer.json(),
-            json!({"type": "about:blank", "title": "Not Found", "status": 404}),
-            "{path}"
-        );
+        assert_eq!(answer.json(), json!({"type": "about:blank", "title": "Not Found", "status": 404}), "{path}");
     }
     for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
         let mut request = signed.clone();
         request["requestContext"]["http"]["method"] = method.into();
         let answer = receiver.invoke(&request).await;
-        assert_eq!(
-            answer.json(),
-            json!({"type": "about:blank", "title": "Method Not Allowed", "status": 405})
-        );
+        assert_eq!(answer.json(), json!({"type": "about:blank", "title": "Method Not Allowed", "status": 405}));
         assert_eq!(answer.headers["allow"], "POST", "{method}");
         assert_eq!(answer.headers["content-type"], "application/problem+json");
     }
@@ -203,17 +165,11 @@ async fn without_any_key_it_is_unavailable() {
 
     for (world, reason) in [
         (no_secret, "the key ring `ring` could not be read"),
-        (
-            empty_ring,
-            "the key ring has no usable key (0 expired): has `provision` run?",
-        ),
+        (empty_ring, "the key ring has no usable key (0 expired): has `provision` run?"),
         (other_document, "the key ring `ring` is not one"),
     ] {
         let answer = world.receiver().await.deliver(&body, KEY).await;
-        assert_eq!(
-            answer.json(),
-            json!({"type": "about:blank", "title": "Service Unavailable", "status": 503})
-        );
+        assert_eq!(answer.json(), json!({"type": "about:blank", "title": "Service Unavailable", "status": 503}));
         assert_eq!(answer.headers["retry-after"], "2");
         assert!(answer.reason().starts_with(reason), "{}", answer.reason());
         assert!(world.table.items().await.is_empty());
@@ -221,8 +177,5 @@ async fn without_any_key_it_is_unavailable() {
     // Here a key is known, and known to be no good any more.
     let answer = all_expired.receiver().await.deliver(&body, KEY).await;
     assert_eq!(answer.status, 401);
-    assert_eq!(
-        answer.reason(),
-        "matches a key that is not used since 2026-01-17T00:00:00.000Z (webhook 4)"
-    );
+    assert_eq!(answer.reason(), "matches a key that is not used since 2026-01-17T00:00:00.000Z (webhook 4)");
 }

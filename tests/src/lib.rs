@@ -6,11 +6,7 @@
 //! `TEST_DYNAMODB_ENDPOINT` runs all of it against another DynamoDB than the embedded one, e.g. AWS's DynamoDB Local.
 
 // This is test code in a library: what `clippy.toml` allows in tests has to be said here.
-#![expect(
-    clippy::unwrap_used,
-    clippy::missing_panics_doc,
-    reason = "a test that cannot go on should stop right there"
-)]
+#![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on should stop right there")]
 
 pub mod proxy;
 pub mod runtime_api;
@@ -72,24 +68,12 @@ impl Table {
         let client = sandbox::dynamodb_client(&endpoint).await.unwrap();
         let name = format!("events-{:08x}", fastrand::u32(..));
         dynamodb::create_table(&client, &name).await.unwrap();
-        Self {
-            proxy: Proxy::start(&endpoint).await,
-            name,
-            client,
-            _embedded: embedded,
-        }
+        Self { proxy: Proxy::start(&endpoint).await, name, client, _embedded: embedded }
     }
 
     /// All items, in the order of their keys.
     pub async fn items(&self) -> Vec<Item> {
-        let pages = self
-            .client
-            .scan()
-            .table_name(&self.name)
-            .consistent_read(true)
-            .into_paginator()
-            .items()
-            .send();
+        let pages = self.client.scan().table_name(&self.name).consistent_read(true).into_paginator().items().send();
         let mut items = pages.collect::<Result<Vec<_>, _>>().await.unwrap();
         items.sort_by_key(|item| (text(item, "pk").to_owned(), text(item, "sk").to_owned()));
         items
@@ -99,9 +83,7 @@ impl Table {
 /// A string attribute; empty where there is none.
 #[must_use]
 pub fn text<'i>(item: &'i Item, name: &str) -> &'i str {
-    item.get(name)
-        .and_then(|value| value.as_s().ok())
-        .map_or("", String::as_str)
+    item.get(name).and_then(|value| value.as_s().ok()).map_or("", String::as_str)
 }
 
 /// One receiver and the services it uses.
@@ -135,12 +117,7 @@ impl World {
             ("UNITH_KEYS_SECRET", RING_SECRET.to_owned()),
             ("RETENTION_DAYS", "0".to_owned()),
         ]);
-        Self {
-            table,
-            secrets,
-            secrets_proxy,
-            env,
-        }
+        Self { table, secrets, secrets_proxy, env }
     }
 
     /// Sets a variable of the receivers made from now on; an empty value unsets it.
@@ -153,20 +130,9 @@ impl World {
     /// Replaces the ring's secret.
     pub async fn set_ring(&self, secret: &str) {
         let client = sandbox::secrets_client(self.secrets.url()).await.unwrap();
-        let put = client
-            .put_secret_value()
-            .secret_id(RING_SECRET)
-            .secret_string(secret)
-            .send()
-            .await;
+        let put = client.put_secret_value().secret_id(RING_SECRET).secret_string(secret).send().await;
         if put.is_err() {
-            client
-                .create_secret()
-                .name(RING_SECRET)
-                .secret_string(secret)
-                .send()
-                .await
-                .unwrap();
+            client.create_secret().name(RING_SECRET).secret_string(secret).send().await.unwrap();
         }
     }
 
@@ -219,10 +185,7 @@ impl Answer {
     /// The answer's status and its word, e.g. `(200, "stored")`.
     #[must_use]
     pub fn word(&self) -> (u16, String) {
-        (
-            self.status,
-            self.json()["status"].as_str().unwrap_or_default().to_owned(),
-        )
+        (self.status, self.json()["status"].as_str().unwrap_or_default().to_owned())
     }
 
     /// The reason in the log.
@@ -239,10 +202,7 @@ impl Caller {
         let service = receive::runtime::service(receiver, move |record| {
             log.lock().unwrap().push(serde_json::to_value(record).unwrap());
         });
-        Self {
-            function: front::function(service),
-            records,
-        }
+        Self { function: front::function(service), records }
     }
 
     /// Gives it an event as it stands.
@@ -261,14 +221,7 @@ impl Caller {
         let response = (self.function)(event.to_string(), context).await.unwrap();
         let took = started.elapsed();
         let is_its_own = |record: &Value| record["request_id"] == request_id.as_str();
-        let record = self
-            .records
-            .lock()
-            .unwrap()
-            .iter()
-            .find(|record| is_its_own(record))
-            .cloned()
-            .unwrap();
+        let record = self.records.lock().unwrap().iter().find(|record| is_its_own(record)).cloned().unwrap();
         Answer {
             status: u16::try_from(response["statusCode"].as_u64().unwrap()).unwrap(),
             headers: headers(&response),
@@ -291,20 +244,9 @@ impl Caller {
 
 /// Payload 2.0 has single values, payload 1.0 lists; names in any case.
 fn headers(response: &Value) -> BTreeMap<String, String> {
-    let fields = ["headers", "multiValueHeaders"]
-        .into_iter()
-        .filter_map(|name| response[name].as_object());
-    let value = |value: &Value| {
-        value
-            .as_str()
-            .or_else(|| value[0].as_str())
-            .unwrap_or_default()
-            .to_owned()
-    };
-    fields
-        .flatten()
-        .map(|(name, values)| (name.to_lowercase(), value(values)))
-        .collect()
+    let fields = ["headers", "multiValueHeaders"].into_iter().filter_map(|name| response[name].as_object());
+    let value = |value: &Value| value.as_str().or_else(|| value[0].as_str()).unwrap_or_default().to_owned();
+    fields.flatten().map(|(name, values)| (name.to_lowercase(), value(values))).collect()
 }
 
 /// The header UNITH would send.

@@ -56,10 +56,7 @@ impl RuntimeApi {
             .route("/2018-06-01/runtime/invocation/next", get(next))
             .route("/2018-06-01/runtime/invocation/{id}/{how}", post(ended))
             .with_state(Arc::clone(&shared));
-        Self {
-            served: Served::router(listen("the Runtime API", 0).await.unwrap(), router).unwrap(),
-            shared,
-        }
+        Self { served: Served::router(listen("the Runtime API", 0).await.unwrap(), router).unwrap(), shared }
     }
 
     /// `host:port`, for `AWS_LAMBDA_RUNTIME_API`.
@@ -91,10 +88,7 @@ async fn next(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     loop {
         let taken = shared.state.lock().unwrap().waiting.pop_front();
         if let Some((id, event)) = taken {
-            let deadline = Timestamp::now()
-                .plus(time::Duration::seconds(10))
-                .epoch_milliseconds()
-                .to_string();
+            let deadline = Timestamp::now().plus(time::Duration::seconds(10)).epoch_milliseconds().to_string();
             let headers = [
                 ("lambda-runtime-aws-request-id", id),
                 ("lambda-runtime-deadline-ms", deadline),
@@ -102,10 +96,7 @@ async fn next(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
                     "lambda-runtime-invoked-function-arn",
                     "arn:aws:lambda:us-east-1:123456789012:function:receive".into(),
                 ),
-                (
-                    "lambda-runtime-trace-id",
-                    "Root=1-67891233-abcdef012345678912345678;Sampled=1".into(),
-                ),
+                ("lambda-runtime-trace-id", "Root=1-67891233-abcdef012345678912345678;Sampled=1".into()),
             ];
             return (headers, event.to_string());
         }
@@ -121,10 +112,6 @@ async fn ended(State(shared): State<Arc<Shared>>, Path((id, how)): Path<(String,
     let (_, done) = state.running.swap_remove(index);
     let value = serde_json::from_slice(&body).unwrap_or_default();
     // The test may have stopped waiting.
-    let _ = done.send(if how == "response" {
-        Outcome::Response(value)
-    } else {
-        Outcome::Error(value)
-    });
+    let _ = done.send(if how == "response" { Outcome::Response(value) } else { Outcome::Error(value) });
     StatusCode::ACCEPTED
 }

@@ -155,11 +155,7 @@ impl Accepted {
             }
             Self::Quarantined { reason } => (None, Some(reason.to_string())),
         };
-        Receipt {
-            status: self.word(),
-            event_id,
-            reason,
-        }
+        Receipt { status: self.word(), event_id, reason }
     }
 }
 
@@ -182,20 +178,14 @@ pub fn answer(result: &Result<Accepted, Refusal>) -> Response<Body> {
 
 fn problem(status: StatusCode) -> Response<Body> {
     let title = status.canonical_reason().unwrap_or_default();
-    let problem = Problem {
-        r#type: "about:blank",
-        title,
-        status: status.as_u16(),
-    };
+    let problem = Problem { r#type: "about:blank", title, status: status.as_u16() };
     let mut response = json(status, "application/problem+json", &problem);
     match status {
         StatusCode::METHOD_NOT_ALLOWED => {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
         }
         StatusCode::SERVICE_UNAVAILABLE => {
-            response
-                .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }
         _ => {}
     }
@@ -207,12 +197,8 @@ fn json(status: StatusCode, content_type: &'static str, body: &impl Serialize) -
     let text = serde_json::to_string(body).unwrap_or_default();
     let mut response = Response::new(Body::Text(text));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -221,9 +207,7 @@ mod tests {
     use super::*;
 
     fn text(response: &Response<Body>) -> (u16, &str) {
-        let Body::Text(body) = response.body() else {
-            panic!("no text")
-        };
+        let Body::Text(body) = response.body() else { panic!("no text") };
         (response.status().as_u16(), body)
     }
 
@@ -231,25 +215,14 @@ mod tests {
     fn receipts_are_the_designs() {
         let event_id = || "e".repeat(2);
         for (accepted, expected) in [
+            (Accepted::Stored { event_id: event_id() }, (200, r#"{"status":"stored","event_id":"ee"}"#)),
             (
-                Accepted::Stored { event_id: event_id() },
-                (200, r#"{"status":"stored","event_id":"ee"}"#),
-            ),
-            (
-                Accepted::Duplicate {
-                    event_id: event_id(),
-                    conflict: true,
-                },
+                Accepted::Duplicate { event_id: event_id(), conflict: true },
                 (200, r#"{"status":"duplicate","event_id":"ee"}"#),
             ),
+            (Accepted::Expired { event_id: event_id() }, (200, r#"{"status":"expired","event_id":"ee"}"#)),
             (
-                Accepted::Expired { event_id: event_id() },
-                (200, r#"{"status":"expired","event_id":"ee"}"#),
-            ),
-            (
-                Accepted::Quarantined {
-                    reason: Unreadable::NotJson,
-                },
+                Accepted::Quarantined { reason: Unreadable::NotJson },
                 (202, r#"{"status":"quarantined","reason":"the body is not JSON"}"#),
             ),
         ] {
@@ -265,17 +238,11 @@ mod tests {
             Refusal::Signature(SignatureFault::Missing),
             Refusal::Signature(SignatureFault::Repeated { times: 2 }),
             Mismatch::NoKeyMatches { tried: 3 }.into(),
-            Refusal::OtherHead(OtherHead {
-                key_head: "a".into(),
-                event_head: "b".into(),
-            }),
+            Refusal::OtherHead(OtherHead { key_head: "a".into(), event_head: "b".into() }),
         ];
         for cause in causes {
             let response = answer(&Err(cause));
-            assert_eq!(
-                text(&response),
-                (401, r#"{"type":"about:blank","title":"Unauthorized","status":401}"#)
-            );
+            assert_eq!(text(&response), (401, r#"{"type":"about:blank","title":"Unauthorized","status":401}"#));
             assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
             assert_eq!(response.headers().len(), 2);
         }
@@ -293,11 +260,6 @@ mod tests {
         assert!(unavailable.headers().contains_key(RETRY_AFTER));
         assert_eq!(answer(&Err(Refusal::OtherPath)).status().as_u16(), 404);
         assert_eq!(answer(&Err(Refusal::TooLarge { bytes: 1 })).status().as_u16(), 413);
-        assert_eq!(
-            answer(&Err(Mismatch::NoUsableKey { expired: 0 }.into()))
-                .status()
-                .as_u16(),
-            503
-        );
+        assert_eq!(answer(&Err(Mismatch::NoUsableKey { expired: 0 }.into())).status().as_u16(), 503);
     }
 }

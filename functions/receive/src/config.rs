@@ -49,18 +49,12 @@ impl Config {
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         if env.optional("SPILL_QUEUE_URL").is_some() {
             // Taken silently, it would promise that no event is lost while the table is down.
-            return Err(EnvError::Contradiction(
-                "SPILL_QUEUE_URL is set, but this version cannot spill yet: unset it",
-            ));
+            return Err(EnvError::Contradiction("SPILL_QUEUE_URL is set, but this version cannot spill yet: unset it"));
         }
         let days = "a whole number of days from 0 (for ever) to 37000";
         let retention = env.parsed("RETENTION_DAYS", DEFAULT_RETENTION_DAYS, days)?;
         if retention > MAX_RETENTION_DAYS {
-            return Err(EnvError::Invalid {
-                name: "RETENTION_DAYS",
-                value: retention.to_string(),
-                expected: days,
-            });
+            return Err(EnvError::Invalid { name: "RETENTION_DAYS", value: retention.to_string(), expected: days });
         }
         let namespace = env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_METRICS_NAMESPACE).trim();
         Ok(Self {
@@ -75,11 +69,7 @@ impl Config {
 
 impl KeySource {
     fn from_env(env: &Env) -> Result<Self, EnvError> {
-        let cache_seconds = env.parsed(
-            "KEY_CACHE_SECONDS",
-            DEFAULT_KEY_CACHE_SECONDS,
-            "a whole number of seconds",
-        )?;
+        let cache_seconds = env.parsed("KEY_CACHE_SECONDS", DEFAULT_KEY_CACHE_SECONDS, "a whole number of seconds")?;
         match (env.optional("UNITH_SHARED_KEY"), env.optional("UNITH_KEYS_SECRET")) {
             (Some(_), Some(_)) => Err(EnvError::Contradiction(
                 "UNITH_SHARED_KEY and UNITH_KEYS_SECRET are both set: set exactly one of them",
@@ -87,14 +77,12 @@ impl KeySource {
             (None, None) => Err(EnvError::Contradiction(
                 "neither UNITH_SHARED_KEY nor UNITH_KEYS_SECRET is set: set exactly one of them",
             )),
-            (Some(key), None) => SharedKey::new(key).map(Self::Fixed).map_err(|_| EnvError::Missing {
-                name: "UNITH_SHARED_KEY",
-                meaning: "the webhook's shared key",
-            }),
-            (None, Some(id)) => Ok(Self::Secret {
-                id: id.to_owned(),
-                cache_for: Duration::seconds(cache_seconds.into()),
-            }),
+            (Some(key), None) => SharedKey::new(key)
+                .map(Self::Fixed)
+                .map_err(|_| EnvError::Missing { name: "UNITH_SHARED_KEY", meaning: "the webhook's shared key" }),
+            (None, Some(id)) => {
+                Ok(Self::Secret { id: id.to_owned(), cache_for: Duration::seconds(cache_seconds.into()) })
+            }
         }
     }
 }
@@ -113,20 +101,13 @@ mod tests {
         assert_eq!(config.retention, Retention::Days(365));
         assert_eq!(config.log_level, Level::INFO);
         assert_eq!(config.metrics_namespace.as_deref(), Some("UnithWebhooks"));
-        let KeySource::Secret { id, cache_for } = config.keys else {
-            panic!()
-        };
+        let KeySource::Secret { id, cache_for } = config.keys else { panic!() };
         assert_eq!((id.as_str(), cache_for), ("ring", Duration::seconds(300)));
     }
 
     #[test]
     fn empty_metrics_namespace_means_none() {
-        let config = read(&[
-            ("TABLE_NAME", "t"),
-            ("UNITH_SHARED_KEY", "k"),
-            ("METRICS_NAMESPACE", ""),
-        ])
-        .unwrap();
+        let config = read(&[("TABLE_NAME", "t"), ("UNITH_SHARED_KEY", "k"), ("METRICS_NAMESPACE", "")]).unwrap();
         assert_eq!(config.metrics_namespace, None);
     }
 
@@ -136,10 +117,7 @@ mod tests {
         let key = ("UNITH_SHARED_KEY", "k");
         for (pairs, expected) in [
             (vec![key], "TABLE_NAME is not set: it is the name of the DynamoDB table"),
-            (
-                vec![table],
-                "neither UNITH_SHARED_KEY nor UNITH_KEYS_SECRET is set: set exactly one of them",
-            ),
+            (vec![table], "neither UNITH_SHARED_KEY nor UNITH_KEYS_SECRET is set: set exactly one of them"),
             (
                 vec![table, ("UNITH_SHARED_KEY", "")],
                 "neither UNITH_SHARED_KEY nor UNITH_KEYS_SECRET is set: set exactly one of them",

@@ -130,9 +130,7 @@ fn path_without_stage(request: &Request) -> &str {
     };
     let stage = context.stage.as_deref().unwrap_or_default();
     let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(stage));
-    behind
-        .filter(|rest| !stage.is_empty() && rest.starts_with('/'))
-        .unwrap_or(path)
+    behind.filter(|rest| !stage.is_empty() && rest.starts_with('/')).unwrap_or(path)
 }
 
 /// When the gateway took the request, if it says so.
@@ -148,26 +146,17 @@ fn arrived_at(request: &Request) -> Option<Timestamp> {
 /// already says nothing (`cargo lambda watch` sends a constant one).
 fn time_to_answer(now: Timestamp, arrived_at: Option<Timestamp>, deadline_ms: Option<u64>) -> Duration {
     let since = |earlier: Timestamp| Duration::try_from(now.since(earlier)).ok();
-    let waited = arrived_at
-        .and_then(since)
-        .filter(|waited| *waited <= PLAUSIBLE_WAIT)
-        .unwrap_or_default();
+    let waited = arrived_at.and_then(since).filter(|waited| *waited <= PLAUSIBLE_WAIT).unwrap_or_default();
     let deadline = deadline_ms.and_then(|ms| Timestamp::from_epoch_milliseconds(i64::try_from(ms).ok()?));
-    let invocation = deadline
-        .and_then(|deadline| Duration::try_from(deadline.since(now)).ok())
-        .filter(|d| !d.is_zero());
+    let invocation =
+        deadline.and_then(|deadline| Duration::try_from(deadline.since(now)).ok()).filter(|d| !d.is_zero());
     let left = ANSWER_WITHIN.saturating_sub(waited);
-    invocation.map_or(left, |invocation| {
-        left.min(invocation.saturating_sub(INVOCATION_MARGIN))
-    })
+    invocation.map_or(left, |invocation| left.min(invocation.saturating_sub(INVOCATION_MARGIN)))
 }
 
 /// `Root=1-…;Parent=…;Sampled=1` -> `1-…`
 fn trace_root(header: &str) -> Option<String> {
-    header
-        .split(';')
-        .find_map(|part| part.trim().strip_prefix("Root="))
-        .map(str::to_owned)
+    header.split(';').find_map(|part| part.trim().strip_prefix("Root=")).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -206,9 +195,7 @@ mod tests {
     #[test]
     fn bodies_and_signatures_are_not_shown() {
         let mut request = Request::new(Body::Text("secret".into()));
-        request
-            .headers_mut()
-            .insert(SIGNATURE_HEADER, "a".repeat(64).parse().unwrap());
+        request.headers_mut().insert(SIGNATURE_HEADER, "a".repeat(64).parse().unwrap());
         let shown = format!("{:?}", Delivery::from_request(request, at("2026-01-15T10:00:10Z")));
         assert!(!shown.contains("secret") && !shown.contains("aaaa"), "{shown}");
     }

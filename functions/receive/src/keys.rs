@@ -106,13 +106,7 @@ impl SecretRing {
     /// The ring in `secret` (a name or an ARN), fetched again when it is older than `cache_for`.
     #[must_use]
     pub fn new(client: Client, secret: String, cache_for: Duration) -> Self {
-        Self {
-            client,
-            secret,
-            cache_for,
-            cached: RwLock::default(),
-            fetching: Mutex::default(),
-        }
+        Self { client, secret, cache_for, cached: RwLock::default(), fetching: Mutex::default() }
     }
 
     async fn ring(&self, now: Timestamp) -> Result<Arc<KeyRing>, KeysError> {
@@ -143,10 +137,7 @@ impl SecretRing {
         if let Some(cached) = self.cached().filter(|cached| !Arc::ptr_eq(&cached.ring, seen)) {
             return Some(cached.ring);
         }
-        if attempts
-            .after_mismatch_at
-            .is_some_and(|looked_at| within_pause(looked_at, now))
-        {
+        if attempts.after_mismatch_at.is_some_and(|looked_at| within_pause(looked_at, now)) {
             return None;
         }
         attempts.after_mismatch_at = Some(now);
@@ -167,35 +158,23 @@ impl SecretRing {
     async fn fetch(&self, attempts: &mut Attempts) -> Result<Arc<KeyRing>, KeysError> {
         let result = match tokio::time::timeout(FETCH_WITHIN, self.read()).await {
             Ok(result) => result,
-            Err(_) => Err(KeysError::OutOfTime {
-                secret: self.secret.clone(),
-            }),
+            Err(_) => Err(KeysError::OutOfTime { secret: self.secret.clone() }),
         };
         match result {
             Ok(ring) => {
                 for entry in ring.left_out() {
                     warn!(secret = self.secret.as_str(), "{entry}");
                 }
-                info!(
-                    secret = self.secret.as_str(),
-                    keys = ring.keys().len() as u64,
-                    "key ring read"
-                );
+                info!(secret = self.secret.as_str(), keys = ring.keys().len() as u64, "key ring read");
                 let ring = Arc::new(ring);
-                let cached = Cached {
-                    ring: Arc::clone(&ring),
-                    fetched_at: Timestamp::now(),
-                };
+                let cached = Cached { ring: Arc::clone(&ring), fetched_at: Timestamp::now() };
                 *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(cached);
                 attempts.failed_at = None;
                 Ok(ring)
             }
             Err(error) => {
-                let kept = if self.cached().is_some() {
-                    "the ring read before stays in use"
-                } else {
-                    "there is no ring"
-                };
+                let kept =
+                    if self.cached().is_some() { "the ring read before stays in use" } else { "there is no ring" };
                 warn!("{error}; {kept}");
                 attempts.failed_at = Some(Timestamp::now());
                 Err(error)
@@ -217,14 +196,9 @@ impl SecretRing {
             };
             KeysError::Fetch { secret: secret(), cause: aws::causes(&error), hint }
         })?;
-        let binary = value
-            .secret_binary()
-            .and_then(|binary| std::str::from_utf8(binary.as_ref()).ok());
+        let binary = value.secret_binary().and_then(|binary| std::str::from_utf8(binary.as_ref()).ok());
         let text = value.secret_string().or(binary).unwrap_or_default();
-        KeyRing::parse(text).map_err(|cause| KeysError::NoRing {
-            secret: secret(),
-            cause,
-        })
+        KeyRing::parse(text).map_err(|cause| KeysError::NoRing { secret: secret(), cause })
     }
 }
 

@@ -55,12 +55,7 @@ impl Receiver {
             KeySource::Secret { id, cache_for } => Keys::Secret(SecretRing::new(secrets, id, cache_for)),
         };
         let table = Table::new(dynamodb, config.table_name, config.retention);
-        Self {
-            keys,
-            table,
-            metrics_namespace: config.metrics_namespace,
-            log_level: config.log_level,
-        }
+        Self { keys, table, metrics_namespace: config.metrics_namespace, log_level: config.log_level }
     }
 
     /// Does before the first request what can be done then. A failure is logged, and left to the first request.
@@ -78,11 +73,7 @@ impl Receiver {
     pub async fn handle(&self, delivery: Delivery) -> (Response<Body>, Record) {
         let mut record = Record::begin(&delivery);
         let in_time = tokio::time::timeout_at(delivery.answer_by, self.receive(&delivery, &mut record)).await;
-        let result = in_time.unwrap_or_else(|_| {
-            Err(Refusal::OutOfTime {
-                step: record.pending_step(),
-            })
-        });
+        let result = in_time.unwrap_or_else(|_| Err(Refusal::OutOfTime { step: record.pending_step() }));
         record.finish(&result, self.metrics_namespace.as_deref());
         (answer(&result), record)
     }
@@ -96,8 +87,7 @@ impl Receiver {
             Ok(event) => self.store(event, &verified, delivery.received_at, record).await,
             Err(NoEvent::Unreadable(reason)) => {
                 record.about_head(verified.bound_head());
-                self.quarantine(&verified, &reason.to_string(), delivery.received_at, record)
-                    .await?;
+                self.quarantine(&verified, &reason.to_string(), delivery.received_at, record).await?;
                 Ok(Accepted::Quarantined { reason })
             }
             Err(NoEvent::OtherHead(other)) => Err(other.into()),
@@ -134,18 +124,14 @@ impl Receiver {
         record.about(&event);
         if self.table.retention().is_over(event.identity.occurred_at, received_at) {
             // Stored, it would be deleted at once; and a replay must not bring back what retention took away.
-            return Ok(Accepted::Expired {
-                event_id: event.event_id,
-            });
+            return Ok(Accepted::Expired { event_id: event.event_id });
         }
         record.table_asked();
         let put = self.table.put_event(&event, verified.body(), received_at).await;
         record.table_answered();
         let conflict = match put? {
             Put::Stored => {
-                return Ok(Accepted::Stored {
-                    event_id: event.event_id,
-                });
+                return Ok(Accepted::Stored { event_id: event.event_id });
             }
             Put::Duplicate => false,
             Put::Conflict => {
@@ -154,10 +140,7 @@ impl Receiver {
                 true
             }
         };
-        Ok(Accepted::Duplicate {
-            event_id: event.event_id,
-            conflict,
-        })
+        Ok(Accepted::Duplicate { event_id: event.event_id, conflict })
     }
 
     async fn quarantine(
@@ -168,10 +151,7 @@ impl Receiver {
         record: &mut Record,
     ) -> Result<(), Refusal> {
         record.table_asked();
-        let kept = self
-            .table
-            .quarantine(verified.body(), reason, verified.bound_head(), received_at)
-            .await;
+        let kept = self.table.quarantine(verified.body(), reason, verified.bound_head(), received_at).await;
         record.table_answered();
         Ok(kept?)
     }
@@ -185,9 +165,5 @@ fn check_route(delivery: &Delivery) -> Result<(), Refusal> {
         return Err(Refusal::OtherMethod);
     }
     let bytes = delivery.body.len();
-    if bytes > MAX_BODY_BYTES {
-        Err(Refusal::TooLarge { bytes })
-    } else {
-        Ok(())
-    }
+    if bytes > MAX_BODY_BYTES { Err(Refusal::TooLarge { bytes }) } else { Ok(()) }
 }

@@ -26,10 +26,7 @@ async fn start() -> Result<(), Error> {
     env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
     telemetry::init(config.log_level);
     let aws = aws::config_loader(&env)?.load().await;
-    let (dynamodb, secrets) = (
-        aws_sdk_dynamodb::Client::new(&aws),
-        aws_sdk_secretsmanager::Client::new(&aws),
-    );
+    let (dynamodb, secrets) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_secretsmanager::Client::new(&aws));
     let receiver = Receiver::new(config, dynamodb, secrets);
     receiver.warm_up().await;
     runtime::run(Arc::new(receiver)).await

@@ -4,6 +4,7 @@
 //! verified.
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::Number;
 use shared::{event::Event, key_ring::KeyState, timestamp::Timestamp};
 use std::time::Instant;
 use tracing::Level;
@@ -122,11 +123,7 @@ impl Record {
     /// What a request that ran out of time was waiting for.
     #[must_use]
     pub fn pending_step(&self) -> &'static str {
-        if self.table_asked_at.is_some() {
-            "writing to the table"
-        } else {
-            "reading the key ring"
-        }
+        if self.table_asked_at.is_some() { "writing to the table" } else { "reading the key ring" }
     }
 
     /// Completes the record with what became of the delivery; `namespace` is where its metrics go.
@@ -176,22 +173,10 @@ impl Record {
             (self.key_state == Some(KeyState::Retiring.as_str()), "RetiringKeyUsed"),
             (self.key_refetched, "KeyRefetch"),
         ];
-        let counts = counted
-            .into_iter()
-            .filter(|(counts, _)| *counts)
-            .map(|(_, name)| Metric::count(name));
-        let store = self.store_ms.map(|ms| Metric {
-            name: "StoreMilliseconds",
-            unit: "Milliseconds",
-            value: ms,
-        });
+        let counts = counted.into_iter().filter(|(counts, _)| *counts).map(|(_, name)| Metric::count(name));
+        let store = self.store_ms.and_then(Number::from_f64).map(|ms| Metric::milliseconds("StoreMilliseconds", ms));
         // A clock ahead of ours is not an early delivery.
-        #[expect(clippy::cast_precision_loss, reason = "2^53 ms are 285,000 years")]
-        let lag = self.lag_ms.map(|ms| Metric {
-            name: "DeliveryLagMilliseconds",
-            unit: "Milliseconds",
-            value: ms.max(0) as f64,
-        });
+        let lag = self.lag_ms.map(|ms| Metric::milliseconds("DeliveryLagMilliseconds", ms.max(0).into()));
         counts.chain(store).chain(lag).collect()
     }
 
@@ -211,16 +196,16 @@ fn milliseconds(since: Instant) -> f64 {
 struct Metric {
     name: &'static str,
     unit: &'static str,
-    value: f64,
+    value: Number,
 }
 
 impl Metric {
     fn count(name: &'static str) -> Self {
-        Self {
-            name,
-            unit: "Count",
-            value: 1.0,
-        }
+        Self { name, unit: "Count", value: 1.into() }
+    }
+
+    fn milliseconds(name: &'static str, value: Number) -> Self {
+        Self { name, unit: "Milliseconds", value }
     }
 }
 
@@ -256,31 +241,14 @@ struct MetricName {
 
 impl Serialize for Metrics {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let metrics = self
-            .values
-            .iter()
-            .map(|metric| MetricName {
-                name: metric.name,
-                unit: metric.unit,
-            })
-            .collect();
-        let directive = Directive {
-            namespace: &self.namespace,
-            dimensions: [["Service"]],
-            metrics,
-        };
+        let metrics = self.values.iter().map(|metric| MetricName { name: metric.name, unit: metric.unit }).collect();
+        let directive = Directive { namespace: &self.namespace, dimensions: [["Service"]], metrics };
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("Service", SERVICE)?;
         for metric in &self.values {
             map.serialize_entry(metric.name, &metric.value)?;
         }
-        map.serialize_entry(
-            "_aws",
-            &Declaration {
-                timestamp: self.at_ms,
-                cloud_watch_metrics: [directive],
-            },
-        )?;
+        map.serialize_entry("_aws", &Declaration { timestamp: self.at_ms, cloud_watch_metrics: [directive] })?;
         map.end()
     }
 }

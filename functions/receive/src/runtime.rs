@@ -80,10 +80,7 @@ struct Holding<S> {
 impl<S> Layer<S> for HoldWhileBusy {
     type Service = Holding<S>;
     fn layer(&self, inner: S) -> Holding<S> {
-        Holding {
-            inner,
-            busy: Arc::clone(&self.0),
-        }
+        Holding { inner, busy: Arc::clone(&self.0) }
     }
 }
 

@@ -21,11 +21,7 @@ struct Refused(StatusCode, String);
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let error = self.0.canonical_reason().unwrap_or_default();
-        (
-            self.0,
-            Json(json!({"statusCode": self.0.as_u16(), "message": self.1, "error": error})),
-        )
-            .into_response()
+        (self.0, Json(json!({"statusCode": self.0.as_u16(), "message": self.1, "error": error}))).into_response()
     }
 }
 
@@ -54,10 +50,7 @@ struct Credentials {
 
 async fn token(Shared(core): Shared<Core>, Json(credentials): Json<Credentials>) -> Answered {
     if credentials.email != EMAIL || credentials.secret_key != SECRET_KEY {
-        return Err(Refused(
-            StatusCode::UNAUTHORIZED,
-            "wrong e-mail or secret key".to_owned(),
-        ));
+        return Err(Refused(StatusCode::UNAUTHORIZED, "wrong e-mail or secret key".to_owned()));
     }
     let mut state = core.lock();
     let bearer = state.random_hex();
@@ -66,26 +59,14 @@ async fn token(Shared(core): Shared<Core>, Json(credentials): Json<Credentials>)
 }
 
 async fn require_bearer(Shared(core): Shared<Core>, request: Request, next: Next) -> Response {
-    let header = request
-        .headers()
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let bearer = header
-        .and_then(|header| header.strip_prefix("Bearer "))
-        .unwrap_or_default();
-    let known = core
-        .lock()
-        .tokens
-        .get(bearer)
-        .is_some_and(|until| Timestamp::now() < *until);
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = header.and_then(|header| header.strip_prefix("Bearer ")).unwrap_or_default();
+    let known = core.lock().tokens.get(bearer).is_some_and(|until| Timestamp::now() < *until);
     if known {
         next.run(request).await
     } else {
-        Refused(
-            StatusCode::UNAUTHORIZED,
-            "the bearer token is missing, unknown or older than 7 days".to_owned(),
-        )
-        .into_response()
+        Refused(StatusCode::UNAUTHORIZED, "the bearer token is missing, unknown or older than 7 days".to_owned())
+            .into_response()
     }
 }
 
@@ -101,16 +82,10 @@ struct Registration {
 impl Registration {
     fn check(&self, state: &State) -> Result<(), Refused> {
         if !state.heads.contains_key(&self.head_id) {
-            return Err(Refused(
-                StatusCode::NOT_FOUND,
-                format!("there is no head {}", self.head_id),
-            ));
+            return Err(Refused(StatusCode::NOT_FOUND, format!("there is no head {}", self.head_id)));
         }
         if !self.webhook_url.starts_with("https://") {
-            return Err(Refused(
-                StatusCode::BAD_REQUEST,
-                "webhookUrl must be an https URL".to_owned(),
-            ));
+            return Err(Refused(StatusCode::BAD_REQUEST, "webhookUrl must be an https URL".to_owned()));
         }
         Ok(())
     }
@@ -121,11 +96,7 @@ async fn register(Shared(core): Shared<Core>, Json(wanted): Json<Registration>) 
     wanted.check(&state)?;
     state.last_webhook_id += 1;
     let id = state.last_webhook_id;
-    let shared_key = if id == 1 {
-        FIRST_SHARED_KEY.to_owned()
-    } else {
-        state.random_hex()
-    };
+    let shared_key = if id == 1 { FIRST_SHARED_KEY.to_owned() } else { state.random_hex() };
     let now = Timestamp::now().to_string();
     state.webhooks.push(Webhook {
         id,
@@ -149,14 +120,7 @@ struct ListQuery {
 
 async fn list(Shared(core): Shared<Core>, Query(query): Query<ListQuery>) -> Json<Vec<Webhook>> {
     let state = core.lock();
-    Json(
-        state
-            .webhooks
-            .iter()
-            .filter(|webhook| webhook.head_id == query.head_id)
-            .cloned()
-            .collect(),
-    )
+    Json(state.webhooks.iter().filter(|webhook| webhook.head_id == query.head_id).cloned().collect())
 }
 
 async fn show(Shared(core): Shared<Core>, Path(id): Path<u64>) -> Answered<Webhook> {
@@ -200,9 +164,11 @@ async fn enable(Shared(core): Shared<Core>, Path(head_id): Path<String>, Query(q
     Ok(Json(json!({"headId": head_id, "enableEvents": query.enable_events})))
 }
 
-/// Lets a conversation happen now, and shows how its events were answered.
+/// Lets a conversation have happened just now, and shows how its events were answered.
 async fn converse(Shared(core): Shared<Core>) -> Json<Value> {
-    let conversation = Conversation::any(&mut core.lock().random, Timestamp::now());
+    // It lasts some minutes; they are over when it is told of.
+    let start = Timestamp::now().plus(time::Duration::minutes(-6));
+    let conversation = Conversation::any(&mut core.lock().random, start);
     let mut deliveries = Vec::new();
     for event in &conversation.events {
         for sent in core.emit(HEAD_ID, &conversation.session_id, event.kind, event.at) {

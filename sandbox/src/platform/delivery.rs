@@ -50,13 +50,8 @@ impl Answer {
     #[must_use]
     pub fn word(&self) -> String {
         let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
-        let word = body
-            .get("status")
-            .and_then(Value::as_str)
-            .or_else(|| body.get("title").and_then(Value::as_str));
-        word.or_else(|| body.get("message").and_then(Value::as_str))
-            .unwrap_or_default()
-            .to_owned()
+        let word = body.get("status").and_then(Value::as_str).or_else(|| body.get("title").and_then(Value::as_str));
+        word.or_else(|| body.get("message").and_then(Value::as_str)).unwrap_or_default().to_owned()
     }
 }
 
@@ -78,9 +73,7 @@ impl Attempt {
     /// Whether the platform is done with this delivery.
     #[must_use]
     pub fn succeeded(&self) -> bool {
-        self.answer
-            .as_ref()
-            .is_ok_and(|answer| (200..300).contains(&answer.status))
+        self.answer.as_ref().is_ok_and(|answer| (200..300).contains(&answer.status))
     }
 }
 
@@ -96,11 +89,7 @@ pub(super) struct Courier {
 
 impl Courier {
     pub(super) fn new(settings: Settings) -> Self {
-        Self {
-            settings: Arc::new(settings),
-            http: reqwest::Client::new(),
-            queues: Queues::default(),
-        }
+        Self { settings: Arc::new(settings), http: reqwest::Client::new(), queues: Queues::default() }
     }
 
     /// Puts a job behind those that wait for this webhook.
@@ -116,10 +105,7 @@ impl Courier {
     fn start_queue(&self) -> mpsc::UnboundedSender<(Job, oneshot::Sender<Vec<Attempt>>)> {
         let (queue, mut jobs) = mpsc::unbounded_channel::<(Job, oneshot::Sender<Vec<Attempt>>)>();
         // Without the queues, which hold the sender this worker waits on.
-        let courier = Self {
-            queues: Queues::default(),
-            ..self.clone()
-        };
+        let courier = Self { queues: Queues::default(), ..self.clone() };
         tokio::spawn(async move {
             while let Some((job, done)) = jobs.recv().await {
                 // Whoever emitted the event may not care how it went.
@@ -148,10 +134,7 @@ impl Courier {
             Ok(answer) => answer,
             Err(_) => Err(NoAnswer::TimedOut(limit)),
         };
-        Attempt {
-            answer,
-            took: started.elapsed(),
-        }
+        Attempt { answer, took: started.elapsed() }
     }
 
     async fn post(&self, job: &Job) -> Result<Answer, NoAnswer> {
@@ -166,10 +149,7 @@ impl Courier {
             .body(job.body.clone());
         let response = request.send().await.map_err(failed)?;
         let status = response.status().as_u16();
-        Ok(Answer {
-            status,
-            body: response.text().await.map_err(failed)?,
-        })
+        Ok(Answer { status, body: response.text().await.map_err(failed)? })
     }
 
     /// `https://<host>/<path>` -> the host, and `<base URL of that host>/<path>`.

@@ -126,12 +126,8 @@ pub struct Subscriptions {
 
 impl Subscriptions {
     /// All four.
-    pub const ALL: Self = Self {
-        start_conversation: true,
-        end_conversation: true,
-        timeout_conversation: true,
-        inactivity_warning: true,
-    };
+    pub const ALL: Self =
+        Self { start_conversation: true, end_conversation: true, timeout_conversation: true, inactivity_warning: true };
 
     fn include(self, kind: EventKind) -> bool {
         match kind {
@@ -209,14 +205,8 @@ impl Platform {
             tokens: HashMap::new(),
             random: fastrand::Rng::with_seed(settings.seed),
         };
-        let core = Core {
-            state: Arc::new(Mutex::new(state)),
-            courier: Courier::new(settings),
-        };
-        Ok(Self {
-            served: Served::router(listener, api::router(core.clone()))?,
-            core,
-        })
+        let core = Core { state: Arc::new(Mutex::new(state)), courier: Courier::new(settings) };
+        Ok(Self { served: Served::router(listener, api::router(core.clone()))?, core })
     }
 
     /// The base URL of its management API.
@@ -239,14 +229,7 @@ impl Platform {
 
     /// POSTs `body` to a webhook's URL once, as anyone could who knows the URL.
     pub async fn intrude(&self, webhook_url: &str, body: Vec<u8>, signature: String) -> Attempt {
-        self.core
-            .courier
-            .attempt(&Job {
-                webhook_url: webhook_url.to_owned(),
-                body,
-                signature,
-            })
-            .await
+        self.core.courier.attempt(&Job { webhook_url: webhook_url.to_owned(), body, signature }).await
     }
 }
 
@@ -269,26 +252,14 @@ impl Core {
             event_type: kind,
         };
         let body = serde_json::to_vec(&event).unwrap_or_default();
-        let listening = state
-            .webhooks
-            .iter()
-            .filter(|w| w.head_id == head_id && w.subscriptions.include(kind));
+        let listening = state.webhooks.iter().filter(|w| w.head_id == head_id && w.subscriptions.include(kind));
         listening.filter_map(|webhook| self.send(webhook, &body)).collect()
     }
 
     fn send(&self, webhook: &Webhook, body: &[u8]) -> Option<Sent> {
         let signature = SharedKey::new(webhook.shared_key.as_str()).ok()?.sign(body).to_hex();
-        let job = Job {
-            webhook_url: webhook.webhook_url.clone(),
-            body: body.to_vec(),
-            signature: signature.clone(),
-        };
+        let job = Job { webhook_url: webhook.webhook_url.clone(), body: body.to_vec(), signature: signature.clone() };
         let attempts = self.courier.queue(webhook.id, job);
-        Some(Sent {
-            webhook_id: webhook.id,
-            body: body.to_vec(),
-            signature,
-            attempts,
-        })
+        Some(Sent { webhook_id: webhook.id, body: body.to_vec(), signature, attempts })
     }
 }

@@ -1,0 +1,181 @@
+//! The real binary under the real Runtime API: how it starts, fails, panics and stops.
+
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tests::{
+    KEY, Table, event, http_api_event,
+    proxy::Fault,
+    runtime_api::{Outcome, RuntimeApi},
+    sign,
+};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// Longer than anything here takes, shorter than a stuck test run.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn command(env: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_receive"));
+    command.env_clear().envs(env.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+async fn run(env: &[(&str, &str)]) -> Output {
+    timeout(PATIENCE, command(env).output()).await.unwrap().unwrap()
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+}
+
+/// A function that runs against a Runtime API and a table, with the guide's key in its environment.
+struct Running {
+    api: RuntimeApi,
+    table: Table,
+    process: Child,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let (api, table) = (RuntimeApi::start().await, Table::create().await);
+        let process = command(&[
+            ("AWS_LAMBDA_RUNTIME_API", api.address()),
+            ("AWS_LAMBDA_FUNCTION_NAME", "receive"),
+            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_ENDPOINT_URL_DYNAMODB", table.proxy.url()),
+            ("TABLE_NAME", &table.name),
+            ("UNITH_SHARED_KEY", KEY),
+            ("RETENTION_DAYS", "0"),
+        ]);
+        let mut process = process;
+        let process = process.spawn().unwrap();
+        timeout(PATIENCE, api.asked()).await.expect("the function asks for its first invocation");
+        Self { api, table, process }
+    }
+
+    async fn invoke(&self, event: Value) -> Outcome {
+        timeout(PATIENCE, self.api.queue(event)).await.unwrap().unwrap()
+    }
+
+    async fn terminate(mut self) -> Output {
+        self.send_terminate();
+        let deadline = timeout(PATIENCE, self.process.wait()).await;
+        deadline.expect("it stops").unwrap();
+        self.process.wait_with_output().await.unwrap()
+    }
+
+    fn send_terminate(&mut self) {
+        let pid = self.process.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+}
+
+fn delivery(session: &str) -> Value {
+    let body = event(&json!({"session_id": session}));
+    http_api_event(&body, Some(&sign(&body, KEY)))
+}
+
+fn status(outcome: &Outcome) -> &Value {
+    let Outcome::Response(response) = outcome else { panic!("{outcome:?}") };
+    &response["statusCode"]
+}
+
+#[tokio::test]
+async fn a_wrong_variable_stops_the_start_with_one_line_that_names_it() {
+    let api = ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9");
+    let (region, table, key) = (("AWS_REGION", "eu-west-1"), ("TABLE_NAME", "t"), ("UNITH_SHARED_KEY", "a-key"));
+    for (env, expected) in [
+        (vec![api, region, key], "receive cannot start: TABLE_NAME is not set: it is the name of the DynamoDB table"),
+        (
+            vec![api, region, table, key, ("UNITH_KEYS_SECRET", "s")],
+            "receive cannot start: UNITH_SHARED_KEY and UNITH_KEYS_SECRET are both set: set exactly one of them",
+        ),
+        (
+            vec![api, table, key],
+            "receive cannot start: AWS_REGION is not set: it is the region of the table and the secrets",
+        ),
+        (
+            vec![api, region, table, key, ("AWS_CA_BUNDLE", "/no/such.pem")],
+            "receive cannot start: AWS_CA_BUNDLE is `/no/such.pem`: expected a readable file of PEM certificates",
+        ),
+        (
+            vec![region, table, key],
+            "receive cannot start: AWS_LAMBDA_RUNTIME_API is not set: it is set by Lambda, which starts this program; \
+             on your machine use `cargo lambda watch`",
+        ),
+    ] {
+        let output = run(&env).await;
+        assert_eq!(output.status.code(), Some(1), "{expected}");
+        let lines = lines(&output);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&json!("ERROR"), &json!(expected)));
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("a-key"), "a key in the log");
+    }
+}
+
+#[tokio::test]
+async fn it_serves_logs_a_line_each_and_stops_on_sigterm() {
+    let function = Running::start().await;
+    assert_eq!(*status(&function.invoke(delivery("one")).await), 200);
+    assert_eq!(*status(&function.invoke(delivery("one")).await), 200);
+    assert_eq!(*status(&function.invoke(http_api_event(b"forged", None)).await), 401);
+    assert_eq!(function.table.items().await.len(), 1);
+
+    let output = function.terminate().await;
+    assert_eq!(output.status.code(), Some(0));
+    let outcomes: Vec<_> = lines(&output).iter().map(|line| line["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["stored", "duplicate", "rejected"]);
+    let line = &lines(&output)[0];
+    assert_eq!(line["request_id"], "00000000-0000-0000-0000-000000000001");
+    assert_eq!(line["trace_id"], "1-67891233-abcdef012345678912345678");
+}
+
+/// The one input that makes a handler panic is one that no gateway sends: a body said to be base64 that is none.
+#[tokio::test]
+async fn a_panic_fails_its_invocation_and_the_next_one_is_served() {
+    let function = Running::start().await;
+    let mut broken = delivery("broken");
+    broken["isBase64Encoded"] = true.into();
+    let Outcome::Error(error) = function.invoke(broken).await else { panic!("it was answered") };
+    assert!(error["errorMessage"].as_str().unwrap().starts_with("Lambda panicked"), "{error}");
+    assert_eq!(*status(&function.invoke(delivery("next")).await), 200);
+
+    let output = function.terminate().await;
+    let panics = lines(&output).iter().filter(|line| line["target"] == "panic").count();
+    assert_eq!(panics, 1, "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[tokio::test]
+async fn what_is_no_http_event_fails_and_the_next_one_is_served() {
+    let function = Running::start().await;
+    let outcome = function.invoke(json!({"source": "aws.events"})).await;
+    assert!(matches!(outcome, Outcome::Error(_)), "{outcome:?}");
+    assert_eq!(*status(&function.invoke(delivery("next")).await), 200);
+}
+
+#[tokio::test]
+async fn sigterm_lets_the_invocation_in_flight_finish() {
+    let mut function = Running::start().await;
+    function.table.proxy.set(Fault::Delay(Duration::from_millis(400)));
+    let outcome = function.api.queue(delivery("in-flight"));
+    while function.table.proxy.requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    function.send_terminate();
+    let outcome = timeout(PATIENCE, outcome).await.unwrap().expect("it is answered before the process ends");
+    assert_eq!(*status(&outcome), 200);
+    let ended = timeout(PATIENCE, function.process.wait()).await.expect("it stops").unwrap();
+    assert_eq!(ended.code(), Some(0));
+    assert_eq!(function.table.items().await.len(), 1);
+}
