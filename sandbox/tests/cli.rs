@@ -1,5 +1,13 @@
 //! The sandbox as a newcomer meets it: on the command line.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop right there, in its helpers too"
+)]
+
 use std::{
     path::PathBuf,
     process::{Output, Stdio},
@@ -14,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sandbox"));

@@ -72,7 +72,7 @@ impl Api {
         let mut api = Self { platform, http: reqwest::Client::new(), bearer: String::new() };
         let (status, token) = api.call("POST", "/auth/token", &json!({"email": EMAIL, "secretKey": SECRET_KEY})).await;
         assert_eq!(status, 200);
-        api.bearer = token["data"]["bearer"].as_str().unwrap().to_owned();
+        token["data"]["bearer"].as_str().unwrap().clone_into(&mut api.bearer);
         api
     }
 

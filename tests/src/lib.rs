@@ -6,7 +6,12 @@
 //! `TEST_DYNAMODB_ENDPOINT` runs all of it against another DynamoDB than the embedded one, e.g. AWS's DynamoDB Local.
 
 // This is test code in a library: what `clippy.toml` allows in tests has to be said here.
-#![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on should stop right there")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test that cannot go on should stop right there"
+)]
 
 pub mod proxy;
 pub mod runtime_api;
@@ -58,12 +63,12 @@ pub struct Table {
 impl Table {
     /// A table of its own for each test.
     pub async fn create() -> Self {
-        let (endpoint, embedded) = match std::env::var("TEST_DYNAMODB_ENDPOINT") {
-            Ok(endpoint) => (endpoint, None),
-            Err(_) => {
-                let served = dynamodb::serve(listen("DynamoDB", 0).await.unwrap(), None).unwrap();
-                (served.url().to_owned(), Some(served))
-            }
+        let mut embedded = None;
+        let endpoint = if let Ok(endpoint) = std::env::var("TEST_DYNAMODB_ENDPOINT") {
+            endpoint
+        } else {
+            let served = dynamodb::serve(listen("DynamoDB", 0).await.unwrap(), None).unwrap();
+            embedded.insert(served).url().to_owned()
         };
         let client = sandbox::dynamodb_client(&endpoint).await.unwrap();
         let name = format!("events-{:08x}", fastrand::u32(..));

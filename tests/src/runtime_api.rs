@@ -71,6 +71,7 @@ impl RuntimeApi {
     }
 
     /// Queues an invocation; the receiver tells how it ended.
+    #[must_use]
     pub fn queue(&self, event: Value) -> oneshot::Receiver<Outcome> {
         let (done, outcome) = oneshot::channel();
         let mut state = self.shared.state.lock().unwrap();

@@ -1,6 +1,6 @@
 //! `receive`: one UNITH delivery in, one event in the table, one answer out.
 //!
-//! The path of a delivery is [`Receiver::receive`]: route, verify, parse, store. What always holds: nothing is parsed
+//! The path of a delivery is `Receiver::receive`: route, verify, parse, store. What always holds: nothing is parsed
 //! before a key of the ring vouched for it; a 2xx is answered only when the event (or the body) is durable; an answer
 //! leaves within 4 s, whatever the services behind it do.
 

@@ -1,4 +1,14 @@
 //! The real binary under the real Runtime API: how it starts, fails, panics and stops.
+//!
+//! `RECEIVE_BINARY` names another build of it, e.g. the one that is deployed.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop right there, in its helpers too"
+)]
 
 use std::{
     process::{Output, Stdio},
@@ -21,7 +31,8 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn command(env: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_receive"));
+    let binary = std::env::var("RECEIVE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_receive").to_owned());
+    let mut command = Command::new(binary);
     command.env_clear().envs(env.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
