@@ -10,9 +10,9 @@ pub mod dynamodb;
 pub mod front;
 pub mod listen;
 pub mod platform;
-pub mod register;
 pub mod report;
 pub mod secrets_manager;
+pub mod stack;
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,9 @@ use std::{
 
 use anyhow::Context;
 use aws_sdk_dynamodb::config::Credentials;
+use provision::{Provisioner, run::Pace};
 use receive::{Receiver, config::Config, record::Record};
+use serde_json::json;
 use shared::{
     aws,
     env::{Env, EnvError},
@@ -32,14 +34,17 @@ use shared::{
 use crate::{
     front::Front,
     listen::{Served, listen},
-    platform::{Platform, Settings},
+    platform::{EMAIL, HEAD_ID, Platform, SECRET_KEY, Settings},
     secrets_manager::SecretsManager,
+    stack::Stack,
 };
 
 /// The table.
 pub const TABLE_NAME: &str = "unith-events";
 /// The key-ring secret.
 pub const KEYS_SECRET: &str = "unith-webhook-keys";
+/// The secret with the UNITH account.
+pub const CREDENTIALS_SECRET: &str = "unith-credentials";
 /// The host of the webhook's URL.
 pub const WEBHOOK_HOST: &str = "webhooks.example.com";
 /// The URL the webhook is registered with.
@@ -77,7 +82,7 @@ pub struct Ports {
     pub unith: u16,
 }
 
-/// The services around the functions, with the table made, the webhook registered and its key in the ring.
+/// The services around the functions, with the table made, an empty ring, and an account at UNITH.
 #[derive(Debug)]
 pub struct Services {
     /// The DynamoDB.
@@ -86,15 +91,19 @@ pub struct Services {
     pub secrets_manager: SecretsManager,
     /// The UNITH platform.
     pub platform: Platform,
+    webhook_base: String,
 }
 
-/// The services and the functions, joined by the front.
-#[derive(Debug)]
+/// The services and the functions, joined by the front, and a stack that the webhook belongs to.
 pub struct Sandbox {
     /// The services.
     pub services: Services,
     /// The front.
     pub front: Front,
+    /// The function that looks after the webhook.
+    pub provisioner: Arc<Provisioner>,
+    /// The stack; created.
+    pub stack: Stack,
 }
 
 impl Services {
@@ -104,16 +113,33 @@ impl Services {
         let dynamodb = dynamodb::serve(listener, options.data.as_deref())?;
         let secrets_manager = SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager).await?)?;
         let settings = Settings {
-            hosts: BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base)]),
+            hosts: BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base.clone())]),
             first_backoff: options.first_backoff,
             seed: options.seed,
             ..Settings::default()
         };
         let platform = Platform::serve(listen("UNITH", options.ports.unith).await?, settings)?;
-        let services = Self { dynamodb, secrets_manager, platform };
+        let services = Self { dynamodb, secrets_manager, platform, webhook_base };
         dynamodb::create_table(&services.dynamodb_client().await?, TABLE_NAME).await?;
-        register::register(&services).await.context("the webhook could not be registered")?;
+        let secrets = services.secrets_client().await?;
+        let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();
+        for (name, value) in [(KEYS_SECRET, r#"{"keys": []}"#), (CREDENTIALS_SECRET, &account)] {
+            secrets.create_secret().name(name).secret_string(value).send().await?;
+        }
         Ok(services)
+    }
+
+    /// The function `provision`, as it runs against these services.
+    pub async fn provisioner(&self) -> Result<Arc<Provisioner>, EnvError> {
+        let env: Env = self.environment().into_iter().collect();
+        Ok(Arc::new(Provisioner::new(env, self.secrets_client().await?).with_pace(Pace::default())))
+    }
+
+    /// The stack that the webhook belongs to, created: the webhook is registered, its key in the ring, events are on.
+    pub async fn stack(&self, provisioner: Arc<Provisioner>) -> anyhow::Result<Stack> {
+        let mut stack = Stack::new(provisioner).await?;
+        stack.create().await.context("the webhook could not be registered")?;
+        Ok(stack)
     }
 
     /// The environment of a function that is to run against these services.
@@ -124,6 +150,10 @@ impl Services {
             ("UNITH_KEYS_SECRET", KEYS_SECRET.to_owned()),
             ("RETENTION_DAYS", RETENTION_DAYS.to_owned()),
             ("UNITH_API_URL", self.platform.url().to_owned()),
+            ("UNITH_CREDENTIALS_SECRET", CREDENTIALS_SECRET.to_owned()),
+            ("WEBHOOK_URL", WEBHOOK_URL.to_owned()),
+            ("HEAD_IDS", HEAD_ID.to_owned()),
+            ("SELF_TEST_URL", format!("{}{}", self.webhook_base, receive::WEBHOOK_PATH)),
             ("AWS_REGION", REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
@@ -152,12 +182,14 @@ impl Sandbox {
         let listener = listen("the front", options.ports.front).await?;
         let services = Services::start(options, format!("http://{}", listener.local_addr()?)).await?;
         let config = Config::from_env(&services.environment().into_iter().collect())?;
+        let provisioner = services.provisioner().await?;
+        let stack = services.stack(Arc::clone(&provisioner)).await?;
         let receiver = Receiver::new(config, services.dynamodb_client().await?, services.secrets_client().await?);
         receiver.warm_up().await;
         let function = front::function(receive::runtime::service(Arc::new(receiver), log));
         let route = format!("POST {}", receive::WEBHOOK_PATH);
         let front = Front::serve(listener, BTreeMap::from([(route, function)]))?;
-        Ok(Self { services, front })
+        Ok(Self { services, front, provisioner, stack })
     }
 }
 

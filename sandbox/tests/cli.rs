@@ -144,7 +144,7 @@ async fn it_serves_on_until_ctrl_c_and_then_ends_cleanly() {
         }
     };
     let unith = serving["services"]["unith"].as_str().unwrap();
-    let answer = reqwest::Client::new().post(format!("{unith}/_sandbox/conversations")).send().await.unwrap();
+    let answer = provision::unith::http_client().post(format!("{unith}/_sandbox/conversations")).send().await.unwrap();
     let told: Value = answer.json().await.unwrap();
     let deliveries = told["deliveries"].as_array().unwrap();
     assert!(deliveries.len() >= 2, "{told}");

@@ -161,9 +161,14 @@ fn text<'f>(fields: &'f Map<String, Value>, name: &'static str) -> Result<&'f st
 
 fn id<'f>(fields: &'f Map<String, Value>, name: &'static str) -> Result<&'f str, Unreadable> {
     let text = text(fields, name)?;
+    if is_id(text) { Ok(text) } else { Err(Unreadable::BadId(name)) }
+}
+
+/// Whether a text may be an id: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
     let fits = (1..=MAX_ID_BYTES).contains(&text.len());
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
-    if fits && plain { Ok(text) } else { Err(Unreadable::BadId(name)) }
+    fits && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
 }
 
 #[cfg(test)]

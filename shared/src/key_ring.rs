@@ -34,6 +34,8 @@ pub struct RingKey {
     pub webhook_id: Option<String>,
     /// Whether a rotation is taking it out of use.
     pub state: KeyState,
+    /// Since when it is in the ring, where known.
+    pub since: Option<Timestamp>,
     /// The instant from which it is not used any more.
     pub until: Option<Timestamp>,
 }
@@ -85,6 +87,7 @@ struct Entry {
     head_id: Option<String>,
     webhook_id: Option<Value>,
     state: Option<String>,
+    since: Option<String>,
     until: Option<String>,
 }
 
@@ -92,7 +95,7 @@ impl KeyRing {
     /// A ring of one key that is good for any head.
     #[must_use]
     pub fn of_one(key: SharedKey) -> Self {
-        let key = RingKey { key, head_id: None, webhook_id: None, state: KeyState::Active, until: None };
+        let key = RingKey { key, head_id: None, webhook_id: None, state: KeyState::Active, since: None, until: None };
         Self { keys: vec![key], left_out: Vec::new() }
     }
 
@@ -158,6 +161,7 @@ fn read_entry(entry: &str) -> Result<RingKey, &'static str> {
         webhook_id: entry.webhook_id.map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned)),
         // A state we do not know says nothing against the key; `until` does that.
         state: if entry.state.as_deref() == Some("retiring") { KeyState::Retiring } else { KeyState::Active },
+        since: entry.since.as_deref().and_then(Timestamp::parse),
         until,
     })
 }

@@ -31,7 +31,7 @@ async fn front() -> Front {
 }
 
 async fn post(front: &Front, path: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> (u16, Value) {
-    let mut request = reqwest::Client::new().post(format!("{}{path}", front.url())).body(body);
+    let mut request = provision::unith::http_client().post(format!("{}{path}", front.url())).body(body);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -86,7 +86,7 @@ async fn what_has_no_route_or_fails_is_answered_as_the_gateway_does() {
     for path in ["/panics", "/fails", "/nonsense"] {
         assert_eq!(post(&front, path, &[], "").await, error, "{path}");
     }
-    let get = reqwest::get(format!("{}/echo", front.url())).await.unwrap();
+    let get = provision::unith::http_client().get(format!("{}/echo", front.url())).send().await.unwrap();
     assert_eq!(get.status().as_u16(), 404, "no route for this method");
     let (status, _) = post(&front, "/echo", &[], vec![b'x'; 10 * 1024 * 1024 + 1]).await;
     assert_eq!(status, 413);

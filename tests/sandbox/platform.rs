@@ -67,9 +67,10 @@ impl Api {
             give_up_after: Duration::from_millis(300),
             first_backoff: Duration::from_millis(10),
             seed: 1,
+            ..Settings::default()
         };
         let platform = Platform::serve(listen("UNITH", 0).await.unwrap(), settings).unwrap();
-        let mut api = Self { platform, http: reqwest::Client::new(), bearer: String::new() };
+        let mut api = Self { platform, http: provision::unith::http_client(), bearer: String::new() };
         let (status, token) = api.call("POST", "/auth/token", &json!({"email": EMAIL, "secretKey": SECRET_KEY})).await;
         assert_eq!(status, 200);
         token["data"]["bearer"].as_str().unwrap().clone_into(&mut api.bearer);

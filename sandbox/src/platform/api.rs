@@ -12,7 +12,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::timestamp::Timestamp;
 
-use super::{Core, EMAIL, FIRST_SHARED_KEY, HEAD_ID, ORG_ID, SECRET_KEY, State, Subscriptions, TOKEN_LIFE, Webhook};
+use super::{
+    Core, EMAIL, FIRST_SHARED_KEY, HEAD_ID, ORG_ID, SECRET_KEY, State, Subscriptions, TOKEN_LIFE, Webhook,
+    faults::{self, Faults, OneRegistration},
+};
 use crate::conversation::Conversation;
 
 /// What the guide does not specify: errors are JSON with a message.
@@ -33,10 +36,14 @@ pub(super) fn router(core: Core) -> Router {
         .route("/head-events/{id}", get(show).patch(change).delete(remove))
         .route("/head/{head_id}/enable-events", put(enable))
         .layer(middleware::from_fn_with_state(core.clone(), require_bearer));
-    Router::new()
+    let real = Router::new()
         .route("/auth/token", post(token))
-        .route("/_sandbox/conversations", post(converse))
         .merge(managed)
+        .route_layer(middleware::from_fn_with_state(core.clone(), faults::misbehave));
+    Router::new()
+        .route("/_sandbox/conversations", post(converse))
+        .route("/_sandbox/faults", put(set_faults))
+        .merge(real)
         .fallback(|| async { Refused(StatusCode::NOT_FOUND, "no such path".to_owned()) })
         .with_state(core)
 }
@@ -94,6 +101,14 @@ impl Registration {
 async fn register(Shared(core): Shared<Core>, Json(wanted): Json<Registration>) -> Answered {
     let mut state = core.lock();
     wanted.check(&state)?;
+    let one_registration = state.faults.one_registration;
+    if one_registration == Some(OneRegistration::Refuses) && state.webhooks.iter().any(|w| w.head_id == wanted.head_id)
+    {
+        return Err(Refused(StatusCode::CONFLICT, "the head has a webhook".to_owned()));
+    }
+    if one_registration == Some(OneRegistration::Replaces) {
+        state.webhooks.retain(|webhook| webhook.head_id != wanted.head_id);
+    }
     state.last_webhook_id += 1;
     let id = state.last_webhook_id;
     let shared_key = if id == 1 { FIRST_SHARED_KEY.to_owned() } else { state.random_hex() };
@@ -116,15 +131,29 @@ async fn register(Shared(core): Shared<Core>, Json(wanted): Json<Registration>) 
 #[serde(rename_all = "camelCase")]
 struct ListQuery {
     head_id: String,
+    page: Option<usize>,
 }
 
-async fn list(Shared(core): Shared<Core>, Query(query): Query<ListQuery>) -> Json<Vec<Webhook>> {
+async fn list(Shared(core): Shared<Core>, Query(query): Query<ListQuery>) -> Json<Value> {
     let state = core.lock();
-    Json(state.webhooks.iter().filter(|webhook| webhook.head_id == query.head_id).cloned().collect())
+    let of_head = state.webhooks.iter().filter(|webhook| webhook.head_id == query.head_id);
+    let listed: Vec<_> = of_head.map(|webhook| state.shown(webhook)).collect();
+    let Some(size) = state.faults.page_size else { return Json(json!(listed)) };
+    let page = query.page.unwrap_or(1).max(1);
+    let on_page: Vec<_> = listed.iter().skip((page - 1) * size).take(size).collect();
+    let mut answer = json!({"data": on_page});
+    if page * size < listed.len()
+        && let Some(fields) = answer.as_object_mut()
+    {
+        fields.insert("nextPage".to_owned(), (page + 1).into());
+    }
+    Json(answer)
 }
 
 async fn show(Shared(core): Shared<Core>, Path(id): Path<u64>) -> Answered<Webhook> {
-    core.lock().webhook(id).map(|webhook| Json(webhook.clone()))
+    let mut state = core.lock();
+    let webhook = state.webhook(id)?.clone();
+    Ok(Json(state.shown(&webhook)))
 }
 
 async fn change(
@@ -164,6 +193,12 @@ async fn enable(Shared(core): Shared<Core>, Path(head_id): Path<String>, Query(q
     Ok(Json(json!({"headId": head_id, "enableEvents": query.enable_events})))
 }
 
+/// Lets things go wrong, for trying out what happens then.
+async fn set_faults(Shared(core): Shared<Core>, Json(faults): Json<Faults>) -> StatusCode {
+    core.lock().faults = faults;
+    StatusCode::NO_CONTENT
+}
+
 /// Lets a conversation have happened just now, and shows how its events were answered.
 async fn converse(Shared(core): Shared<Core>) -> Json<Value> {
     // It lasts some minutes; they are over when it is told of.
@@ -187,6 +222,16 @@ impl State {
     fn webhook(&mut self, id: u64) -> Result<&mut Webhook, Refused> {
         let found = self.webhooks.iter_mut().find(|webhook| webhook.id == id);
         found.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no webhook {id}")))
+    }
+
+    /// A webhook as the API shows it.
+    fn shown(&self, webhook: &Webhook) -> Webhook {
+        let mut shown = webhook.clone();
+        if self.faults.masked_keys {
+            let end = shown.shared_key.split_off(shown.shared_key.len().saturating_sub(4));
+            shown.shared_key = format!("****************************{end}");
+        }
+        shown
     }
 
     /// 32 hex digits, as UNITH's shared keys have.

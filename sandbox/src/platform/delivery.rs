@@ -89,7 +89,7 @@ pub(super) struct Courier {
 
 impl Courier {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings: Arc::new(settings), http: reqwest::Client::new(), queues: Queues::default() }
+        Self { settings: Arc::new(settings), http: provision::unith::http_client(), queues: Queues::default() }
     }
 
     /// Puts a job behind those that wait for this webhook.

@@ -4,6 +4,7 @@
 
 mod api;
 pub mod delivery;
+pub mod faults;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,6 +18,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 
 use crate::listen::Served;
 use delivery::{Attempt, Courier, Job};
+use faults::Faults;
 
 /// The account that may get a token.
 pub const EMAIL: &str = "sandbox@example.com";
@@ -46,6 +48,10 @@ pub struct Settings {
     pub first_backoff: Duration,
     /// What makes shared keys and tokens.
     pub seed: u64,
+    /// Heads there are besides the guide's.
+    pub more_heads: Vec<String>,
+    /// What goes wrong from the start.
+    pub faults: Faults,
 }
 
 impl Default for Settings {
@@ -55,6 +61,8 @@ impl Default for Settings {
             give_up_after: Duration::from_secs(5),
             first_backoff: Duration::from_secs(1),
             seed: 0,
+            more_heads: Vec::new(),
+            faults: Faults::default(),
         }
     }
 }
@@ -79,6 +87,7 @@ struct State {
     webhooks: Vec<Webhook>,
     last_webhook_id: u64,
     tokens: HashMap<String, Timestamp>,
+    faults: Faults,
     random: fastrand::Rng,
 }
 
@@ -193,13 +202,15 @@ pub struct Sent {
 impl Platform {
     /// Serves a platform that has the guide's head and no webhooks.
     pub fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<Self> {
-        let head = Head {
+        let head = || Head {
             public_head_id: PUBLIC_HEAD_ID.to_owned(),
             public_org_id: PUBLIC_ORG_ID.to_owned(),
             events_enabled: false,
         };
+        let heads = settings.more_heads.iter().map(String::as_str).chain([HEAD_ID]);
         let state = State {
-            heads: HashMap::from([(HEAD_ID.to_owned(), head)]),
+            heads: heads.map(|id| (id.to_owned(), head())).collect(),
+            faults: settings.faults.clone(),
             webhooks: Vec::new(),
             last_webhook_id: 0,
             tokens: HashMap::new(),
@@ -213,6 +224,22 @@ impl Platform {
     #[must_use]
     pub fn url(&self) -> &str {
         self.served.url()
+    }
+
+    /// Lets things go wrong from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.core.lock().faults = faults;
+    }
+
+    /// Whether a head's events are switched on.
+    #[must_use]
+    pub fn events_enabled(&self, head_id: &str) -> bool {
+        self.core.lock().heads.get(head_id).is_some_and(|head| head.events_enabled)
+    }
+
+    /// Ends all tokens, as a week does.
+    pub fn expire_tokens(&self) {
+        self.core.lock().tokens.clear();
     }
 
     /// The webhooks registered now.

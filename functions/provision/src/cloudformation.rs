@@ -1,0 +1,380 @@
+//! The CloudFormation custom resource: brings about what its properties declare, and always answers.
+//!
+//! A custom resource that does not answer hangs its stack for up to an hour, so whatever happens (nonsense in, a
+//! variable missing, UNITH down or slow, a panic) an answer is sent before the function's own time is over, with a reason
+//! that helps. The `PhysicalResourceId` depends on the stack and the logical id alone: it never changes, so CloudFormation
+//! never deletes "the old one".
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use backon::{ExponentialBuilder, Retryable};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    Provisioner,
+    config::{ConfigError, heads},
+    declared::{Declared, Subscriptions, WebhookUrl},
+    run::HeadReport,
+};
+
+/// What is kept of the function's time for sending the answer, retries included.
+const TIME_TO_ANSWER: Duration = Duration::from_secs(8);
+/// CloudFormation takes 4,096 bytes in all; ids and the like need the rest.
+const REASON_CHARACTERS: usize = 1_200;
+const MAX_ANSWER_BYTES: usize = 4_000;
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A request's envelope. Every field may be missing: an answer is owed all the same.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[expect(clippy::struct_field_names, reason = "CloudFormation's own names")]
+struct Request {
+    request_type: String,
+    #[serde(rename = "ResponseURL")]
+    response_url: String,
+    stack_id: String,
+    request_id: String,
+    logical_resource_id: String,
+    physical_resource_id: Option<String>,
+    resource_properties: Map<String, Value>,
+    old_resource_properties: Map<String, Value>,
+}
+
+/// What a request asks to be wrong with.
+#[derive(Debug, thiserror::Error)]
+enum BadRequest {
+    #[error("the property {name} is {value}: expected {expected}")]
+    Property { name: &'static str, value: String, expected: &'static str },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("the request type is `{0}`: expected Create, Update or Delete")]
+    Type(String),
+}
+
+/// What an answer says.
+#[derive(Debug, Default)]
+struct Answer {
+    failed: bool,
+    reason: String,
+    data: Map<String, Value>,
+}
+
+impl Answer {
+    fn failure(reason: impl Into<String>) -> Self {
+        Self { failed: true, reason: reason.into(), data: Map::new() }
+    }
+
+    fn success(reason: impl Into<String>) -> Self {
+        Self { failed: false, reason: reason.into(), data: Map::new() }
+    }
+}
+
+/// The answer could not be delivered, or there is nowhere to deliver it to.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAnswered {
+    /// No address.
+    #[error("a CloudFormation request without a ResponseURL cannot be answered")]
+    NoAddress,
+    /// CloudFormation did not take it.
+    #[error("CloudFormation's ResponseURL did not take the answer ({answer}): {cause}")]
+    Refused {
+        /// What it would have said.
+        answer: String,
+        /// Why it did not arrive.
+        cause: String,
+    },
+}
+
+/// Carries out a request and answers it, before `deadline`.
+pub async fn handle(provisioner: &Arc<Provisioner>, input: Value, deadline: Instant) -> Result<Value, NotAnswered> {
+    let (request, malformed) = read(&input);
+    let work_until = deadline.checked_sub(TIME_TO_ANSWER).unwrap_or(deadline).max(Instant::now());
+    let answer = if let Some(error) = malformed {
+        Answer::failure(format!("the request cannot be read: {error}"))
+    } else {
+        // A task of its own, so that a panic ends there and is answered.
+        let (provisioner, request) = (Arc::clone(provisioner), request.clone());
+        let work = tokio::spawn(async move { carry_out(&provisioner, &request, work_until).await });
+        match tokio::time::timeout_at(work_until, work).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Answer::failure("an error in provision itself: see the function's log"),
+            Err(_) => Answer::failure(
+                "not done in time: UNITH or Secrets Manager is slow; what was done stays, and the next try completes it",
+            ),
+        }
+    };
+    send(provisioner, &request, answer).await
+}
+
+/// The envelope, as far as it can be read, and what is wrong with it.
+fn read(input: &Value) -> (Request, Option<String>) {
+    match Request::deserialize(input) {
+        Ok(request) => (request, None),
+        Err(error) => {
+            let text = |name: &str| input.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let request = Request {
+                request_type: text("RequestType"),
+                response_url: text("ResponseURL"),
+                stack_id: text("StackId"),
+                request_id: text("RequestId"),
+                logical_resource_id: text("LogicalResourceId"),
+                ..Request::default()
+            };
+            (request, Some(error.to_string()))
+        }
+    }
+}
+
+async fn carry_out(provisioner: &Provisioner, request: &Request, deadline: Instant) -> Answer {
+    match request.request_type.as_str() {
+        "Create" | "Update" => match bring_about(provisioner, request, deadline).await {
+            Ok(answer) => answer,
+            Err(error) => Answer::failure(error.to_string()),
+        },
+        "Delete" => remove(provisioner, request, deadline).await,
+        other => Answer::failure(BadRequest::Type(other.to_owned()).to_string()),
+    }
+}
+
+async fn bring_about(
+    provisioner: &Provisioner,
+    request: &Request,
+    deadline: Instant,
+) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+    let declared = declared(&request.resource_properties)?;
+    if declared.head_ids.is_empty() {
+        return Err(BadRequest::from(ConfigError::NoHeads).into());
+    }
+    let run = provisioner.run(deadline).await?;
+    let mut reports = Vec::new();
+    for head_id in &declared.head_ids {
+        reports.push(run.apply(&declared, head_id).await);
+    }
+    // What the old properties had and the new ones have not. If they were never good for anything, nothing is left.
+    if let Ok(old) = self::declared(&request.old_resource_properties) {
+        let kept: BTreeSet<_> = declared.head_ids.iter().collect();
+        for head_id in &old.head_ids {
+            if !kept.contains(head_id) {
+                reports.push(run.remove(old.webhook_url.as_str(), head_id).await);
+            } else if old.webhook_url != declared.webhook_url && reports.iter().all(|report| report.ok) {
+                reports.push(run.leave_url(old.webhook_url.as_str(), head_id).await);
+            }
+        }
+    }
+    let mut answer = summary(&reports);
+    answer.data.insert("WebhookUrl".to_owned(), declared.webhook_url.as_str().into());
+    answer.data.insert("Heads".to_owned(), declared.head_ids.len().into());
+    Ok(answer)
+}
+
+async fn remove(provisioner: &Provisioner, request: &Request, deadline: Instant) -> Answer {
+    let properties = &request.resource_properties;
+    // With properties like these nothing can have been created.
+    let declared = match declared(properties) {
+        Ok(declared) => declared,
+        Err(error) => return Answer::success(format!("nothing to remove: {error}")),
+    };
+    let force = flag(properties, "ForceDelete", false).unwrap_or(false);
+    let run = match provisioner.run(deadline).await {
+        Ok(run) => run,
+        // Without configuration nothing can have been created either; without credentials, nothing may have been.
+        Err(error) if error.is_configuration() || force => {
+            return Answer::success(format!("nothing was removed at UNITH: {error}"));
+        }
+        Err(error) => {
+            let nothing_known = provisioner.knows_nothing_of(&declared.head_ids).await;
+            return if nothing_known {
+                Answer::success(format!("nothing to remove: none of the heads has a key in the ring ({error})"))
+            } else {
+                Answer::failure(with_hint(&error.to_string()))
+            };
+        }
+    };
+    let mut reports = Vec::new();
+    for head_id in &declared.head_ids {
+        let mut report = run.remove(declared.webhook_url.as_str(), head_id).await;
+        if !report.ok && force {
+            // What is left at UNITH is left there on request; our own side is cleaned.
+            report.ok = run.forget(head_id).await.is_ok();
+        }
+        reports.push(report);
+    }
+    let mut answer = summary(&reports);
+    if answer.failed {
+        answer.reason = with_hint(&answer.reason);
+    }
+    answer
+}
+
+fn with_hint(reason: &str) -> String {
+    format!("{reason}; to delete the stack without UNITH, set the resource's ForceDelete to true first")
+}
+
+/// One sentence of what was done, or of what was not.
+fn summary(reports: &[HeadReport]) -> Answer {
+    let failures: Vec<_> = reports
+        .iter()
+        .filter_map(|report| Some(format!("head {}: {}", report.head_id, report.error.as_ref()?)))
+        .collect();
+    let failed = reports.iter().any(|report| !report.ok);
+    let done: usize = reports.iter().map(|report| report.done.len()).sum();
+    let reason = if failures.is_empty() {
+        format!("{} heads looked after, {done} steps", reports.len())
+    } else {
+        format!("{} of {} heads failed. {}", failures.len(), reports.len(), failures.join("; "))
+    };
+    Answer { failed, reason, data: Map::new() }
+}
+
+fn declared(properties: &Map<String, Value>) -> Result<Declared, BadRequest> {
+    let url = properties.get("WebhookUrl").and_then(Value::as_str).unwrap_or_default();
+    let ids: Vec<&str> = match properties.get("HeadIds") {
+        Some(Value::Array(ids)) => ids.iter().map(|id| id.as_str().unwrap_or("(no text)")).collect(),
+        // A comma-delimited parameter that was passed on as it is.
+        Some(Value::String(ids)) => ids.split(',').collect(),
+        None => Vec::new(),
+        Some(other) => {
+            let value = other.to_string();
+            return Err(BadRequest::Property { name: "HeadIds", value, expected: "a list of head ids" });
+        }
+    };
+    Ok(Declared {
+        webhook_url: WebhookUrl::parse(url).map_err(ConfigError::from)?,
+        head_ids: heads(ids.into_iter())?,
+        subscriptions: Subscriptions {
+            start_conversation: flag(properties, "StartConversation", true)?,
+            end_conversation: flag(properties, "EndConversation", true)?,
+            timeout_conversation: flag(properties, "TimeoutConversation", true)?,
+            inactivity_warning: flag(properties, "InactivityWarning", true)?,
+        },
+        enable_events: flag(properties, "EnableEvents", true)?,
+    })
+}
+
+/// A boolean, or its string: CloudFormation makes strings of them.
+fn flag(properties: &Map<String, Value>, name: &'static str, default: bool) -> Result<bool, BadRequest> {
+    match properties.get(name) {
+        None | Some(Value::Null) => Ok(default),
+        Some(Value::Bool(on)) => Ok(*on),
+        Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(true),
+        Some(Value::String(text)) if text.eq_ignore_ascii_case("false") => Ok(false),
+        Some(other) => Err(BadRequest::Property { name, value: other.to_string(), expected: "true or false" }),
+    }
+}
+
+async fn send(provisioner: &Provisioner, request: &Request, answer: Answer) -> Result<Value, NotAnswered> {
+    if request.response_url.is_empty() {
+        return Err(NotAnswered::NoAddress);
+    }
+    let body = body(request, answer);
+    let text = body.to_string();
+    let put = || async {
+        let response = provisioner
+            .http
+            .put(&request.response_url)
+            .timeout(ATTEMPT_TIMEOUT)
+            // The presigned URL is signed for no content type at all.
+            .header("content-type", "")
+            .body(text.clone())
+            .send()
+            .await
+            .map_err(|error| shared::aws::causes(&error.without_url()))?;
+        let status = response.status();
+        if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
+    };
+    let backoff = ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_times(3);
+    let sent = tokio::time::timeout(TIME_TO_ANSWER, put.retry(backoff)).await;
+    match sent.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
+        Ok(()) => Ok(body),
+        Err(cause) => Err(NotAnswered::Refused { answer: text, cause }),
+    }
+}
+
+fn body(request: &Request, mut answer: Answer) -> Value {
+    if answer.reason.chars().count() > REASON_CHARACTERS {
+        answer.reason =
+            answer.reason.chars().take(REASON_CHARACTERS).chain("… (see the function's log)".chars()).collect();
+    }
+    let physical_id = request.physical_resource_id.clone().unwrap_or_else(|| {
+        let stack = request.stack_id.rsplit('/').next().unwrap_or_default();
+        format!("unith-webhook:{}:{stack}", request.logical_resource_id)
+    });
+    let mut body = json!({
+        "Status": if answer.failed { "FAILED" } else { "SUCCESS" },
+        "Reason": answer.reason,
+        "PhysicalResourceId": physical_id,
+        "StackId": request.stack_id,
+        "RequestId": request.request_id,
+        "LogicalResourceId": request.logical_resource_id,
+        "Data": answer.data,
+    });
+    // Long ids could still exceed what CloudFormation takes; it needs the status more than the rest.
+    for field in ["Data", "Reason"] {
+        if body.to_string().len() > MAX_ANSWER_BYTES
+            && let Some(fields) = body.as_object_mut()
+        {
+            fields.insert(field.to_owned(), if field == "Data" { json!({}) } else { "see the function's log".into() });
+        }
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(physical_id: Option<&str>) -> Request {
+        Request {
+            stack_id: "arn:aws:cloudformation:eu-west-1:123456789012:stack/my-stack/6a5b".to_owned(),
+            logical_resource_id: "Webhook".to_owned(),
+            physical_resource_id: physical_id.map(str::to_owned),
+            ..Request::default()
+        }
+    }
+
+    #[test]
+    fn the_physical_id_depends_on_stack_and_logical_id_alone() {
+        let id = |request: &Request| body(request, Answer::success(""))["PhysicalResourceId"].clone();
+        assert_eq!(id(&request(None)), "unith-webhook:Webhook:6a5b");
+        assert_eq!(id(&request(Some("as it was"))), "as it was");
+    }
+
+    #[test]
+    fn an_answer_is_never_longer_than_cloudformation_takes() {
+        let long = "ü".repeat(5_000);
+        let mut answer = Answer::failure(long.as_str());
+        answer.data.insert("WebhookUrl".to_owned(), long.clone().into());
+        let text = body(&request(None), answer).to_string();
+        assert!(text.len() < 4_096, "{}", text.len());
+        assert!(text.contains("see the function's log"));
+    }
+
+    #[test]
+    fn properties_come_as_strings_too() {
+        let properties = |value: Value| value.as_object().cloned().unwrap();
+        let declared = declared(&properties(json!({
+            "ServiceToken": "arn:…", "WebhookUrl": "https://a.example/x", "HeadIds": ["a", "b", "a"],
+            "EndConversation": "false", "InactivityWarning": false, "EnableEvents": "FALSE",
+        })))
+        .unwrap();
+        assert_eq!(declared.head_ids, ["a", "b"]);
+        assert!(!declared.subscriptions.end_conversation && !declared.subscriptions.inactivity_warning);
+        assert!(declared.subscriptions.start_conversation && !declared.enable_events);
+        let url = json!("https://a.example/x");
+        for (bad, reason) in [
+            (
+                json!({"WebhookUrl": "http://a.example"}),
+                "the webhook URL `http://a.example` cannot be registered: UNITH delivers to https URLs only",
+            ),
+            (json!({"WebhookUrl": url, "HeadIds": 7}), "the property HeadIds is 7: expected a list of head ids"),
+            (
+                json!({"WebhookUrl": url, "EnableEvents": "yes"}),
+                "the property EnableEvents is \"yes\": expected true or false",
+            ),
+        ] {
+            assert_eq!(super::declared(&properties(bad)).unwrap_err().to_string(), reason);
+        }
+    }
+}

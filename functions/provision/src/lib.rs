@@ -1,0 +1,139 @@
+//! `provision`: brings UNITH's side to the declared state, keeps it there, rotates keys, and removes it all again.
+//!
+//! It runs as a CloudFormation custom resource ([`cloudformation`]), by hand ([`command`]) and on a schedule, which is
+//! the command `apply`. What always holds: every step can be repeated; a run that died is completed by the next one; a
+//! head's events are switched on only when its key can be read; no key, token or password is logged or answered.
+
+pub mod cloudformation;
+pub mod command;
+pub mod config;
+pub mod declared;
+pub mod plan;
+pub mod ring;
+pub mod rotate;
+pub mod run;
+pub mod self_test;
+pub mod status;
+pub mod unith;
+
+use std::sync::Arc;
+
+use aws_sdk_secretsmanager::Client as Secrets;
+use serde_json::Value;
+use shared::{
+    aws,
+    env::{Env, EnvError},
+};
+use tokio::time::Instant;
+
+use crate::{
+    config::{Credentials, NoCredentials, Settings},
+    ring::RingStore,
+    run::{Pace, Run},
+    unith::Unith,
+};
+
+/// The function: its environment and its clients, set up once.
+pub struct Provisioner {
+    env: Env,
+    secrets: Secrets,
+    http: reqwest::Client,
+    pace: Pace,
+}
+
+/// A run that could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A variable.
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    /// The credentials secret cannot be read.
+    #[error("the credentials secret `{secret}` could not be read: {cause}; see UNITH_CREDENTIALS_SECRET")]
+    Unreadable {
+        /// The secret.
+        secret: String,
+        /// The SDK's error with its causes.
+        cause: String,
+    },
+    /// It holds something else.
+    #[error("the credentials secret `{secret}` holds no credentials: {cause}")]
+    NoCredentials {
+        /// The secret.
+        secret: String,
+        /// What was expected.
+        cause: NoCredentials,
+    },
+}
+
+impl SetupError {
+    /// Whether a variable is at fault: then no earlier run can have done anything.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Env(_))
+    }
+}
+
+/// An invocation that failed, and is to show as failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// CloudFormation could not be answered.
+    #[error(transparent)]
+    NotAnswered(#[from] cloudformation::NotAnswered),
+    /// A command that cannot be carried out.
+    #[error(transparent)]
+    Command(#[from] command::CommandError),
+}
+
+impl Provisioner {
+    /// A provisioner with this environment, which is read anew by each run: a missing variable must not keep a
+    /// CloudFormation request from being answered.
+    #[must_use]
+    pub fn new(env: Env, secrets: Secrets) -> Self {
+        Self { env, secrets, http: unith::http_client(), pace: Pace::default() }
+    }
+
+    /// With other waits than the defaults.
+    #[must_use]
+    pub fn with_pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// Carries out whatever `input` is, before `deadline`.
+    pub async fn handle(self: &Arc<Self>, input: Value, deadline: Instant) -> Result<Value, Failure> {
+        if input.get("ResponseURL").is_some() || input.get("RequestType").is_some() {
+            return Ok(cloudformation::handle(self, input, deadline).await?);
+        }
+        Ok(command::handle(self, &input, deadline).await?)
+    }
+
+    /// The clients of a run that ends at `deadline`.
+    pub async fn run(&self, deadline: Instant) -> Result<Run, SetupError> {
+        let settings = Settings::from_env(&self.env)?;
+        let credentials = self.credentials(&settings.credentials_secret).await?;
+        Ok(Run {
+            unith: Unith::new(self.http.clone(), &settings.api_url, credentials, deadline),
+            ring: RingStore::new(self.secrets.clone(), settings.keys_secret),
+            pace: self.pace,
+        })
+    }
+
+    async fn credentials(&self, secret: &str) -> Result<Credentials, SetupError> {
+        let value = self
+            .secrets
+            .get_secret_value()
+            .secret_id(secret)
+            .send()
+            .await
+            .map_err(|error| SetupError::Unreadable { secret: secret.to_owned(), cause: aws::causes(&error) })?;
+        Credentials::parse(value.secret_string().unwrap_or_default())
+            .map_err(|cause| SetupError::NoCredentials { secret: secret.to_owned(), cause })
+    }
+
+    /// Whether the ring can be read and holds no key of these heads.
+    async fn knows_nothing_of(&self, head_ids: &[String]) -> bool {
+        let Ok(settings) = Settings::from_env(&self.env) else { return false };
+        let ring = RingStore::new(self.secrets.clone(), settings.keys_secret).read().await;
+        ring.is_ok_and(|ring| head_ids.iter().all(|head_id| ring.of_head(head_id).is_empty()))
+    }
+}

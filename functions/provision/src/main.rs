@@ -1,0 +1,47 @@
+//! The Lambda function `provision`. See the library for what it does.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn};
+use provision::Provisioner;
+use serde_json::Value;
+use shared::{aws, env::Env, telemetry, timestamp::Timestamp};
+use tokio::time::Instant;
+
+/// What is kept of an invocation's time.
+const MARGIN: Duration = Duration::from_secs(2);
+/// Where the deadline makes no sense (`cargo lambda watch` sends a constant one).
+const DEFAULT_TIME: Duration = Duration::from_secs(110);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match start().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            telemetry::init(tracing::Level::ERROR);
+            tracing::error!("provision cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start() -> Result<(), Error> {
+    let env = Env::from_process();
+    let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
+    env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
+    telemetry::init(telemetry::level(&env)?);
+    let secrets = aws_sdk_secretsmanager::Client::new(&aws::config_loader(&env)?.load().await);
+    let provisioner = Arc::new(Provisioner::new(env, secrets));
+    let handler = service_fn(move |event: LambdaEvent<Value>| {
+        let provisioner = Arc::clone(&provisioner);
+        async move { provisioner.handle(event.payload, deadline(event.context.deadline)).await.map_err(Error::from) }
+    });
+    Runtime::new(handler).run().await
+}
+
+fn deadline(milliseconds: u64) -> Instant {
+    let deadline = i64::try_from(milliseconds).ok().and_then(Timestamp::from_epoch_milliseconds);
+    let left = deadline.and_then(|deadline| Duration::try_from(deadline.since(Timestamp::now())).ok());
+    let left = left.filter(|left| !left.is_zero()).unwrap_or(DEFAULT_TIME);
+    Instant::now() + left.saturating_sub(MARGIN)
+}
