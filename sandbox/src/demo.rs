@@ -1,29 +1,38 @@
 //! The demo: some conversations with everything that happens to deliveries in the wild, and the check that what is
 //! stored afterwards is exactly what must be.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
 use fastrand::Rng;
-use serde_json::Value;
+use provision::{Provisioner, run::Pace};
+use serde_json::{Value, json};
 use shared::{
     event::Identity,
+    key_ring::KeyRing,
     signature::SharedKey,
     store::{self, PK, SK},
     timestamp::Timestamp,
 };
 use time::Duration;
+use tokio::time::Instant;
 
 use crate::{
-    Sandbox, TABLE_NAME, WEBHOOK_URL,
+    KEYS_SECRET, Sandbox, TABLE_NAME, WEBHOOK_URL,
     conversation::{Conversation, Happening},
-    platform::{EventKind, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, delivery::Attempt},
+    platform::{EventKind, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, Sent, delivery::Attempt},
     report::Report,
 };
 
 /// A key that no webhook has.
 const WRONG_KEY: &str = "00000000000000000000000000000000";
+
+const ROTATIONS: usize = 2;
+const ROTATION_LIMIT: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// How the demo goes.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +43,8 @@ pub struct Demo {
     pub seed: u64,
     /// When the first one starts.
     pub start: Timestamp,
+    /// Whether the key is rotated twice meanwhile; the conversations are then spread over the time that takes.
+    pub rotate: bool,
 }
 
 /// One delivery of the demo.
@@ -64,6 +75,8 @@ pub struct Verdict {
     pub duplicates: usize,
     /// Forged deliveries.
     pub refused: usize,
+    /// How often the key was rotated.
+    pub rotations: usize,
 }
 
 /// An item of the table.
@@ -91,7 +104,11 @@ impl Demo {
         let mut verdict = Verdict::default();
         let mut expected = BTreeMap::new();
         let mut start = self.start;
+        let rotation = self.rotate.then(|| tokio::spawn(rotate(Arc::clone(&sandbox.provisioner))));
         for index in 0..self.conversations {
+            if rotation.is_some() && index > 0 {
+                tokio::time::sleep(self.pause()).await;
+            }
             // Spread over the conversations there are; all on the first one where it is alone.
             let has = |mishap: usize| mishap % self.conversations == index;
             let mishaps = Mishaps { answer_lost: has(0), overtaken: has(1), forged: has(2) };
@@ -102,10 +119,52 @@ impl Demo {
             scene.play(mishaps, report, &mut verdict, &mut expected).await?;
             verdict.sessions.push(conversation.session_id);
         }
+        if let Some(rotation) = rotation {
+            for result in rotation.await? {
+                verdict.rotations += 1;
+                if result.get("ok") != Some(&Value::Bool(true)) {
+                    verdict.mismatches.push(format!("the key was not rotated: {result}"));
+                }
+            }
+        }
         let items = scan(&client).await?;
         check_stored(items, &before, &expected, &mut verdict);
         Ok(verdict)
     }
+
+    /// Between two conversations, so that some are before, in and after the rotations.
+    fn pause(self) -> std::time::Duration {
+        let all = Pace::default().settle * u32::try_from(ROTATIONS).unwrap_or(1) + std::time::Duration::from_secs(1);
+        all / u32::try_from(self.conversations.saturating_sub(1)).unwrap_or(1).max(1)
+    }
+}
+
+/// Rotates the key, and tells what came of it each time.
+async fn rotate(provisioner: Arc<Provisioner>) -> Vec<Value> {
+    let mut results = Vec::new();
+    for _ in 0..ROTATIONS {
+        let result = provisioner.handle(json!({"action": "rotate"}), Instant::now() + ROTATION_LIMIT).await;
+        results.push(result.unwrap_or_else(|error| error.to_string().into()));
+    }
+    results
+}
+
+/// What must be true after the stack was deleted: nothing of ours is left at UNITH or in the ring.
+pub async fn check_removed(sandbox: &Sandbox, verdict: &mut Verdict) -> anyhow::Result<()> {
+    let platform = &sandbox.services.platform;
+    let webhooks = platform.webhooks();
+    if !webhooks.is_empty() {
+        verdict.mismatches.push(format!("{} webhooks are still registered", webhooks.len()));
+    }
+    if platform.events_enabled(HEAD_ID) {
+        verdict.mismatches.push("the head's events are still on".to_owned());
+    }
+    let ring = sandbox.services.secrets_client().await?.get_secret_value().secret_id(KEYS_SECRET).send().await?;
+    let ring = KeyRing::parse(ring.secret_string().unwrap_or_default())?;
+    if !ring.keys().is_empty() {
+        verdict.mismatches.push(format!("{} keys are still in the ring", ring.keys().len()));
+    }
+    Ok(())
 }
 
 /// One conversation on stage.
@@ -138,18 +197,35 @@ impl Scene<'_> {
             if answer_lost {
                 self.sandbox.front.lose_next_answer();
             }
-            let (body, attempts) = self.emit(event).await?;
+            let mut sent = self.emit(event)?;
             let answers: &[_] = match (answer_lost, known) {
                 (true, _) => &[(503, ""), (200, "duplicate")],
                 (false, true) => &[(200, "duplicate")],
                 (false, false) => &[(200, "stored")],
             };
             let note = if answer_lost { "its answer is lost, so it comes again" } else { note };
-            verdict.delivered += 1;
-            verdict.duplicates += usize::from(answer_lost || known);
-            let last = body.clone();
-            expected.insert(key, body);
-            report.delivery(&self.check(event, note, attempts, answers, verdict))?;
+            // During a rotation two webhooks deliver it, side by side: either may be the first to have it stored.
+            let several = sent.len() > 1;
+            let last = sent.first().map(|sent| sent.body.clone()).unwrap_or_default();
+            for sent in sent.drain(..) {
+                verdict.delivered += 1;
+                let attempts = sent.attempts.await?;
+                let duplicate = attempts.last().is_some_and(|attempt| answer(attempt).1 == "duplicate");
+                verdict.duplicates += usize::from(duplicate);
+                let line = if several {
+                    let ends_well = attempts.last().is_some_and(Attempt::succeeded);
+                    if !ends_well {
+                        verdict
+                            .mismatches
+                            .push(format!("{} was not accepted during the rotation", event.kind.as_str()));
+                    }
+                    self.line(event, "two webhooks deliver it: the key is being rotated", attempts)
+                } else {
+                    self.check(event, note, attempts, answers, verdict)
+                };
+                report.delivery(&line)?;
+            }
+            expected.insert(key, last.clone());
             if mishaps.forged && event.kind == EventKind::EndConversation {
                 self.forge(event, &last, report, verdict).await?;
             }
@@ -157,11 +233,11 @@ impl Scene<'_> {
         Ok(())
     }
 
-    async fn emit(&self, event: Happening) -> anyhow::Result<(Vec<u8>, Vec<Attempt>)> {
+    fn emit(&self, event: Happening) -> anyhow::Result<Vec<Sent>> {
         let platform = &self.sandbox.services.platform;
-        let sent = platform.emit(HEAD_ID, &self.conversation.session_id, event.kind, event.at).pop();
-        let sent = sent.context("the platform has no webhook for the event")?;
-        Ok((sent.body, sent.attempts.await?))
+        let sent = platform.emit(HEAD_ID, &self.conversation.session_id, event.kind, event.at);
+        ensure!(!sent.is_empty(), "the platform has no webhook for the event");
+        Ok(sent)
     }
 
     /// Sends what only somebody without the key would send.
@@ -205,6 +281,10 @@ impl Scene<'_> {
             let (kind, session) = (event.kind.as_str(), &self.conversation.session_id);
             verdict.mismatches.push(format!("{kind} of {session}: answered {answers:?}, expected {expected:?}"));
         }
+        self.line(event, note, attempts)
+    }
+
+    fn line(&self, event: Happening, note: &'static str, attempts: Vec<Attempt>) -> Delivered {
         Delivered { session_id: self.conversation.session_id.clone(), kind: event.kind, note, attempts }
     }
 
@@ -295,7 +375,6 @@ fn wrong_attribute(item: &Item, body: &[u8]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn sent(session: &str) -> Vec<u8> {
         json!({

@@ -3,7 +3,12 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use sandbox::{Options, Ports, Sandbox, Services, demo::Demo, report::Report, write_env_file};
+use sandbox::{
+    Options, Ports, Sandbox, Services,
+    demo::{Demo, check_removed},
+    report::Report,
+    write_env_file,
+};
 use shared::{telemetry, timestamp::Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,6 +23,10 @@ struct Arguments {
     /// Stop after the demo: with 0 if exactly what must be stored is stored, with 1 if not
     #[arg(long, conflicts_with = "services_only")]
     once: bool,
+
+    /// Rotate the webhook's key twice while the conversations are played; takes half a minute
+    #[arg(long, conflicts_with = "services_only")]
+    rotate_during_demo: bool,
 
     /// How many conversations to play
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
@@ -117,16 +126,25 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         return std::future::pending().await;
     }
     let logs = arguments.logs;
-    let sandbox = Sandbox::start(&options, move |record| {
+    let mut sandbox = Sandbox::start(&options, move |record| {
         if logs {
             telemetry::write_line(record);
         }
     })
     .await?;
-    let demo = Demo { conversations: arguments.conversations.into(), seed, start: start(arguments.seed) };
+    let demo = Demo {
+        conversations: arguments.conversations.into(),
+        seed,
+        start: start(arguments.seed),
+        rotate: arguments.rotate_during_demo,
+    };
     report.opening(demo.conversations, seed)?;
-    let verdict = demo.play(&sandbox, &mut report).await?;
-    report.verdict(&verdict)?;
+    let mut verdict = demo.play(&sandbox, &mut report).await?;
+    if arguments.once {
+        sandbox.stack.delete().await?;
+        check_removed(&sandbox, &mut verdict).await?;
+    }
+    report.verdict(&verdict, arguments.once)?;
     if !arguments.once {
         report.serving(&sandbox)?;
         return std::future::pending().await;

@@ -43,6 +43,10 @@ impl Report {
         let many = if conversations == 1 { "conversation" } else { "conversations" };
         writeln!(
             self.out,
+            "{DIM}provision has registered the webhook, put its key into the ring and switched events on.{DIM:#}"
+        )?;
+        writeln!(
+            self.out,
             "{BOLD}{conversations} {many} with the digital human {PUBLIC_HEAD_ID}{BOLD:#}, delivered to {WEBHOOK_URL} \
              {DIM}(--seed {seed} plays the same again){DIM:#}\n"
         )?;
@@ -85,7 +89,7 @@ impl Report {
     }
 
     /// What is stored, and whether that is right.
-    pub fn verdict(&mut self, verdict: &Verdict) -> io::Result<()> {
+    pub fn verdict(&mut self, verdict: &Verdict, removed: bool) -> io::Result<()> {
         if self.json {
             for item in &verdict.stored {
                 self.line(&stored_json(item))?;
@@ -93,7 +97,7 @@ impl Report {
             return self.line(&json!({
                 "type": "verdict", "ok": verdict.mismatches.is_empty(), "delivered": verdict.delivered,
                 "stored": verdict.stored.len(), "duplicates": verdict.duplicates, "refused": verdict.refused,
-                "mismatches": verdict.mismatches,
+                "rotations": verdict.rotations, "removed": removed, "mismatches": verdict.mismatches,
             }));
         }
         writeln!(self.out, "\n{BOLD}Stored in the table {TABLE_NAME}{BOLD:#}\n")?;
@@ -113,15 +117,21 @@ impl Report {
                 text(item, "received_at"),
             )?;
         }
-        let (stored, delivered) = (verdict.stored.len(), verdict.delivered);
+        let were = if verdict.duplicates == 1 { "was" } else { "were" };
         writeln!(
             self.out,
-            "\n{delivered} events happened, {stored} are stored, each once; {} came twice and {} recognised; {} forged \
-             deliveries were refused.",
+            "\n{} deliveries, {} events stored, each once; {} came again and {were} recognised; {} forged ones were refused.",
+            verdict.delivered,
+            verdict.stored.len(),
             verdict.duplicates,
-            if verdict.duplicates == 1 { "was" } else { "were" },
             verdict.refused,
         )?;
+        if verdict.rotations > 0 {
+            writeln!(self.out, "The key was rotated {} times meanwhile.", verdict.rotations)?;
+        }
+        if removed {
+            writeln!(self.out, "The stack is deleted: no webhook, no events, no key of ours is left.")?;
+        }
         for mismatch in &verdict.mismatches {
             writeln!(self.out, "{BAD}wrong:{BAD:#} {mismatch}")?;
         }

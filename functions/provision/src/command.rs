@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use shared::{telemetry, timestamp::Timestamp};
+use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
@@ -101,7 +101,7 @@ pub async fn handle(provisioner: &Provisioner, input: &Value, deadline: Instant)
     }
     let run = provisioner.run(deadline).await?;
     let result = carry_out(provisioner, command.action, &run, &declared).await;
-    provisioner.log(command.action, &result);
+    provisioner.log_run(command.action, &result);
     let ok = result.get("ok").and_then(Value::as_bool).unwrap_or_default();
     if scheduled && !ok { Err(CommandError::Scheduled(result)) } else { Ok(result) }
 }
@@ -160,7 +160,7 @@ async fn test_report(provisioner: &Provisioner, run: &Run, declared: &Declared, 
 
 impl Provisioner {
     /// One line a run, with its metrics: how much had to be changed, and how many heads could not be looked after.
-    fn log(&self, action: Action, result: &Value) {
+    fn log_run(&self, action: Action, result: &Value) {
         let heads = result["heads"].as_array().cloned().unwrap_or_default();
         let failed = heads.iter().filter(|head| !head["error"].is_null()).count();
         let count = |name: &str| -> usize { heads.iter().filter_map(|head| Some(head[name].as_array()?.len())).sum() };
@@ -180,7 +180,7 @@ impl Provisioner {
             line.insert("StepFailed".to_owned(), failed.into());
             line.insert("_aws".to_owned(), declaration(namespace));
         }
-        telemetry::write_line(&line);
+        (self.log)(&line.into());
     }
 }
 

@@ -23,6 +23,7 @@ use serde_json::Value;
 use shared::{
     aws,
     env::{Env, EnvError},
+    telemetry,
 };
 use tokio::time::Instant;
 
@@ -39,6 +40,7 @@ pub struct Provisioner {
     secrets: Secrets,
     http: reqwest::Client,
     pace: Pace,
+    log: fn(&Value),
 }
 
 /// A run that could not begin.
@@ -89,7 +91,14 @@ impl Provisioner {
     /// CloudFormation request from being answered.
     #[must_use]
     pub fn new(env: Env, secrets: Secrets) -> Self {
-        Self { env, secrets, http: unith::http_client(), pace: Pace::default() }
+        Self { env, secrets, http: unith::http_client(), pace: Pace::default(), log: telemetry::write_line }
+    }
+
+    /// With its runs' lines going elsewhere than to standard output.
+    #[must_use]
+    pub fn with_log(mut self, log: fn(&Value)) -> Self {
+        self.log = log;
+        self
     }
 
     /// With other waits than the defaults.
