@@ -7,6 +7,7 @@
 
 // This is test code in a library: what `clippy.toml` allows in tests has to be said here.
 #![expect(
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::unwrap_used,
     clippy::missing_panics_doc,
@@ -15,6 +16,7 @@
 
 pub mod proxy;
 pub mod runtime_api;
+pub mod unith;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -102,6 +104,7 @@ pub struct World {
     pub secrets_proxy: Proxy,
     /// The variables that differ from the defaults.
     env: BTreeMap<&'static str, String>,
+    ring_endpoint: Option<String>,
 }
 
 impl World {
@@ -122,7 +125,7 @@ impl World {
             ("UNITH_KEYS_SECRET", RING_SECRET.to_owned()),
             ("RETENTION_DAYS", "0".to_owned()),
         ]);
-        Self { table, secrets, secrets_proxy, env }
+        Self { table, secrets, secrets_proxy, env, ring_endpoint: None }
     }
 
     /// Sets a variable of the receivers made from now on; an empty value unsets it.
@@ -141,11 +144,19 @@ impl World {
         }
     }
 
+    /// With the ring of another world.
+    #[must_use]
+    pub fn with_secrets_of(mut self, other: &unith::Unith) -> Self {
+        self.ring_endpoint = Some(other.secrets.url().to_owned());
+        self
+    }
+
     /// A receiver in this world, as it is after a cold start.
     pub async fn receiver(&self) -> Caller {
         let config = Config::from_env(&self.env.clone().into_iter().collect::<Env>()).unwrap();
         let dynamodb = sandbox::dynamodb_client(self.table.proxy.url()).await.unwrap();
-        let secrets = sandbox::secrets_client(self.secrets_proxy.url()).await.unwrap();
+        let secrets =
+            sandbox::secrets_client(self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url())).await.unwrap();
         let receiver = Receiver::new(config, dynamodb, secrets);
         receiver.warm_up().await;
         Caller::new(Arc::new(receiver))
@@ -208,6 +219,12 @@ impl Caller {
             log.lock().unwrap().push(serde_json::to_value(record).unwrap());
         });
         Self { function: front::function(service), records }
+    }
+
+    /// It, for a front to call.
+    #[must_use]
+    pub fn as_function(&self) -> Function {
+        Arc::clone(&self.function)
     }
 
     /// Gives it an event as it stands.

@@ -128,6 +128,19 @@ fn read(input: &Value) -> (Request, Option<String>) {
 }
 
 async fn carry_out(provisioner: &Provisioner, request: &Request, deadline: Instant) -> Answer {
+    let answer = answer_for(provisioner, request, deadline).await;
+    provisioner.log_line(
+        !answer.failed,
+        [
+            ("request_type", request.request_type.as_str().into()),
+            ("stack_id", request.stack_id.as_str().into()),
+            ("reason", answer.reason.as_str().into()),
+        ],
+    );
+    answer
+}
+
+async fn answer_for(provisioner: &Provisioner, request: &Request, deadline: Instant) -> Answer {
     match request.request_type.as_str() {
         "Create" | "Update" => match bring_about(provisioner, request, deadline).await {
             Ok(answer) => answer,

@@ -168,18 +168,22 @@ impl Provisioner {
         let namespace = self.env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_METRICS_NAMESPACE).trim();
         let measured = !namespace.is_empty() && matches!(action, Action::Apply | Action::Status);
         let drift = if action == Action::Apply { count("done") } else { count("drift") };
-        let mut line = Map::new();
-        line.insert("timestamp".to_owned(), Timestamp::now().to_string().into());
-        line.insert("level".to_owned(), if ok { "INFO" } else { "ERROR" }.into());
-        line.insert("message".to_owned(), format!("{action} {}", if ok { "done" } else { "not done" }).into());
-        line.insert("action".to_owned(), action.to_string().into());
-        line.insert("result".to_owned(), result.clone());
-        if measured {
-            line.insert("Service".to_owned(), SERVICE.into());
-            line.insert("Drift".to_owned(), drift.into());
-            line.insert("StepFailed".to_owned(), failed.into());
-            line.insert("_aws".to_owned(), declaration(namespace));
-        }
+        let fields = [("action", action.to_string().into()), ("result", result.clone())];
+        let metrics = [
+            ("Service", SERVICE.into()),
+            ("Drift", drift.into()),
+            ("StepFailed", failed.into()),
+            ("_aws", declaration(namespace)),
+        ];
+        self.log_line(ok, fields.into_iter().chain(metrics.into_iter().filter(|_| measured)));
+    }
+
+    /// Writes one line about a run.
+    pub(crate) fn log_line(&self, ok: bool, fields: impl IntoIterator<Item = (&'static str, Value)>) {
+        let (level, message) = if ok { ("INFO", "run done") } else { ("ERROR", "run not done") };
+        let always: [(_, Value); 3] =
+            [("timestamp", Timestamp::now().to_string().into()), ("level", level.into()), ("message", message.into())];
+        let line: Map<_, _> = always.into_iter().chain(fields).map(|(name, value)| (name.to_owned(), value)).collect();
         (self.log)(&line.into());
     }
 }

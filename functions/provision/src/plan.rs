@@ -112,13 +112,15 @@ fn keeper<'w>(ours: &[&'w Webhook], ring: &[RingKey]) -> Option<&'w Webhook> {
     in_use.or_else(|| ours.iter().find(|webhook| webhook.key.is_some())).copied()
 }
 
-/// Whether the ring has this webhook's key, as far as can be told: UNITH may not show it.
+/// Whether the ring has this webhook's key in use, and no other key for it, as far as can be told: UNITH may not show it.
 #[must_use]
 pub fn is_in_ring(webhook: &Webhook, ring: &[RingKey]) -> bool {
-    ring.iter().any(|entry| {
-        let same_key = webhook.key.as_ref().is_none_or(|key| key.expose() == entry.key.expose());
-        entry.state == KeyState::Active && entry.webhook_id.as_deref() == Some(&webhook.id) && same_key
-    })
+    let of_webhook = |entry: &&RingKey| entry.webhook_id.as_deref() == Some(&webhook.id);
+    let mut active = ring.iter().filter(of_webhook).filter(|entry| entry.state == KeyState::Active);
+    match &webhook.key {
+        None => active.next().is_some(),
+        Some(key) => active.next().is_some_and(|entry| entry.key.expose() == key.expose()) && active.next().is_none(),
+    }
 }
 
 /// Keys of webhooks that are gone: the active ones are let go, those whose time is over are dropped.
@@ -196,6 +198,12 @@ mod tests {
                 vec![store_4],
             ),
             ("the key has changed", vec![ours("4", "new")], k4.into(), vec![store_4]),
+            (
+                "another key is active besides",
+                vec![ours("4", "k4")],
+                format!(r#"{k4}, {{"webhook_id": 4, "key": "old"}}"#),
+                vec![store_4],
+            ),
             ("the key is going, but its webhook is not", vec![ours("4", "k4")], k4_retiring.into(), vec![store_4]),
             ("other flags", vec![webhook("4", URL, Some("k4"), NONE)], k4.into(), vec![&subscribe_4]),
             ("flags and key", vec![webhook("4", URL, Some("k4"), NONE)], String::new(), vec![store_4, &subscribe_4]),

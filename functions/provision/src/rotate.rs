@@ -91,14 +91,15 @@ impl Run {
         let started = Instant::now();
         let registered = match self.unith.register(head_id, url, Subscriptions::NONE).await {
             // A platform that wants some subscription gets all of them, a moment earlier than is best.
-            Err(error) if error.is_final_refusal() => {
+            Err(error) if error.is_final_refusal() && !error.says_there_is_one() => {
                 self.unith.register(head_id, url, declared.subscriptions).await.map_err(|_| error)
             }
             registered => registered,
         };
         let (key, gap_since) = match registered {
             Ok(key) => (key, None),
-            Err(error) if error.is_final_refusal() => {
+            // Only where UNITH says why: a refusal for any other reason must not cost the webhook that works.
+            Err(error) if error.says_there_is_one() => {
                 done.push(format!("one registration a head is all UNITH gives ({error}): the old one goes first"));
                 let gap_since = Instant::now();
                 for webhook in &ours {

@@ -125,6 +125,16 @@ impl UnithError {
         }
     }
 
+    /// Whether a registration is refused because there is one. The guide is silent on how UNITH would say that.
+    #[must_use]
+    pub fn says_there_is_one(&self) -> bool {
+        let Self::Refused { status, said, .. } = self else { return false };
+        let said = said.to_ascii_lowercase();
+        let words = ["already", "exist", "duplicate"].iter().any(|word| said.contains(word));
+        *status == StatusCode::CONFLICT
+            || (words && (*status == StatusCode::BAD_REQUEST || *status == StatusCode::UNPROCESSABLE_ENTITY))
+    }
+
     /// Whether UNITH understood the call and will not do it.
     #[must_use]
     pub fn is_final_refusal(&self) -> bool {

@@ -109,22 +109,9 @@ async fn register(Shared(core): Shared<Core>, Json(wanted): Json<Registration>) 
     if one_registration == Some(OneRegistration::Replaces) {
         state.webhooks.retain(|webhook| webhook.head_id != wanted.head_id);
     }
-    state.last_webhook_id += 1;
-    let id = state.last_webhook_id;
-    let shared_key = if id == 1 { FIRST_SHARED_KEY.to_owned() } else { state.random_hex() };
-    let now = Timestamp::now().to_string();
-    state.webhooks.push(Webhook {
-        id,
-        created_at: now.clone(),
-        updated_at: now,
-        org_id: ORG_ID.to_owned(),
-        head_id: wanted.head_id,
-        webhook_url: wanted.webhook_url,
-        shared_key: shared_key.clone(),
-        subscriptions: wanted.subscriptions,
-    });
+    let webhook = state.register(wanted.head_id, wanted.webhook_url, wanted.subscriptions);
     // The guide's answer: the key, and no id.
-    Ok(Json(json!({"sharedKey": shared_key})))
+    Ok(Json(json!({"sharedKey": webhook.shared_key})))
 }
 
 #[derive(Deserialize)]
@@ -222,6 +209,24 @@ impl State {
     fn webhook(&mut self, id: u64) -> Result<&mut Webhook, Refused> {
         let found = self.webhooks.iter_mut().find(|webhook| webhook.id == id);
         found.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no webhook {id}")))
+    }
+
+    pub(super) fn register(&mut self, head_id: String, webhook_url: String, subscriptions: Subscriptions) -> Webhook {
+        self.last_webhook_id += 1;
+        let id = self.last_webhook_id;
+        let now = Timestamp::now().to_string();
+        let webhook = Webhook {
+            id,
+            created_at: now.clone(),
+            updated_at: now,
+            org_id: ORG_ID.to_owned(),
+            head_id,
+            webhook_url,
+            shared_key: if id == 1 { FIRST_SHARED_KEY.to_owned() } else { self.random_hex() },
+            subscriptions,
+        };
+        self.webhooks.push(webhook.clone());
+        webhook
     }
 
     /// A webhook as the API shows it.

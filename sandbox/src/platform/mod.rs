@@ -237,6 +237,25 @@ impl Platform {
         self.core.lock().heads.get(head_id).is_some_and(|head| head.events_enabled)
     }
 
+    /// Registers a webhook as somebody in UNITH's own user interface could.
+    pub fn register_by_hand(&self, head_id: &str, url: &str, subscriptions: Subscriptions) {
+        self.core.lock().register(head_id.to_owned(), url.to_owned(), subscriptions);
+    }
+
+    /// Changes a webhook's subscriptions there.
+    pub fn change_by_hand(&self, id: u64, subscriptions: Subscriptions) {
+        if let Some(webhook) = self.core.lock().webhooks.iter_mut().find(|webhook| webhook.id == id) {
+            webhook.subscriptions = subscriptions;
+        }
+    }
+
+    /// Switches a head's events on or off there.
+    pub fn enable_by_hand(&self, head_id: &str, on: bool) {
+        if let Some(head) = self.core.lock().heads.get_mut(head_id) {
+            head.events_enabled = on;
+        }
+    }
+
     /// Ends all tokens, as a week does.
     pub fn expire_tokens(&self) {
         self.core.lock().tokens.clear();

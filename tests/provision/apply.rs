@@ -1,0 +1,209 @@
+//! `apply`: from any start state to the declared one, and no further.
+
+use proptest::{prelude::*, test_runner::TestRunner};
+use sandbox::platform::{HEAD_ID, Settings, Subscriptions};
+use serde_json::{Value, json};
+use tests::unith::{MORE_HEADS, URL, Unith};
+
+const OTHER_URL: &str = "https://somebody.example.com/else";
+
+/// Registers a webhook by hand.
+fn register(world: &Unith, head_id: &str, url: &str, subscriptions: Subscriptions) {
+    world.platform.register_by_hand(head_id, url, subscriptions);
+}
+
+#[tokio::test]
+async fn nothing_becomes_everything_and_a_second_run_changes_nothing() {
+    let world = Unith::start().await;
+    let first = world.command("apply").await;
+    assert_eq!(first["ok"], true, "{first}");
+    assert_eq!(first["heads"][0]["done"], json!(["register the webhook"]));
+    world.assert_provisioned(HEAD_ID).await;
+    let (ring, webhooks) = (world.ring_text().await, format!("{:?}", world.platform.webhooks()));
+
+    let second = world.command("apply").await;
+    assert_eq!(second["heads"][0], json!({"head_id": HEAD_ID, "ok": true, "done": []}));
+    assert_eq!((ring, webhooks), (world.ring_text().await, format!("{:?}", world.platform.webhooks())));
+}
+
+#[tokio::test]
+async fn what_was_registered_by_hand_is_adopted_and_others_are_left_alone() {
+    let world = Unith::start().await;
+    register(&world, HEAD_ID, OTHER_URL, Subscriptions::default());
+    register(&world, HEAD_ID, "https://HOOKS.example.com:443/webhooks/head-events", Subscriptions::ALL);
+    let others = world.platform.webhooks()[0].clone();
+    let result = world.command("apply").await;
+    assert_eq!(result["heads"][0]["done"], json!(["put the key of webhook 2 into the ring"]));
+    let webhooks = world.platform.webhooks();
+    assert_eq!(webhooks.len(), 2);
+    assert_eq!(format!("{:?}", webhooks[0]), format!("{others:?}"));
+}
+
+#[tokio::test]
+async fn drift_is_repaired() {
+    let world = Unith::start().await;
+    world.command("apply").await;
+    let id = world.platform.webhooks()[0].id;
+    world.platform.change_by_hand(id, Subscriptions::default());
+    register(&world, HEAD_ID, URL, Subscriptions::ALL);
+
+    let status = world.command("status").await;
+    assert_eq!(status["ok"], false);
+    assert_eq!(
+        status["heads"][0]["drift"],
+        json!([
+            "subscribe webhook 1 to START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING (now none)",
+            "delete webhook 2: our URL is registered twice",
+        ])
+    );
+    assert_eq!(world.command("apply").await["heads"][0]["done"].as_array().unwrap().len(), 2);
+    world.assert_provisioned(HEAD_ID).await;
+    assert_eq!(world.command("status").await["ok"], true);
+}
+
+#[tokio::test]
+async fn subscriptions_are_the_declared_ones() {
+    let world = Unith::start().await.with("SUBSCRIPTIONS", "START_CONVERSATION,END_CONVERSATION");
+    world.command("apply").await;
+    let expected = Subscriptions { start_conversation: true, end_conversation: true, ..Subscriptions::default() };
+    assert_eq!(world.platform.webhooks()[0].subscriptions, expected);
+}
+
+#[tokio::test]
+async fn one_heads_failure_does_not_keep_the_others_from_being_done() {
+    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},no-such-head,{}", MORE_HEADS[0]));
+    let result = world.command("apply").await;
+    assert_eq!(result["ok"], false);
+    let how: Vec<_> = result["heads"].as_array().unwrap().iter().map(|head| head["ok"].clone()).collect();
+    assert_eq!(how, [true, false, true]);
+    let error = result["heads"][1]["error"].as_str().unwrap();
+    assert!(
+        error.contains("POST /head-events: UNITH answered 404") && error.contains("there is no head no-such-head"),
+        "{error}"
+    );
+    world.assert_provisioned(HEAD_ID).await;
+    world.assert_provisioned(MORE_HEADS[0]).await;
+}
+
+#[tokio::test]
+async fn masked_keys_and_pages_are_coped_with() {
+    let world = Unith::start().await;
+    for n in 0..5 {
+        register(&world, HEAD_ID, &format!("{OTHER_URL}/{n}"), Subscriptions::ALL);
+    }
+    world.faults(json!({"masked_keys": true, "page_size": 2}));
+    assert_eq!(world.command("apply").await["ok"], true);
+    world.assert_provisioned(HEAD_ID).await;
+    assert_eq!(world.command("apply").await["heads"][0]["done"], json!([]));
+
+    // A webhook whose key nobody knows any more is replaced.
+    world.set_secret(tests::RING_SECRET, r#"{"keys": []}"#).await;
+    let result = world.command("apply").await;
+    assert_eq!(
+        result["heads"][0]["done"],
+        json!([
+            "register the webhook anew: the key of the registered one is not known",
+            "delete webhook 6: our URL is registered twice",
+        ])
+    );
+    world.assert_provisioned(HEAD_ID).await;
+    assert_eq!(world.platform.webhooks().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applies_at_once_lose_nothing() {
+    let heads = [HEAD_ID, MORE_HEADS[0], MORE_HEADS[1]];
+    let world = Unith::start().await;
+    world
+        .set_secret(tests::RING_SECRET, r#"{"keys": [{"key": "by-hand", "note": "kept"}], "owner": "somebody"}"#)
+        .await;
+    let provisioner = world.provisioner().await;
+    let runs: Vec<_> = heads
+        .iter()
+        .map(|head| {
+            let (provisioner, input) = (provisioner.clone(), json!({"action": "apply", "head_ids": [head]}));
+            let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+            tokio::spawn(async move { provisioner.handle(input, deadline).await.unwrap() })
+        })
+        .collect();
+    for run in runs {
+        let result = run.await.unwrap();
+        assert_eq!(result["ok"], true, "{result}");
+    }
+    for head in heads {
+        world.assert_provisioned(head).await;
+    }
+    let ring: Value = serde_json::from_str(&world.ring_text().await).unwrap();
+    assert_eq!((&ring["owner"], &ring["keys"][0]), (&json!("somebody"), &json!({"key": "by-hand", "note": "kept"})));
+    assert_eq!(ring["keys"].as_array().unwrap().len(), 4);
+}
+
+#[derive(Debug, Clone)]
+struct StartState {
+    webhooks: Vec<(bool, bool)>,
+    ring: Vec<(u64, bool, bool)>,
+    masked: bool,
+    enabled: bool,
+}
+
+fn start_state() -> impl Strategy<Value = StartState> {
+    let webhooks = prop::collection::vec((any::<bool>(), any::<bool>()), 0..4);
+    let ring = prop::collection::vec((1_u64..6, any::<bool>(), any::<bool>()), 0..4);
+    (webhooks, ring, any::<bool>(), any::<bool>()).prop_map(|(webhooks, ring, masked, enabled)| StartState {
+        webhooks,
+        ring,
+        masked,
+        enabled,
+    })
+}
+
+/// Whatever is registered and whatever is in the ring: after `apply` the plan is empty, and others' webhooks are there.
+#[test]
+fn from_any_start_state_apply_leaves_nothing_to_do() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() });
+    let property = |start: StartState| {
+        runtime.block_on(check_converges(start));
+        Ok(())
+    };
+    runner.run(&start_state(), property).unwrap();
+}
+
+async fn check_converges(start: StartState) {
+    let world = Unith::start_with(Settings { seed: 7, ..Settings::default() }).await;
+    let mut others = 0;
+    for (ours, subscribed) in &start.webhooks {
+        others += usize::from(!ours);
+        let subscriptions = if *subscribed { Subscriptions::ALL } else { Subscriptions::default() };
+        register(&world, HEAD_ID, if *ours { URL } else { OTHER_URL }, subscriptions);
+    }
+    let webhooks = world.platform.webhooks();
+    let keys: Vec<_> = start
+        .ring
+        .iter()
+        .map(|(id, right, retiring)| {
+            let right_key = webhooks.iter().find(|webhook| webhook.id == *id && *right).map(|w| w.shared_key.clone());
+            let (state, until) =
+                if *retiring { ("retiring", json!("2020-01-01T00:00:00Z")) } else { ("active", json!(null)) };
+            json!({
+                "head_id": HEAD_ID, "webhook_id": id, "state": state, "until": until,
+                "key": right_key.unwrap_or_else(|| "00112233445566778899aabbccddeeff".to_owned()),
+            })
+        })
+        .collect();
+    world.set_secret(tests::RING_SECRET, &tests::ring(&keys)).await;
+    world.platform.enable_by_hand(HEAD_ID, start.enabled);
+    world.faults(json!({"masked_keys": start.masked}));
+
+    let applied = world.command("apply").await;
+    assert_eq!(applied["ok"], true, "{start:?}: {applied}");
+    let plan = world.command("plan").await;
+    assert_eq!(plan["heads"][0]["steps"], json!([]), "{start:?}: {applied}");
+    let left: Vec<_> = world.platform.webhooks().into_iter().filter(|w| w.webhook_url == OTHER_URL).collect();
+    assert_eq!(left.len(), others, "{start:?}");
+    assert!(world.platform.events_enabled(HEAD_ID));
+    if !start.masked {
+        world.assert_provisioned(HEAD_ID).await;
+    }
+}

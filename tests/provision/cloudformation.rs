@@ -1,0 +1,229 @@
+//! The custom resource: every request type, every way to be wrong, and always an answer.
+
+use std::time::Duration;
+
+use sandbox::platform::{HEAD_ID, Subscriptions};
+use serde_json::{Value, json};
+use tests::{
+    proxy::Fault,
+    unith::{MORE_HEADS, URL, Unith, request},
+};
+
+fn status(answer: &Value) -> (&str, &str) {
+    (answer["Status"].as_str().unwrap(), answer["Reason"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn create_update_delete() {
+    let world = Unith::start().await;
+    let created = world.cloudformation("create", &json!({})).await;
+    assert_eq!(created["Status"], "SUCCESS", "{created}");
+    for name in ["StackId", "RequestId", "LogicalResourceId"] {
+        assert_eq!(created[name], request("create")[name], "{name}");
+    }
+    assert_eq!(created["PhysicalResourceId"], "unith-webhook:UnithWebhook:8d0b9a60-f2b1-11f0-9c2e-0a1b2c3d4e5f");
+    assert_eq!(created["Data"], json!({"WebhookUrl": URL, "Heads": 1}));
+    world.assert_provisioned(HEAD_ID).await;
+    assert_eq!(
+        world.platform.webhooks()[0].subscriptions,
+        Subscriptions { inactivity_warning: false, ..Subscriptions::ALL }
+    );
+
+    let updated = world.cloudformation("update", &json!({})).await;
+    assert_eq!(
+        (&updated["Status"], &updated["PhysicalResourceId"]),
+        (&json!("SUCCESS"), &created["PhysicalResourceId"])
+    );
+    assert_eq!(world.platform.webhooks()[0].subscriptions, Subscriptions::ALL);
+
+    for _ in 0..2 {
+        let deleted = world.cloudformation("delete", &json!({})).await;
+        assert_eq!(deleted["Status"], "SUCCESS", "{deleted}");
+        assert!(world.platform.webhooks().is_empty());
+        assert!(!world.platform.events_enabled(HEAD_ID));
+        assert!(world.ring().await.keys().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn no_answer_holds_a_key_or_a_token() {
+    let world = Unith::start().await;
+    let answer = world.cloudformation("create", &json!({})).await.to_string();
+    let key = world.platform.webhooks()[0].shared_key.clone();
+    assert!(!answer.contains(&key) && !answer.contains("sandbox-secret-key"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_update_that_drops_a_head_removes_it_and_its_rollback_restores_it() {
+    let world = Unith::start().await;
+    let both = json!({"HeadIds": [HEAD_ID, MORE_HEADS[0]]});
+    world.cloudformation("create", &both).await;
+    let update = |new: Value, old: Value| {
+        let mut update = request("update");
+        update["ResourceProperties"]["HeadIds"] = new;
+        update["OldResourceProperties"]["HeadIds"] = old;
+        update
+    };
+    let (one, two) = (json!([HEAD_ID]), json!([HEAD_ID, MORE_HEADS[0]]));
+    let dropped = world.answer_to(update(one.clone(), two.clone()), Duration::from_secs(30)).await;
+    assert_eq!(dropped["Status"], "SUCCESS", "{dropped}");
+    world.assert_provisioned(HEAD_ID).await;
+    assert_eq!(world.platform.webhooks().len(), 1);
+    assert!(!world.platform.events_enabled(MORE_HEADS[0]));
+
+    let restored = world.answer_to(update(two, one), Duration::from_secs(30)).await;
+    assert_eq!(restored["Status"], "SUCCESS", "{restored}");
+    world.assert_provisioned(MORE_HEADS[0]).await;
+}
+
+#[tokio::test]
+async fn an_update_to_another_url_leaves_the_old_one() {
+    let world = Unith::start().await;
+    world.cloudformation("create", &json!({})).await;
+    let moved = world.cloudformation("update", &json!({"WebhookUrl": "https://new.example.com/x"})).await;
+    assert_eq!(moved["Status"], "SUCCESS", "{moved}");
+    let webhooks = world.platform.webhooks();
+    assert_eq!(webhooks.len(), 1);
+    assert_eq!(webhooks[0].webhook_url, "https://new.example.com/x");
+    assert!(world.platform.events_enabled(HEAD_ID));
+    let ring = world.ring().await;
+    let states: Vec<_> = ring.keys().iter().map(|key| (key.webhook_id.clone().unwrap(), key.state.as_str())).collect();
+    assert!(states.contains(&("1".into(), "retiring")) && states.contains(&("2".into(), "active")), "{states:?}");
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_is_answered_with_a_reason() {
+    let world = Unith::start().await;
+    for (changes, reason) in [
+        (json!({"WebhookUrl": "http://hooks.example.com/x"}), "UNITH delivers to https URLs only"),
+        (json!({"WebhookUrl": null}), "UNITH delivers to https URLs only"),
+        (json!({"HeadIds": []}), "there is no head to look after"),
+        (json!({"HeadIds": ["a b"]}), "`a b` is no head id"),
+        (json!({"HeadIds": {"Ref": "Heads"}}), "the property HeadIds is"),
+        (json!({"EndConversation": "maybe"}), "the property EndConversation is \"maybe\": expected true or false"),
+        (json!({"HeadIds": ["no-such-head"]}), "there is no head no-such-head"),
+    ] {
+        let answer = world.cloudformation("create", &changes).await;
+        let (status, told) = status(&answer);
+        assert!(status == "FAILED" && told.contains(reason), "{changes}: {answer}");
+        // What could not be created is deleted without ado.
+        let deleted = world.cloudformation("delete", &changes).await;
+        assert_eq!(deleted["Status"], "SUCCESS", "{changes}: {deleted}");
+    }
+    assert!(world.platform.webhooks().is_empty());
+}
+
+#[tokio::test]
+async fn malformed_requests_are_answered_as_long_as_there_is_somewhere_to_answer() {
+    let world = Unith::start().await;
+    for (change, value, reason) in [
+        ("RequestType", json!("Replace"), "expected Create, Update or Delete"),
+        ("RequestType", json!(null), "the request cannot be read"),
+        ("ResourceProperties", json!("none"), "the request cannot be read"),
+        ("StackId", json!(7), "the request cannot be read"),
+    ] {
+        let mut malformed = request("create");
+        malformed[change] = value;
+        let answer = world.answer_to(malformed, Duration::from_secs(30)).await;
+        let (status, told) = status(&answer);
+        assert!(status == "FAILED" && told.contains(reason), "{change}: {answer}");
+        assert!(answer["PhysicalResourceId"].as_str().is_some_and(|id| !id.is_empty()));
+    }
+    let nowhere = world.invoke(json!({"RequestType": "Create"})).await.unwrap_err();
+    assert_eq!(nowhere.to_string(), "a CloudFormation request without a ResponseURL cannot be answered");
+}
+
+#[tokio::test]
+async fn missing_configuration_is_answered() {
+    for name in ["UNITH_API_URL", "UNITH_CREDENTIALS_SECRET", "UNITH_KEYS_SECRET"] {
+        let world = Unith::start().await.with(name, "");
+        let answer = world.cloudformation("create", &json!({})).await;
+        let (status, told) = status(&answer);
+        assert!(status == "FAILED" && told.contains(&format!("{name} is not set")), "{answer}");
+        assert_eq!(world.cloudformation("delete", &json!({})).await["Status"], "SUCCESS", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_credentials_fail_the_creation_and_not_its_rollback() {
+    for credentials in [json!({"email": "a@b.c", "secretKey": "wrong"}), json!({"bearerToken": "old"}), json!({})] {
+        let world = Unith::start().await;
+        world.set_credentials(&credentials).await;
+        let created = world.cloudformation("create", &json!({})).await;
+        assert_eq!(created["Status"], "FAILED", "{created}");
+        let deleted = world.cloudformation("delete", &json!({})).await;
+        assert_eq!(deleted["Status"], "SUCCESS", "{credentials}: {deleted}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_stopped_working_need_force_to_delete() {
+    let world = Unith::start().await;
+    world.cloudformation("create", &json!({})).await;
+    world.set_credentials(&json!({"email": "a@b.c", "secretKey": "wrong"})).await;
+    let refused = world.cloudformation("delete", &json!({})).await;
+    let (status, told) = status(&refused);
+    assert!(status == "FAILED" && told.contains("ForceDelete") && told.contains("401"), "{refused}");
+    let forced = world.cloudformation("delete", &json!({"ForceDelete": "true"})).await;
+    assert_eq!(forced["Status"], "SUCCESS", "{forced}");
+    assert!(world.ring().await.keys().is_empty(), "our own side is cleaned");
+}
+
+#[tokio::test]
+async fn unith_down_or_hanging_is_answered_before_the_time_is_over() {
+    for how in [json!({"status": [503, null]}), json!("reset"), json!("hang")] {
+        let world = Unith::start().await;
+        world.faults(json!({"failing": [{"call": "*", "how": how, "times": 1_000_000}]}));
+        let limit = Duration::from_secs(10);
+        let started = tokio::time::Instant::now();
+        let answer = world.cloudformation_within("create", &json!({}), limit).await;
+        assert!(started.elapsed() < limit, "{how}: the answer came after {:?}", started.elapsed());
+        assert_eq!(answer["Status"], "FAILED", "{how}: {answer}");
+        assert!(!answer["Reason"].as_str().unwrap().is_empty());
+        assert!(world.platform.webhooks().is_empty() && !world.platform.events_enabled(HEAD_ID), "{how}");
+    }
+}
+
+#[tokio::test]
+async fn secrets_manager_down_or_hanging_is_answered() {
+    for fault in [Fault::Refuse, Fault::Hang] {
+        let world = Unith::start().await;
+        world.secrets_proxy.set(fault.clone());
+        let answer = world.cloudformation_within("create", &json!({}), Duration::from_secs(12)).await;
+        assert_eq!(answer["Status"], "FAILED", "{fault:?}: {answer}");
+        assert!(world.platform.webhooks().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_answered() {
+    let world = Unith::start().await;
+    let secrets = sandbox::secrets_client(world.secrets.url()).await.unwrap();
+    let panics = provision::Provisioner::new(shared::env::Env::default(), secrets).with_log(|_| panic!("on purpose"));
+    let mut create = request("create");
+    create["ResponseURL"] = world.response_url().into();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    std::sync::Arc::new(panics).handle(create, deadline).await.unwrap();
+    let answer = world.take_answer().unwrap();
+    assert_eq!(status(&answer), ("FAILED", "an error in provision itself: see the function's log"));
+}
+
+#[tokio::test]
+async fn deleting_leaves_others_webhooks_and_their_events() {
+    let world = Unith::start().await;
+    world.cloudformation("create", &json!({})).await;
+    world.platform.register_by_hand(HEAD_ID, "https://somebody.example.com/else", Subscriptions::ALL);
+    assert_eq!(world.cloudformation("delete", &json!({})).await["Status"], "SUCCESS");
+    let webhooks = world.platform.webhooks();
+    assert_eq!((webhooks.len(), webhooks[0].webhook_url.as_str()), (1, "https://somebody.example.com/else"));
+    assert!(world.platform.events_enabled(HEAD_ID), "somebody else listens");
+}
+
+#[tokio::test]
+async fn events_can_be_declared_off() {
+    let world = Unith::start().await;
+    world.platform.enable_by_hand(HEAD_ID, true);
+    assert_eq!(world.cloudformation("create", &json!({"EnableEvents": "false"})).await["Status"], "SUCCESS");
+    assert_eq!(world.platform.webhooks().len(), 1);
+    assert!(!world.platform.events_enabled(HEAD_ID));
+}

@@ -1,0 +1,160 @@
+//! Commands, the schedule, and what they say.
+
+use std::collections::BTreeMap;
+
+use sandbox::{
+    front::{Front, Function},
+    listen::listen,
+    platform::{EMAIL, HEAD_ID, SECRET_KEY},
+};
+use serde_json::{Value, json};
+use tests::{World, unith::Unith};
+
+#[tokio::test]
+async fn plan_says_what_apply_would_do_and_does_nothing() {
+    let world = Unith::start().await;
+    let plan = world.command("plan").await;
+    assert_eq!(
+        plan["heads"][0],
+        json!({"head_id": HEAD_ID, "ok": true, "steps": ["register the webhook"], "always": "switch the head's events on"})
+    );
+    assert!(world.platform.webhooks().is_empty() && world.ring().await.keys().is_empty());
+}
+
+#[tokio::test]
+async fn status_shows_registration_flags_drift_and_keys_by_fingerprint() {
+    let world = Unith::start().await;
+    let before = world.command("status").await;
+    assert_eq!((&before["ok"], &before["heads"][0]["drift"]), (&json!(false), &json!(["register the webhook"])));
+    world.command("apply").await;
+    let status = world.command("status").await;
+    let head = &status["heads"][0];
+    assert_eq!((&status["ok"], &head["drift"], &head["other_webhooks"]), (&json!(true), &json!([]), &json!(0)));
+    let key = world.ring().await.keys()[0].key.clone();
+    assert_eq!(head["webhooks"][0]["id"], "1");
+    assert_eq!(head["webhooks"][0]["key_fingerprint"], key.fingerprint());
+    let shown = &head["keys"][0];
+    assert_eq!(
+        (&shown["fingerprint"], &shown["state"], &shown["age_days"]),
+        (&json!(key.fingerprint()), &json!("active"), &json!(0))
+    );
+    assert!(!status.to_string().contains(key.expose()));
+}
+
+#[tokio::test]
+async fn enable_disable_and_remove() {
+    let world = Unith::start().await;
+    world.command("apply").await;
+    assert_eq!(world.command("disable").await["heads"][0]["done"], json!(["switch the head's events off"]));
+    assert!(!world.platform.events_enabled(HEAD_ID));
+    assert_eq!(world.platform.webhooks().len(), 1);
+    world.command("enable").await;
+    assert!(world.platform.events_enabled(HEAD_ID));
+    for done in [json!(["switch the head's events off", "delete webhook 1"]), json!([])] {
+        let removed = world.command("remove").await;
+        assert_eq!((&removed["ok"], &removed["heads"][0]["done"]), (&json!(true), &done));
+    }
+    assert!(world.platform.webhooks().is_empty() && world.ring().await.keys().is_empty());
+}
+
+#[tokio::test]
+async fn a_schedule_applies_and_its_failure_is_a_failure() {
+    let world = Unith::start().await;
+    let event = json!({"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}});
+    assert_eq!(world.invoke(event.clone()).await.unwrap()["action"], "apply");
+    world.assert_provisioned(HEAD_ID).await;
+    world.set_credentials(&json!({"bearerToken": "too old"})).await;
+    let error = world.invoke(event).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("the scheduled run did not bring everything about") && error.contains("tokens live 7 days"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_command_is_told_what_is_one() {
+    let world = Unith::start().await;
+    for input in [json!({}), json!({"action": "explode"}), json!("apply"), json!({"action": "apply", "head_ids": "x"})]
+    {
+        let error = world.invoke(input.clone()).await.unwrap_err().to_string();
+        assert!(error.starts_with("this is no command") && error.contains("\"self-test\""), "{input}: {error}");
+    }
+    let error = world.invoke(json!({"action": "apply", "head_ids": []})).await.unwrap_err().to_string();
+    assert!(error.starts_with("there is no head to look after"), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_that_ended_is_got_anew_and_a_stored_one_is_used() {
+    let world = Unith::start().await;
+    let provisioner = world.provisioner().await;
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let run = provisioner.run(deadline).await.unwrap();
+    run.unith.webhooks(HEAD_ID).await.unwrap();
+    world.platform.expire_tokens();
+    run.unith.webhooks(HEAD_ID).await.expect("a new token is got");
+
+    let http = provision::unith::http_client();
+    let account = json!({"email": EMAIL, "secretKey": SECRET_KEY});
+    let token: Value = http
+        .post(format!("{}/auth/token", world.platform.url()))
+        .json(&account)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    world.set_credentials(&json!({"bearerToken": token["data"]["bearer"]})).await;
+    assert_eq!(world.command("apply").await["ok"], true);
+}
+
+/// A receiver behind a front, as after a cold start.
+async fn front(receiving: &World) -> Front {
+    let caller = receiving.receiver().await;
+    let routes: BTreeMap<String, Function> =
+        BTreeMap::from([(format!("POST {}", receive::WEBHOOK_PATH), caller.as_function())]);
+    Front::serve(listen("the front", 0).await.unwrap(), routes).unwrap()
+}
+
+fn testing(world: Unith, front: &Front) -> Unith {
+    world.with("SELF_TEST_URL", format!("{}{}", front.url(), receive::WEBHOOK_PATH))
+}
+
+#[tokio::test]
+async fn a_self_test_goes_the_way_of_a_delivery() {
+    let world = Unith::start().await;
+    let without_key = world.command("self-test").await;
+    assert!(without_key["heads"][0]["error"].as_str().unwrap().contains("run `apply` first"), "{without_key}");
+    world.command("apply").await;
+    let receiving = World::without_ring().await;
+    receiving.set_ring(&world.ring_text().await).await;
+    let seeing = front(&receiving).await;
+    let world = testing(world, &seeing);
+    let result = world.command("self-test").await;
+    assert_eq!(result["ok"], true, "{result}");
+    let head = &result["heads"][0];
+    assert_eq!((&head["signed"]["status"], &head["forged"]["status"]), (&json!(200), &json!(401)));
+    assert!(head["signed"]["latency_ms"].is_number());
+    let items = receiving.table.items().await;
+    assert_eq!(items.len(), 1);
+    assert_eq!(tests::text(&items[0], "event_type"), "SELF_TEST");
+    assert!(tests::text(&items[0], "session_id").starts_with("self-test:"));
+
+    // A receiver that does not have the key is found out.
+    receiving.set_ring(r#"{"keys": []}"#).await;
+    let blind = front(&receiving).await;
+    let world = testing(world, &blind);
+    let result = world.command("self-test").await;
+    assert_eq!((&result["ok"], &result["heads"][0]["signed"]["status"]), (&json!(false), &json!(503)), "{result}");
+}
+
+#[tokio::test]
+async fn errors_say_what_unith_said_and_no_secrets() {
+    let world = Unith::start().await;
+    world.set_credentials(&json!({"email": EMAIL, "secretKey": "wrong-but-secret"})).await;
+    let result = world.command("apply").await;
+    let error = result["heads"][0]["error"].as_str().unwrap();
+    assert!(error.starts_with("POST /auth/token: UNITH answered 401 Unauthorized"), "{error}");
+    assert!(error.contains("wrong e-mail or secret key"), "{error}");
+    assert!(!result.to_string().contains("wrong-but-secret"));
+}
