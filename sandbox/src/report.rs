@@ -191,8 +191,9 @@ impl Report {
             self.out,
             "\n{BOLD}Try:{BOLD:#} in another terminal\n\n\
              cargo lambda watch --env-file {env_file}\n\n\
-             {BOLD}Try:{BOLD:#} in a third one, a signed delivery; then a whole conversation\n\n\
+             {BOLD}Try:{BOLD:#} in a third one, a signed delivery; a look at the registration; a whole conversation\n\n\
              cargo lambda invoke receive --data-file tests/fixtures/http-api-2.0.json\n\
+             cargo lambda invoke provision --data-ascii '{{\"action\":\"status\"}}'\n\
              curl -X POST {}/_sandbox/conversations\n",
             services.platform.url()
         )

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sandbox::platform::{HEAD_ID, Subscriptions};
 use serde_json::{Value, json};
-use tests::unith::{URL, Unith};
+use tests::unith::{MORE_HEADS, URL, Unith};
 
 const CALLS: [&str; 6] = [
     "POST /auth/token",
@@ -111,6 +111,17 @@ async fn a_platform_that_is_down_ends_the_run_in_time_and_nothing_is_reported_as
     assert_eq!((&result["ok"], &head["ok"], &head["done"]), (&json!(false), &json!(false), &json!([])));
     let error = head["error"].as_str().unwrap();
     assert!(error.contains("UNITH answered 503") || error.contains("the time for this run is over"), "{error}");
+}
+
+#[tokio::test]
+async fn a_head_that_unith_hangs_on_leaves_the_others_their_time() {
+    let world = world(false).await.with("HEAD_IDS", format!("{HEAD_ID},{},{}", MORE_HEADS[0], MORE_HEADS[1]));
+    world.faults(json!({"failing": [{"call": "POST /head-events", "how": "hang", "times": 1}]}));
+    let result = world.invoke_within(json!({"action": "apply"}), Duration::from_secs(6)).await.unwrap();
+    let how: Vec<_> = result["heads"].as_array().unwrap().iter().map(|head| head["ok"].clone()).collect();
+    assert_eq!(how, [false, true, true], "{result}");
+    world.assert_provisioned(MORE_HEADS[0]).await;
+    world.assert_provisioned(MORE_HEADS[1]).await;
 }
 
 #[tokio::test]

@@ -162,8 +162,8 @@ async fn bring_about(
     }
     let run = provisioner.run(deadline).await?;
     let mut reports = Vec::new();
-    for head_id in &declared.head_ids {
-        reports.push(run.apply(&declared, head_id).await);
+    for (index, head_id) in declared.head_ids.iter().enumerate() {
+        reports.push(run.share(declared.head_ids.len() - index).apply(&declared, head_id).await);
     }
     // What the old properties had and the new ones have not. If they were never good for anything, nothing is left.
     if let Ok(old) = self::declared(&request.old_resource_properties) {
@@ -206,7 +206,8 @@ async fn remove(provisioner: &Provisioner, request: &Request, deadline: Instant)
         }
     };
     let mut reports = Vec::new();
-    for head_id in &declared.head_ids {
+    for (index, head_id) in declared.head_ids.iter().enumerate() {
+        let run = run.share(declared.head_ids.len() - index);
         let mut report = run.remove(declared.webhook_url.as_str(), head_id).await;
         if !report.ok && force {
             // What is left at UNITH is left there on request; our own side is cleaned.

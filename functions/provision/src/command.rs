@@ -117,7 +117,8 @@ async fn carry_out(provisioner: &Provisioner, action: Action, run: &Run, declare
     if action == Action::Rotate {
         reports.extend(run.rotate(declared).await.into_iter().map(|report| json!(report)));
     } else {
-        for head_id in &declared.head_ids {
+        for (index, head_id) in declared.head_ids.iter().enumerate() {
+            let run = &run.share(declared.head_ids.len() - index);
             reports.push(match action {
                 Action::Status => json!(run.status(declared, head_id).await),
                 Action::Plan => plan_report(run, declared, head_id).await,

@@ -22,7 +22,7 @@ const REGISTER_AGAIN: usize = 3;
 const REGISTER_PAUSE: Duration = Duration::from_millis(500);
 
 /// The clients and the rules of a run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Run {
     /// UNITH.
     pub unith: Unith,
@@ -104,6 +104,13 @@ impl HeadReport {
 }
 
 impl Run {
+    /// This run for one of `shares` heads that are still to be looked after: one that UNITH is slow about must not use
+    /// up the others' time.
+    #[must_use]
+    pub fn share(&self, shares: usize) -> Self {
+        Self { unith: self.unith.until(self.unith.share(shares)), ..self.clone() }
+    }
+
     /// Brings a head to its declared state. `done` is what differed and was changed.
     pub async fn apply(&self, declared: &Declared, head_id: &str) -> HeadReport {
         let mut done = Vec::new();

@@ -19,20 +19,20 @@ use crate::{config::Credentials, declared::Subscriptions};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// Retries end with the run's time; this only keeps a run without pauses from being endless.
-const MAX_RETRIES: usize = 30;
+/// Some 12 s of pauses: what lasts longer than that is told, and left to the next run.
+const MAX_RETRIES: usize = 6;
 /// How much of an error's body is repeated.
 const TOLD_CHARACTERS: usize = 300;
 /// A list that has more pages than this is no list of one head's webhooks.
 const MAX_PAGES: u32 = 50;
 
-/// A client of the management API, for one run.
-#[derive(Debug)]
+/// A client of the management API, for one run. Its clones share the run's token.
+#[derive(Debug, Clone)]
 pub struct Unith {
     http: Client,
     base: String,
     credentials: Credentials,
-    token: Mutex<Option<String>>,
+    token: Arc<Mutex<Option<String>>>,
     deadline: Instant,
 }
 
@@ -170,7 +170,20 @@ impl Unith {
     #[must_use]
     pub fn new(http: Client, base: &str, credentials: Credentials, deadline: Instant) -> Self {
         let base = base.trim_end_matches('/').to_owned();
-        Self { http, base, credentials, token: Mutex::default(), deadline }
+        Self { http, base, credentials, token: Arc::default(), deadline }
+    }
+
+    /// The same client, with calls that end before this deadline, or its own where that is sooner.
+    #[must_use]
+    pub fn until(&self, deadline: Instant) -> Self {
+        Self { deadline: self.deadline.min(deadline), ..self.clone() }
+    }
+
+    /// The part of the time left that is one's share where `shares` want some.
+    #[must_use]
+    pub fn share(&self, shares: usize) -> Instant {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        Instant::now() + left / u32::try_from(shares.max(1)).unwrap_or(u32::MAX)
     }
 
     /// A head's webhooks, ours and others'.
