@@ -109,18 +109,30 @@ async fn gateway(State(routes): State<Routes>, request: Request) -> Response {
     let mut context = Context::default();
     context.request_id = uuid(&mut fastrand::Rng::new());
     context.deadline = u64::try_from(now.plus(FUNCTION_TIMEOUT).epoch_milliseconds()).unwrap_or_default();
-    // A task of its own, as a panic in a function must not take the front down.
-    let invocation = tokio::spawn(function(event, context));
-    let answer = match tokio::time::timeout(INTEGRATION_TIMEOUT, invocation).await {
+    let lose = |count: usize| count.checked_sub(1);
+    let is_lost = routes.answers_to_lose.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lose).is_ok();
+    let answer = invoke(function, event, context).await;
+    if is_lost { message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable") } else { answer }
+}
+
+/// Runs a function the way Lambda does: a panic ends it alone, and so does its time-out.
+async fn invoke(function: &Function, event: String, context: Context) -> Response {
+    let mut invocation = tokio::spawn(function(event, context));
+    let limit = Duration::try_from(FUNCTION_TIMEOUT).unwrap_or(INTEGRATION_TIMEOUT).min(INTEGRATION_TIMEOUT);
+    match tokio::time::timeout(limit, &mut invocation).await {
         Ok(Ok(Ok(response))) => respond(response),
         Ok(_) => message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"),
-        Err(_) => message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
-    };
-    let lose = |count: usize| count.checked_sub(1);
-    if routes.answers_to_lose.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lose).is_ok() {
-        return message(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable");
+        Err(_) => {
+            invocation.abort();
+            // What ends at the function's own limit failed; only what outlasts the gateway's is unavailable.
+            let status = if limit < INTEGRATION_TIMEOUT {
+                StatusCode::INTERNAL_SERVER_ERROR
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            message(status, status.canonical_reason().unwrap_or_default())
+        }
     }
-    answer
 }
 
 /// The event of payload 2.0 for a request.

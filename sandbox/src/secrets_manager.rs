@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -59,14 +60,20 @@ struct Version {
 }
 
 /// Text, or base64 of binary, as the protocol has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum SecretValue {
     Text(String),
     Binary(String),
 }
 
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
 /// The parameters of every operation; each takes what it needs.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Parameters {
     name: Option<String>,
@@ -212,8 +219,8 @@ impl Contents {
     /// By name, or by ARN with or without its random ending.
     fn find(&mut self, parameters: &Parameters) -> Result<(String, &mut Secret), Failure> {
         let id = parameters.secret_id.as_deref().unwrap_or_default();
-        let is_meant =
-            |name: &str, secret: &Secret| name == id || (id.starts_with("arn:") && secret.arn.starts_with(id));
+        let without_ending = |arn: &str| arn.rsplit_once('-').is_some_and(|(stem, _)| stem == id);
+        let is_meant = |name: &str, secret: &Secret| name == id || secret.arn == id || without_ending(&secret.arn);
         match self.secrets.iter_mut().find(|(name, secret)| is_meant(name, secret)) {
             Some((name, secret)) => Ok((name.clone(), secret)),
             None => failure("ResourceNotFoundException", "Secrets Manager can't find the specified secret."),

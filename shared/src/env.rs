@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, str::FromStr};
 pub struct Env(BTreeMap<String, String>);
 
 /// A variable that stops the start.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum EnvError {
     /// A variable without a default is unset or empty.
     #[error("{name} is not set: it is {meaning}")]

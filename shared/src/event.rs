@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    key_ring::KeyState,
     timestamp::Timestamp,
     verify::{OtherHead, Verified},
 };
@@ -24,6 +25,8 @@ const IDENTITY_FIELDS: [&str; 4] = ["timestamp", "head_id", "session_id", "event
 pub struct Event {
     /// 32 hex digits that are the same for every delivery of the event; see [`Identity::event_id`].
     pub event_id: String,
+    /// The state of the key that signed it.
+    pub signed_by: KeyState,
     /// Head, session, type and instant.
     pub identity: Identity,
     /// The type: UNITH's own spelling where it is a known one, as it came otherwise.
@@ -106,9 +109,8 @@ impl Event {
     pub fn parse(verified: &Verified<'_>) -> Result<Self, NoEvent> {
         let fields = object(verified.body())?;
         // Before anything else is read: a body about another head must be refused, however well or badly it is made.
-        if let Some(head) = fields.get("head_id").and_then(Value::as_str) {
-            verified.speaks_for(head)?;
-        }
+        let head = fields.get("head_id").and_then(Value::as_str);
+        let signed_by = head.map_or(Ok(verified.key_state()), |head| verified.speaks_for(head))?;
         let id = |name| id(&fields, name).map(str::to_owned);
         let event_type = id("event_type")?;
         let identity = Identity {
@@ -118,6 +120,7 @@ impl Event {
             occurred_at: Timestamp::parse(text(&fields, "timestamp")?).ok_or(Unreadable::BadTimestamp)?,
         };
         Ok(Self {
+            signed_by,
             event_id: identity.event_id(),
             event_type: if is_known(&identity.event_type) { identity.event_type.clone() } else { event_type },
             public_head_id: id("public_head_id")?,

@@ -66,8 +66,8 @@ pub enum KeyRingError {
     /// Nothing but white space.
     #[error("the secret is empty")]
     Empty,
-    /// It starts like JSON and is not, or is JSON of another shape.
-    #[error(r#"the secret is JSON, but neither {{"keys":[…]}} nor {{"sharedKey":"…"}}"#)]
+    /// Another document, or no key.
+    #[error(r#"the secret is neither {{"keys":[…]}} nor {{"sharedKey":"…"}} nor a bare key"#)]
     Shape,
 }
 
@@ -101,25 +101,33 @@ impl KeyRing {
 
     /// Reads a secret's text in any of the three forms.
     pub fn parse(secret: &str) -> Result<Self, KeyRingError> {
-        let secret = secret.trim();
-        if !secret.starts_with(['{', '[', '"']) {
-            return SharedKey::new(secret).map(Self::of_one).map_err(|_| KeyRingError::Empty);
+        // Editors of some systems begin a file with a byte-order mark.
+        let secret = secret.trim_start_matches('\u{feff}').trim();
+        if secret.is_empty() {
+            return Err(KeyRingError::Empty);
         }
         if !secret.starts_with('{') {
-            return Err(KeyRingError::Shape);
+            return if is_bare_key(secret) { Self::by_hand(secret) } else { Err(KeyRingError::Shape) };
         }
         let document: Document<'_> = serde_json::from_str(secret).map_err(|_| KeyRingError::Shape)?;
-        if let Some(key) = document.shared_key {
-            return SharedKey::new(key.trim()).map(Self::of_one).map_err(|_| KeyRingError::Empty);
-        }
+        let entries = match (document.keys, document.shared_key) {
+            (None, Some(key)) => return Self::by_hand(key.trim()),
+            (Some(entries), None) => entries,
+            // Which one counts? Whoever wrote the other one would wonder.
+            _ => return Err(KeyRingError::Shape),
+        };
         let mut ring = Self::default();
-        for (index, entry) in document.keys.ok_or(KeyRingError::Shape)?.into_iter().enumerate() {
+        for (index, entry) in entries.into_iter().enumerate() {
             match read_entry(entry.get()) {
                 Ok(key) => ring.keys.push(key),
                 Err(reason) => ring.left_out.push(format!("entry {index} of the key ring is left out: {reason}")),
             }
         }
         Ok(ring)
+    }
+
+    fn by_hand(key: &str) -> Result<Self, KeyRingError> {
+        SharedKey::new(key).map(Self::of_one).map_err(|_| KeyRingError::Empty)
     }
 
     /// All keys, also those past their `until`.
@@ -141,6 +149,12 @@ impl RingKey {
     pub fn usable(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| now < until)
     }
+}
+
+/// Whether a text may be a key that somebody stored as it is: one word, and none of JSON's own.
+fn is_bare_key(text: &str) -> bool {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=._-".contains(&b));
+    plain && !["null", "true", "false"].contains(&text)
 }
 
 fn read_entry(entry: &str) -> Result<RingKey, &'static str> {
@@ -201,7 +215,14 @@ mod tests {
 
     #[test]
     fn reads_secrets_made_by_hand() {
-        for secret in ["cbaab87d", " cbaab87d\n", r#"{"sharedKey": "cbaab87d"}"#, r#"{"sharedKey": "cbaab87d\n"}"#] {
+        for secret in [
+            "cbaab87d",
+            " cbaab87d\n",
+            "\u{feff}cbaab87d",
+            "\u{feff}{\"sharedKey\": \"cbaab87d\"}",
+            r#"{"sharedKey": "cbaab87d"}"#,
+            r#"{"sharedKey": "cbaab87d\n"}"#,
+        ] {
             let ring = KeyRing::parse(secret).unwrap();
             assert_eq!(ring.keys().len(), 1, "{secret}");
             assert_eq!((ring.keys()[0].key.expose(), &ring.keys()[0].head_id), ("cbaab87d", &None), "{secret}");
@@ -220,6 +241,11 @@ mod tests {
             (r#"["k"]"#, KeyRingError::Shape),
             (r#""k""#, KeyRingError::Shape),
             (r#"{"sharedKey": 5}"#, KeyRingError::Shape),
+            (r#"{"sharedKey": "k", "keys": []}"#, KeyRingError::Shape),
+            ("null", KeyRingError::Shape),
+            ("true", KeyRingError::Shape),
+            ("keys: [k]", KeyRingError::Shape),
+            ("two words", KeyRingError::Shape),
         ] {
             assert_eq!(KeyRing::parse(secret).unwrap_err(), error, "{secret}");
         }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::{
-    event::MAX_ID_BYTES,
+    event::is_id,
     key_ring::{KeyRing, KeyState, RingKey},
     signature::Signature,
     timestamp::Timestamp,
@@ -30,10 +30,12 @@ struct Signer {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Mismatch {
     /// The ring has no key that could be tried.
-    #[error("the key ring has no usable key ({expired} expired)")]
+    #[error("the key ring has no usable key ({expired} expired){}", if *matches { ", one of those signed this" } else { "" })]
     NoUsableKey {
         /// Keys past their `until`.
         expired: usize,
+        /// Whether one of them made the signature.
+        matches: bool,
     },
     /// The signature is none of the ring's.
     #[error("{} tried, none matches", keys(*tried))]
@@ -92,6 +94,10 @@ pub fn verify<'b>(
 fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) -> Mismatch {
     let or_unknown = |id: &Option<String>| id.clone().unwrap_or_else(|| "unknown".to_owned());
     let matches = |entry: &&RingKey| entry.key.signed(body, signature);
+    if tried == 0 {
+        // Nobody could be told from anybody: that is ours to repair, whoever signed.
+        return Mismatch::NoUsableKey { expired: ring.keys().len(), matches: ring.keys().iter().any(|e| matches(&e)) };
+    }
     // A usable key would have verified, so whatever matches here is past its `until`.
     if let Some((entry, until)) = ring.keys().iter().find(matches).and_then(|entry| Some((entry, entry.until?))) {
         return Mismatch::Expired { until, webhook: or_unknown(&entry.webhook_id) };
@@ -99,7 +105,7 @@ fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) ->
     if let Some(entry) = ring.keys().iter().find(|entry| entry.key.signed_if_read_as_hex(body, signature)) {
         return Mismatch::KeyReadAsHex { head: or_unknown(&entry.head_id) };
     }
-    if tried == 0 { Mismatch::NoUsableKey { expired: ring.keys().len() } } else { Mismatch::NoKeyMatches { tried } }
+    Mismatch::NoKeyMatches { tried }
 }
 
 impl<'b> Verified<'b> {
@@ -115,23 +121,29 @@ impl<'b> Verified<'b> {
         self.signers.first().and_then(|signer| signer.head_id.as_deref())
     }
 
-    /// The state of the key that signed.
+    /// The state of the key that signed, whatever it signed.
     #[must_use]
     pub fn key_state(&self) -> KeyState {
-        // With the same key twice in the ring, the entry that is still active is the one that counts.
-        let active = self.signers.iter().any(|signer| signer.state == KeyState::Active);
-        if active { KeyState::Active } else { KeyState::Retiring }
+        state_of(self.signers.iter())
     }
 
-    /// Checks that a key that signed this may speak for `event_head`.
-    pub fn speaks_for(&self, event_head: &str) -> Result<(), OtherHead> {
-        if self.signers.iter().any(|signer| signer.head_id.as_deref().is_none_or(|head| head == event_head)) {
-            return Ok(());
+    /// Checks that a key that signed this may speak for `event_head`; its state.
+    pub fn speaks_for(&self, event_head: &str) -> Result<KeyState, OtherHead> {
+        let may = |signer: &&Signer| signer.head_id.as_deref().is_none_or(|head| head == event_head);
+        if self.signers.iter().any(|signer| may(&signer)) {
+            return Ok(state_of(self.signers.iter().filter(may)));
         }
         let key_head = self.bound_head().unwrap_or_default().to_owned();
-        // Nobody has looked at this id yet; what goes to the log has a bound.
-        Err(OtherHead { key_head, event_head: event_head.chars().take(MAX_ID_BYTES).collect() })
+        // Nobody has looked at this yet, and what is no id may be anything: it is not repeated.
+        let event_head = if is_id(event_head) { event_head } else { "(not an id)" }.to_owned();
+        Err(OtherHead { key_head, event_head })
     }
+}
+
+/// With the same key twice in the ring, the entry that is still active is the one that counts.
+fn state_of<'s>(mut signers: impl Iterator<Item = &'s Signer>) -> KeyState {
+    let active = signers.any(|signer| signer.state == KeyState::Active);
+    if active { KeyState::Active } else { KeyState::Retiring }
 }
 
 impl fmt::Debug for Verified<'_> {
@@ -171,6 +183,11 @@ mod tests {
             "matches a key that is not used since 2026-01-16T09:00:00.000Z (webhook 3)"
         );
         assert_eq!(check(r#"{"keys": []}"#, "a").unwrap_err(), "the key ring has no usable key (0 expired)");
+        let all_expired = r#"{"keys": [{"key": "a", "until": "2026-01-16T09:00:00Z"}]}"#;
+        assert_eq!(
+            check(all_expired, "a").unwrap_err(),
+            "the key ring has no usable key (1 expired), one of those signed this"
+        );
         assert_eq!(
             check(r#"{"keys": [{"key": "6162", "head_id": "h"}]}"#, "ab").unwrap_err(),
             "would match if the key were read as hex (head h): the HMAC key is the text of the shared key"
@@ -181,13 +198,22 @@ mod tests {
     fn a_bound_key_speaks_for_its_own_head_only() {
         let now = Timestamp::parse(NOW).unwrap();
         let signature = SharedKey::new("k").unwrap().sign(b"body");
-        let bound =
-            KeyRing::parse(r#"{"keys": [{"key": "k", "head_id": "h1"}, {"key": "k", "head_id": "h2"}]}"#).unwrap();
+        let bound = KeyRing::parse(
+            r#"{"keys": [{"key": "k", "head_id": "h1"}, {"key": "k", "head_id": "h2", "state": "retiring"}]}"#,
+        )
+        .unwrap();
         let verified = verify(b"body", &signature, &bound, now).unwrap();
-        assert_eq!(verified.speaks_for("h1"), Ok(()));
-        assert_eq!(verified.speaks_for("h2"), Ok(()));
+        assert_eq!(verified.speaks_for("h1"), Ok(KeyState::Active));
+        assert_eq!(verified.speaks_for("h2"), Ok(KeyState::Retiring));
         assert_eq!(verified.speaks_for("h3").unwrap_err().to_string(), "matches a key of head h1, event names head h3");
+        assert!(
+            verified
+                .speaks_for("what the user said")
+                .unwrap_err()
+                .to_string()
+                .ends_with("event names head (not an id)")
+        );
         let unbound = KeyRing::parse("k").unwrap();
-        assert_eq!(verify(b"body", &signature, &unbound, now).unwrap().speaks_for("anyone"), Ok(()));
+        assert_eq!(verify(b"body", &signature, &unbound, now).unwrap().speaks_for("anyone"), Ok(KeyState::Active));
     }
 }

@@ -17,7 +17,9 @@ async fn nothing_becomes_everything_and_a_second_run_changes_nothing() {
     let world = Unith::start().await;
     let first = world.command("apply").await;
     assert_eq!(first["ok"], true, "{first}");
-    assert_eq!(first["heads"][0]["done"], json!(["register the webhook"]));
+    let all = "START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING";
+    let subscribe = format!("subscribe webhook 1 to {all} (now none)");
+    assert_eq!(first["heads"][0]["done"], json!(["register the webhook", subscribe]));
     world.assert_provisioned(HEAD_ID).await;
     let (ring, webhooks) = (world.ring_text().await, format!("{:?}", world.platform.webhooks()));
 
@@ -49,14 +51,12 @@ async fn drift_is_repaired() {
 
     let status = world.command("status").await;
     assert_eq!(status["ok"], false);
-    assert_eq!(
-        status["heads"][0]["drift"],
-        json!([
-            "subscribe webhook 1 to START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING (now none)",
-            "delete webhook 2: our URL is registered twice",
-        ])
-    );
-    assert_eq!(world.command("apply").await["heads"][0]["done"].as_array().unwrap().len(), 2);
+    let drift = json!(["put the key of webhook 2 into the ring", "delete webhook 1: our URL is registered twice"]);
+    assert_eq!(status["heads"][0]["drift"], drift);
+    world.platform.change_by_hand(2, Subscriptions::default());
+    let drift = world.command("status").await["heads"][0]["drift"].clone();
+    assert!(drift[1].as_str().unwrap().starts_with("subscribe webhook 2 to START_CONVERSATION, END"), "{drift}");
+    assert_eq!(world.command("apply").await["heads"][0]["done"].as_array().unwrap().len(), 3);
     world.assert_provisioned(HEAD_ID).await;
     assert_eq!(world.command("status").await["ok"], true);
 }
@@ -103,6 +103,7 @@ async fn masked_keys_and_pages_are_coped_with() {
         result["heads"][0]["done"],
         json!([
             "register the webhook anew: the key of the registered one is not known",
+            "subscribe webhook 7 to START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING (now none)",
             "delete webhook 6: our URL is registered twice",
         ])
     );
@@ -136,6 +137,60 @@ async fn applies_at_once_lose_nothing() {
     let ring: Value = serde_json::from_str(&world.ring_text().await).unwrap();
     assert_eq!((&ring["owner"], &ring["keys"][0]), (&json!("somebody"), &json!({"key": "by-hand", "note": "kept"})));
     assert_eq!(ring["keys"].as_array().unwrap().len(), 4);
+}
+
+/// Three runs for the same head at once: whatever they do to each other, one more makes it right, and never is an event
+/// signed with a key that is not in the ring.
+#[tokio::test(flavor = "multi_thread")]
+async fn applies_at_once_for_one_head_end_with_one_webhook() {
+    for masked in [false, true] {
+        for doubles in [0, 2] {
+            let world = Unith::start().await;
+            for _ in 0..doubles {
+                register(&world, HEAD_ID, URL, Subscriptions::ALL);
+            }
+            world.faults(json!({"masked_keys": masked, "latency_ms": 5}));
+            let provisioner = world.provisioner().await;
+            let runs: Vec<_> = (0..3)
+                .map(|_| {
+                    let provisioner = provisioner.clone();
+                    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+                    tokio::spawn(async move { provisioner.handle(json!({"action": "apply"}), deadline).await.unwrap() })
+                })
+                .collect();
+            for run in runs {
+                run.await.unwrap();
+            }
+            let last = world.command("apply").await;
+            assert_eq!(last["ok"], true, "masked={masked} doubles={doubles}: {last}");
+            world.assert_provisioned(HEAD_ID).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_platform_that_wants_some_subscription_gets_it() {
+    let world = Unith::start().await;
+    let says = r#"{"message": "at least one subscription must exist"}"#;
+    let failing = json!({"call": "POST /head-events", "how": {"status": [400, null]}, "says": says, "times": 1});
+    world.faults(json!({"failing": [failing.clone()]}));
+    assert_eq!(world.command("apply").await["heads"][0]["done"], json!(["register the webhook"]));
+    world.assert_provisioned(HEAD_ID).await;
+
+    world.faults(json!({"failing": [failing]}));
+    assert_eq!(world.command("rotate").await["ok"], true);
+    world.assert_provisioned(HEAD_ID).await;
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_had_leaves_nothing_behind() {
+    let world = Unith::start().await;
+    world.faults(json!({"masked_keys": true, "no_key_on_register": true}));
+    for _ in 0..2 {
+        let result = world.command("apply").await;
+        assert!(result["heads"][0]["error"].as_str().unwrap().contains("shows its key nowhere"), "{result}");
+        assert!(world.platform.webhooks().is_empty() && !world.platform.events_enabled(HEAD_ID));
+    }
 }
 
 #[derive(Debug, Clone)]

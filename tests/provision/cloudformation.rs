@@ -92,6 +92,55 @@ async fn an_update_to_another_url_leaves_the_old_one() {
 }
 
 #[tokio::test]
+async fn an_update_that_spells_the_url_otherwise_changes_nothing() {
+    let world = Unith::start().await;
+    world.cloudformation("create", &json!({})).await;
+    let respelled = world
+        .cloudformation("update", &json!({"WebhookUrl": "https://HOOKS.example.com:443/webhooks/head-events"}))
+        .await;
+    assert_eq!(respelled["Status"], "SUCCESS", "{respelled}");
+    let webhooks = world.platform.webhooks();
+    assert_eq!((webhooks.len(), webhooks[0].id), (1, 1), "the same webhook is there");
+    assert_eq!(world.ring().await.keys()[0].state.as_str(), "active");
+    assert!(world.platform.events_enabled(HEAD_ID));
+}
+
+#[tokio::test]
+async fn an_update_that_fails_leaves_what_the_rollback_returns_to() {
+    let world = Unith::start().await;
+    world.cloudformation("create", &json!({"HeadIds": [HEAD_ID, MORE_HEADS[0]]})).await;
+    let mut update = request("update");
+    update["ResourceProperties"]["HeadIds"] = json!([HEAD_ID, "no-such-head"]);
+    update["OldResourceProperties"]["HeadIds"] = json!([HEAD_ID, MORE_HEADS[0]]);
+    let failed = world.answer_to(update, Duration::from_secs(30)).await;
+    assert_eq!(failed["Status"], "FAILED", "{failed}");
+    world.assert_provisioned(MORE_HEADS[0]).await;
+}
+
+#[tokio::test]
+async fn what_was_deleted_by_hand_is_deleted_with_its_events_and_keys() {
+    let world = Unith::start().await;
+    world.cloudformation("create", &json!({})).await;
+    world.platform.delete_by_hand(1);
+    assert_eq!(world.cloudformation("delete", &json!({})).await["Status"], "SUCCESS");
+    assert!(!world.platform.events_enabled(HEAD_ID) && world.ring().await.keys().is_empty());
+}
+
+#[tokio::test]
+async fn configuration_that_went_missing_does_not_leave_a_webhook_behind_in_silence() {
+    let world = Unith::start().await;
+    world.cloudformation("create", &json!({})).await;
+    let world = world.with("UNITH_API_URL", "");
+    let answer = world.cloudformation("delete", &json!({})).await;
+    let (status, told) = status(&answer);
+    assert!(
+        status == "FAILED" && told.contains("UNITH_API_URL is not set") && told.contains("ForceDelete"),
+        "{answer}"
+    );
+    assert_eq!(world.cloudformation("delete", &json!({"ForceDelete": true})).await["Status"], "SUCCESS");
+}
+
+#[tokio::test]
 async fn whatever_is_wrong_is_answered_with_a_reason() {
     let world = Unith::start().await;
     for (changes, reason) in [
@@ -198,7 +247,7 @@ async fn secrets_manager_down_or_hanging_is_answered() {
 #[tokio::test]
 async fn a_panic_is_answered() {
     let world = Unith::start().await;
-    let secrets = sandbox::secrets_client(world.secrets.url()).await.unwrap();
+    let secrets = sandbox::secrets_client(world.secrets.url()).await;
     let panics = provision::Provisioner::new(shared::env::Env::default(), secrets).with_log(|_| panic!("on purpose"));
     let mut create = request("create");
     create["ResponseURL"] = world.response_url().into();

@@ -44,6 +44,9 @@ async fn status_shows_registration_flags_drift_and_keys_by_fingerprint() {
 #[tokio::test]
 async fn enable_disable_and_remove() {
     let world = Unith::start().await;
+    let blind = world.command("enable").await;
+    assert!(blind["heads"][0]["error"].as_str().unwrap().contains("run `apply` first"), "{blind}");
+    assert!(!world.platform.events_enabled(HEAD_ID));
     world.command("apply").await;
     assert_eq!(world.command("disable").await["heads"][0]["done"], json!(["switch the head's events off"]));
     assert!(!world.platform.events_enabled(HEAD_ID));
@@ -69,6 +72,14 @@ async fn a_schedule_applies_and_its_failure_is_a_failure() {
         error.starts_with("the scheduled run did not bring everything about") && error.contains("tokens live 7 days"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn events_that_are_declared_off_stay_off() {
+    let world = Unith::start().await.with("ENABLE_EVENTS", "false");
+    world.platform.enable_by_hand(HEAD_ID, true);
+    assert_eq!(world.command("apply").await["ok"], true);
+    assert!(!world.platform.events_enabled(HEAD_ID));
 }
 
 #[tokio::test]

@@ -149,6 +149,31 @@ async fn one_registration_a_head_is_told_and_the_gap_measured() {
     }
 }
 
+#[tokio::test]
+async fn a_rotation_that_died_in_its_gap_is_resumed() {
+    let world = Unith::start().await;
+    world.command("apply").await;
+    let failing = json!({"call": "POST /head-events", "how": {"status": [409, null]}, "times": 1});
+    let refused = json!({"call": "POST /head-events", "how": {"status": [403, null]}, "times": 1_000});
+    world.faults(json!({"failing": [failing, refused]}));
+    let died = world.command("rotate").await;
+    assert_eq!(died["ok"], false, "{died}");
+    assert!(world.platform.webhooks().is_empty(), "the old one is gone, and the new one not there");
+    world.faults(json!({"one_registration": "refuses"}));
+    let resumed = world.command("rotate").await;
+    assert!(resumed["ok"] == true && resumed["heads"][0]["gap_ms"].is_number(), "{resumed}");
+    world.assert_provisioned(HEAD_ID).await;
+}
+
+#[tokio::test]
+async fn a_rotation_whose_wait_does_not_fit_does_not_begin() {
+    let world = Unith::start().await.with_pace(Pace::default());
+    world.command("apply").await;
+    let result = world.invoke_within(json!({"action": "rotate"}), Duration::from_secs(12)).await.unwrap();
+    assert!(result["heads"][0]["error"].as_str().unwrap().contains("16 s at the least"), "{result}");
+    assert_eq!(world.platform.webhooks().len(), 1);
+}
+
 /// 2,000 deliveries while the key is rotated twice: every event stored once, none answered 401.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_nothing_is_lost_and_nothing_refused() {

@@ -107,3 +107,27 @@ async fn a_named_stage_is_not_part_of_the_path() {
     staged["rawPath"] = "/production/webhooks/head-events".into();
     assert_eq!(receiver.invoke(&staged).await.status, 404);
 }
+
+#[tokio::test]
+async fn the_base_path_of_a_custom_domain_is_not_part_of_the_path() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let mut mapped = fixture("rest-api-1.0");
+    mapped["path"] = "/unith/webhooks/head-events".into();
+    assert_eq!(receiver.invoke(&mapped).await.status, 200);
+    mapped["path"] = "/webhooks/head-events/more".into();
+    assert_eq!(receiver.invoke(&mapped).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_query_does_not_matter_whatever_it_is() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    for query in ["a=1", "a=b c", "<>\"", "%"] {
+        for name in ALL {
+            let mut request = fixture(name);
+            request["rawQueryString"] = query.into();
+            assert_eq!(receiver.invoke(&request).await.status, 200, "{name} {query}");
+        }
+    }
+}

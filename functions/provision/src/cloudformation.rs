@@ -5,7 +5,7 @@
 //! that helps. The `PhysicalResourceId` depends on the stack and the logical id alone: it never changes, so CloudFormation
 //! never deletes "the old one".
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 use serde::Deserialize;
@@ -17,10 +17,13 @@ use crate::{
     config::{ConfigError, heads},
     declared::{Declared, Subscriptions, WebhookUrl},
     run::HeadReport,
+    unith::same_url,
 };
 
 /// What is kept of the function's time for sending the answer, retries included.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(8);
+/// How long before being cut off a run ends by itself.
+const TIME_TO_END: Duration = Duration::from_millis(1_500);
 /// CloudFormation takes 4,096 bytes in all; ids and the like need the rest.
 const REASON_CHARACTERS: usize = 1_200;
 const MAX_ANSWER_BYTES: usize = 4_000;
@@ -94,18 +97,33 @@ pub async fn handle(provisioner: &Arc<Provisioner>, input: Value, deadline: Inst
     let answer = if let Some(error) = malformed {
         Answer::failure(format!("the request cannot be read: {error}"))
     } else {
-        // A task of its own, so that a panic ends there and is answered.
-        let (provisioner, request) = (Arc::clone(provisioner), request.clone());
-        let work = tokio::spawn(async move { carry_out(&provisioner, &request, work_until).await });
-        match tokio::time::timeout_at(work_until, work).await {
+        // A task of its own, so that a panic ends there and is answered. The run ends a little before that, by itself,
+        // which tells more than being cut off.
+        let (provisioner, wanted) = (Arc::clone(provisioner), request.clone());
+        let run_until = work_until.checked_sub(TIME_TO_END).unwrap_or(work_until);
+        let mut work = tokio::spawn(async move { carry_out(&provisioner, &wanted, run_until).await });
+        match tokio::time::timeout_at(work_until, &mut work).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Answer::failure("an error in provision itself: see the function's log"),
-            Err(_) => Answer::failure(
-                "not done in time: UNITH or Secrets Manager is slow; what was done stays, and the next try completes it",
-            ),
+            Err(_) => {
+                // It must not go on behind an answer that says it failed.
+                work.abort();
+                let _ = work.await;
+                cut_off(&request)
+            }
         }
     };
-    send(provisioner, &request, answer).await
+    send(provisioner, &request, answer, deadline).await
+}
+
+/// The answer for a run that had to be cut off.
+fn cut_off(request: &Request) -> Answer {
+    if request.request_type == "Delete" && flag(&request.resource_properties, "ForceDelete", false).unwrap_or(false) {
+        return Answer::success("UNITH or Secrets Manager is slow; what is left there is left, as ForceDelete says");
+    }
+    Answer::failure(
+        "not done in time: UNITH or Secrets Manager is slow; what was done stays, and the next try completes it",
+    )
 }
 
 /// The envelope, as far as it can be read, and what is wrong with it.
@@ -165,14 +183,16 @@ async fn bring_about(
     for (index, head_id) in declared.head_ids.iter().enumerate() {
         reports.push(run.share(declared.head_ids.len() - index).apply(&declared, head_id).await);
     }
-    // What the old properties had and the new ones have not. If they were never good for anything, nothing is left.
-    if let Ok(old) = self::declared(&request.old_resource_properties) {
-        let kept: BTreeSet<_> = declared.head_ids.iter().collect();
+    // What the old properties had and the new ones have not goes last, and only if all else went well: an update that
+    // fails is rolled back, to what must still be there. Old properties that were never good for anything left nothing.
+    let all_well = reports.iter().all(|report| report.ok);
+    if let (true, Ok(old)) = (all_well, self::declared(&request.old_resource_properties)) {
+        let (old_url, url) = (old.webhook_url.as_str(), declared.webhook_url.as_str());
         for head_id in &old.head_ids {
-            if !kept.contains(head_id) {
-                reports.push(run.remove(old.webhook_url.as_str(), head_id).await);
-            } else if old.webhook_url != declared.webhook_url && reports.iter().all(|report| report.ok) {
-                reports.push(run.leave_url(old.webhook_url.as_str(), head_id).await);
+            if !declared.head_ids.contains(head_id) {
+                reports.push(run.remove(old_url, head_id).await);
+            } else if !same_url(old_url, url) {
+                reports.push(run.leave_url(old_url, head_id).await);
             }
         }
     }
@@ -192,10 +212,8 @@ async fn remove(provisioner: &Provisioner, request: &Request, deadline: Instant)
     let force = flag(properties, "ForceDelete", false).unwrap_or(false);
     let run = match provisioner.run(deadline).await {
         Ok(run) => run,
-        // Without configuration nothing can have been created either; without credentials, nothing may have been.
-        Err(error) if error.is_configuration() || force => {
-            return Answer::success(format!("nothing was removed at UNITH: {error}"));
-        }
+        Err(error) if force => return Answer::success(format!("nothing was removed at UNITH: {error}")),
+        // Without configuration or credentials this may be the rollback of what was never created: the ring knows.
         Err(error) => {
             let nothing_known = provisioner.knows_nothing_of(&declared.head_ids).await;
             return if nothing_known {
@@ -211,7 +229,9 @@ async fn remove(provisioner: &Provisioner, request: &Request, deadline: Instant)
         let mut report = run.remove(declared.webhook_url.as_str(), head_id).await;
         if !report.ok && force {
             // What is left at UNITH is left there on request; our own side is cleaned.
-            report.ok = run.forget(head_id).await.is_ok();
+            let forgotten = run.forget(head_id).await;
+            report.ok = true;
+            report.error = forgotten.err().map(|error| error.to_string()).or(report.error);
         }
         reports.push(report);
     }
@@ -278,7 +298,12 @@ fn flag(properties: &Map<String, Value>, name: &'static str, default: bool) -> R
     }
 }
 
-async fn send(provisioner: &Provisioner, request: &Request, answer: Answer) -> Result<Value, NotAnswered> {
+async fn send(
+    provisioner: &Provisioner,
+    request: &Request,
+    answer: Answer,
+    deadline: Instant,
+) -> Result<Value, NotAnswered> {
     if request.response_url.is_empty() {
         return Err(NotAnswered::NoAddress);
     }
@@ -298,8 +323,13 @@ async fn send(provisioner: &Provisioner, request: &Request, answer: Answer) -> R
         let status = response.status();
         if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
     };
-    let backoff = ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_times(3);
-    let sent = tokio::time::timeout(TIME_TO_ANSWER, put.retry(backoff)).await;
+    // A stack waits for this: it is tried for as long as there is time.
+    let backoff = ExponentialBuilder::default()
+        .with_jitter()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(2))
+        .without_max_times();
+    let sent = tokio::time::timeout_at(deadline, put.retry(backoff)).await;
     match sent.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
         Ok(()) => Ok(body),
         Err(cause) => Err(NotAnswered::Refused { answer: text, cause }),

@@ -14,7 +14,7 @@ use crate::{
     Provisioner, SetupError,
     config::{ConfigError, declared, heads},
     declared::Declared,
-    run::{HeadReport, Run},
+    run::Run,
     self_test::self_test,
 };
 
@@ -79,6 +79,9 @@ pub enum CommandError {
     /// The clients.
     #[error(transparent)]
     Setup(#[from] SetupError),
+    /// The time was over first.
+    #[error("the time for this run is over; what was done stays, and the next run completes it")]
+    OutOfTime,
     /// A scheduled run that did not bring everything about.
     #[error("the scheduled run did not bring everything about: {0}")]
     Scheduled(Value),
@@ -100,7 +103,9 @@ pub async fn handle(provisioner: &Provisioner, input: &Value, deadline: Instant)
         return Err(ConfigError::NoHeads.into());
     }
     let run = provisioner.run(deadline).await?;
-    let result = carry_out(provisioner, command.action, &run, &declared).await;
+    // Every wait of a run ends before its deadline; this is for those of the key ring, should they add up.
+    let in_time = tokio::time::timeout_at(deadline, carry_out(provisioner, command.action, &run, &declared)).await;
+    let result = in_time.map_err(|_| CommandError::OutOfTime)?;
     provisioner.log_run(command.action, &result);
     let ok = result.get("ok").and_then(Value::as_bool).unwrap_or_default();
     if scheduled && !ok { Err(CommandError::Scheduled(result)) } else { Ok(result) }
@@ -123,8 +128,8 @@ async fn carry_out(provisioner: &Provisioner, action: Action, run: &Run, declare
                 Action::Status => json!(run.status(declared, head_id).await),
                 Action::Plan => plan_report(run, declared, head_id).await,
                 Action::Apply => json!(run.apply(declared, head_id).await),
-                Action::Enable => switch(run, head_id, true).await,
-                Action::Disable => switch(run, head_id, false).await,
+                Action::Enable => json!(run.enable(declared, head_id).await),
+                Action::Disable => json!(run.disable(head_id).await),
                 Action::Remove => json!(run.remove(declared.webhook_url.as_str(), head_id).await),
                 Action::SelfTest | Action::Rotate => test_report(provisioner, run, declared, head_id).await,
             });
@@ -142,12 +147,6 @@ async fn plan_report(run: &Run, declared: &Declared, head_id: &str) -> Value {
         None => json!({"head_id": head_id, "ok": true, "steps": status.drift, "always": always}),
         Some(error) => json!({"head_id": head_id, "ok": false, "error": error}),
     }
-}
-
-async fn switch(run: &Run, head_id: &str, on: bool) -> Value {
-    let result = run.unith.enable_events(head_id, on).await.map_err(Into::into);
-    let done = if on { "switch the head's events on" } else { "switch the head's events off" };
-    json!(HeadReport::new(head_id, result.is_ok().then(|| done.to_owned()).into_iter().collect(), &result))
 }
 
 async fn test_report(provisioner: &Provisioner, run: &Run, declared: &Declared, head_id: &str) -> Value {

@@ -70,7 +70,7 @@ pub fn declared(env: &Env) -> Result<Declared, ConfigError> {
         webhook_url: WebhookUrl::parse(url)?,
         head_ids: heads(env.optional("HEAD_IDS").unwrap_or_default().split(','))?,
         subscriptions: env.optional("SUBSCRIPTIONS").map_or(Ok(Subscriptions::ALL), Subscriptions::parse)?,
-        enable_events: true,
+        enable_events: env.parsed("ENABLE_EVENTS", true, "true or false")?,
     })
 }
 

@@ -37,7 +37,7 @@ use crate::{
 /// The function: its environment and its clients, set up once.
 pub struct Provisioner {
     env: Env,
-    secrets: Secrets,
+    secrets: Result<Secrets, EnvError>,
     http: reqwest::Client,
     pace: Pace,
     log: fn(&Value),
@@ -67,14 +67,6 @@ pub enum SetupError {
     },
 }
 
-impl SetupError {
-    /// Whether a variable is at fault: then no earlier run can have done anything.
-    #[must_use]
-    pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Env(_))
-    }
-}
-
 /// An invocation that failed, and is to show as failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -88,9 +80,9 @@ pub enum Failure {
 
 impl Provisioner {
     /// A provisioner with this environment, which is read anew by each run: a missing variable must not keep a
-    /// CloudFormation request from being answered.
+    /// CloudFormation request from being answered, and neither must what keeps the clients from being made.
     #[must_use]
-    pub fn new(env: Env, secrets: Secrets) -> Self {
+    pub fn new(env: Env, secrets: Result<Secrets, EnvError>) -> Self {
         Self { env, secrets, http: unith::http_client(), pace: Pace::default(), log: telemetry::write_line }
     }
 
@@ -119,30 +111,28 @@ impl Provisioner {
     /// The clients of a run that ends at `deadline`.
     pub async fn run(&self, deadline: Instant) -> Result<Run, SetupError> {
         let settings = Settings::from_env(&self.env)?;
-        let credentials = self.credentials(&settings.credentials_secret).await?;
+        let secrets = self.secrets.clone()?;
+        let credentials = credentials(&secrets, &settings.credentials_secret).await?;
         Ok(Run {
             unith: Unith::new(self.http.clone(), &settings.api_url, credentials, deadline),
-            ring: RingStore::new(self.secrets.clone(), settings.keys_secret),
+            ring: RingStore::new(secrets, settings.keys_secret),
             pace: self.pace,
         })
     }
 
-    async fn credentials(&self, secret: &str) -> Result<Credentials, SetupError> {
-        let value = self
-            .secrets
-            .get_secret_value()
-            .secret_id(secret)
-            .send()
-            .await
-            .map_err(|error| SetupError::Unreadable { secret: secret.to_owned(), cause: aws::causes(&error) })?;
-        Credentials::parse(value.secret_string().unwrap_or_default())
-            .map_err(|cause| SetupError::NoCredentials { secret: secret.to_owned(), cause })
-    }
-
-    /// Whether the ring can be read and holds no key of these heads.
+    /// Whether no key of these heads is in the ring, or no ring was ever named.
     async fn knows_nothing_of(&self, head_ids: &[String]) -> bool {
-        let Ok(settings) = Settings::from_env(&self.env) else { return false };
-        let ring = RingStore::new(self.secrets.clone(), settings.keys_secret).read().await;
+        let Some(keys_secret) = self.env.optional("UNITH_KEYS_SECRET") else { return true };
+        let Ok(secrets) = self.secrets.clone() else { return false };
+        let ring = RingStore::new(secrets, keys_secret.to_owned()).read().await;
         ring.is_ok_and(|ring| head_ids.iter().all(|head_id| ring.of_head(head_id).is_empty()))
     }
+}
+
+async fn credentials(secrets: &Secrets, secret: &str) -> Result<Credentials, SetupError> {
+    let value = secrets.get_secret_value().secret_id(secret).send().await;
+    let value =
+        value.map_err(|error| SetupError::Unreadable { secret: secret.to_owned(), cause: aws::causes(&error) })?;
+    Credentials::parse(value.secret_string().unwrap_or_default())
+        .map_err(|cause| SetupError::NoCredentials { secret: secret.to_owned(), cause })
 }

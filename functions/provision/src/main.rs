@@ -29,8 +29,16 @@ async fn start() -> Result<(), Error> {
     let env = Env::from_process();
     let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
     env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
-    telemetry::init(telemetry::level(&env)?);
-    let secrets = aws_sdk_secretsmanager::Client::new(&aws::config_loader(&env)?.load().await);
+    // What is wrong with the rest is told by each run: a CloudFormation request must be answered all the same.
+    let level = telemetry::level(&env);
+    telemetry::init(*level.as_ref().unwrap_or(&tracing::Level::INFO));
+    if let Err(error) = level {
+        tracing::warn!("{error}; logging from INFO on");
+    }
+    let secrets = match aws::config_loader(&env) {
+        Ok(loader) => Ok(aws_sdk_secretsmanager::Client::new(&loader.load().await)),
+        Err(error) => Err(error),
+    };
     let provisioner = Arc::new(Provisioner::new(env, secrets));
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let provisioner = Arc::clone(&provisioner);

@@ -22,6 +22,8 @@ use shared::{
 const MAX_ROUNDS: u32 = 20;
 /// How often a written ring is looked for before we say that it cannot be read back.
 const READ_BACKS: u32 = 20;
+/// After how many refusals on an unchanged version that version counts as one that has a successor already.
+const STUCK_ROUNDS: u32 = 5;
 const READ_BACK_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE_MS: u64 = 150;
 
@@ -49,6 +51,8 @@ pub enum RingError {
         secret: String,
         /// `read` or `written`.
         what: &'static str,
+        /// Whether it is because the secret is not there, or about to be deleted.
+        gone: bool,
         /// The SDK's error with its causes.
         cause: String,
     },
@@ -96,39 +100,51 @@ impl RingStore {
         Ok(Document { fields, version: value.version_id().map(str::to_owned) })
     }
 
-    /// Changes the ring with `change`, which is given what is there and may be called several times. Done when what
-    /// was written can be read, or when there was nothing to change.
+    /// Changes the ring with `change`, which is given what is there and may be called several times; a second call must
+    /// find nothing left to do. Done when what was written can be read, or when there was nothing to change.
     pub async fn change(&self, now: Timestamp, change: impl Fn(&mut Document)) -> Result<(), RingError> {
+        let mut refused: Option<(Option<String>, u32)> = None;
         for _ in 0..MAX_ROUNDS {
             let before = self.read().await?;
-            let mut after = before.clone();
-            change(&mut after);
-            after.prune(now);
-            if after.fields == before.fields {
-                return Ok(());
-            }
-            let token = token_after(before.version.as_deref());
+            let Some(after) = before.changed(now, &change) else { return Ok(()) };
+            let stuck = match &mut refused {
+                Some((version, times)) if *version == before.version => {
+                    *times += 1;
+                    *times
+                }
+                _ => 0,
+            };
+            // Somebody may have made an older version the current one again, behind which there is a successor for good.
+            let token = token_after(before.version.as_deref(), stuck.saturating_sub(STUCK_ROUNDS));
             let text = Value::Object(after.fields).to_string();
             let put = self.client.put_secret_value().secret_id(&self.secret).secret_string(text);
-            match put.client_request_token(&token).send().await {
-                Ok(_) => return self.read_back(&token).await,
+            match put.client_request_token(token).send().await {
+                Ok(_) => return self.read_back(now, change).await,
                 Err(error) => match error.as_service_error() {
                     Some(PutSecretValueError::ResourceExistsException(_)) => {}
                     _ => return Err(self.failed("written", &error)),
                 },
+            }
+            if stuck == 0 {
+                refused = Some((before.version, 0));
             }
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..LONGEST_PAUSE_MS))).await;
         }
         Err(RingError::Contended { secret: self.secret.clone() })
     }
 
-    /// Waits until the version `token` is the current one, or an older one than that.
-    async fn read_back(&self, token: &str) -> Result<(), RingError> {
+    /// The same for a ring that may be gone, or about to be: then there is nothing to take out of it.
+    pub async fn change_if_there(&self, now: Timestamp, change: impl Fn(&mut Document)) -> Result<(), RingError> {
+        match self.change(now, change).await {
+            Err(RingError::Failed { gone: true, .. }) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Waits until what is current has the change in it; receivers read the same.
+    async fn read_back(&self, now: Timestamp, change: impl Fn(&mut Document)) -> Result<(), RingError> {
         for _ in 0..READ_BACKS {
-            let versions = self.client.get_secret_value().secret_id(&self.secret).version_id(token).send().await;
-            let stages = versions.map(|value| value.version_stages().to_vec()).unwrap_or_default();
-            // AWSPREVIOUS means that the next writer has built on ours already.
-            if stages.iter().any(|stage| stage == "AWSCURRENT" || stage == "AWSPREVIOUS") {
+            if self.read().await?.changed(now, &change).is_none() {
                 return Ok(());
             }
             tokio::time::sleep(READ_BACK_PAUSE).await;
@@ -136,14 +152,18 @@ impl RingStore {
         Err(RingError::NotReadBack { secret: self.secret.clone() })
     }
 
-    fn failed(&self, what: &'static str, error: &(dyn std::error::Error + 'static)) -> RingError {
-        RingError::Failed { secret: self.secret.clone(), what, cause: aws::causes(error) }
+    fn failed<E>(&self, what: &'static str, error: &E) -> RingError
+    where
+        E: std::error::Error + ProvideErrorMetadata + 'static,
+    {
+        let gone = matches!(error.code(), Some("ResourceNotFoundException" | "InvalidRequestException"));
+        RingError::Failed { secret: self.secret.clone(), what, gone, cause: aws::causes(error) }
     }
 }
 
-/// The token of whatever comes after `version`: 32 hex digits.
-fn token_after(version: Option<&str>) -> String {
-    let mut token = hex::encode(Sha256::digest(format!("after {}", version.unwrap_or("nothing"))));
+/// The token of whatever comes after `version`: 32 hex digits. `salt` is 0 but where that token is taken for good.
+fn token_after(version: Option<&str>, salt: u32) -> String {
+    let mut token = hex::encode(Sha256::digest(format!("after {} {salt}", version.unwrap_or("nothing"))));
     token.truncate(32);
     token
 }
@@ -169,6 +189,14 @@ fn parse(text: &str) -> Result<Map<String, Value>, String> {
 }
 
 impl Document {
+    /// The document after a change, without keys whose time is over; `None` if that is what it is already.
+    fn changed(&self, now: Timestamp, change: &impl Fn(&mut Self)) -> Option<Self> {
+        let mut after = self.clone();
+        change(&mut after);
+        after.prune(now);
+        (after.fields != self.fields).then_some(after)
+    }
+
     /// The entries of a head that came with a webhook: the ones this function looks after.
     #[must_use]
     pub fn of_head(&self, head_id: &str) -> Vec<RingKey> {
@@ -191,8 +219,12 @@ impl Document {
         entry.insert("key".to_owned(), key.expose().into());
         entry.insert("state".to_owned(), KeyState::Active.as_str().into());
         entry.remove("until");
+        let entry = Value::Object(entry);
+        if self.entries().filter(|entry| is_of_webhook(entry, head_id, webhook_id)).eq([&entry]) {
+            return;
+        }
         self.retain(|entry| !is_of_webhook(entry, head_id, webhook_id));
-        self.push(entry.into());
+        self.push(entry);
     }
 
     /// Lets a webhook's key go out of use at `until`; a key that was going already keeps its time.
@@ -323,9 +355,10 @@ mod tests {
 
     #[test]
     fn a_token_belongs_to_the_version_it_follows() {
-        assert_eq!(token_after(Some("a")), token_after(Some("a")));
-        assert_ne!(token_after(Some("a")), token_after(Some("b")));
-        assert_ne!(token_after(None), token_after(Some("a")));
-        assert_eq!(token_after(None).len(), 32);
+        assert_eq!(token_after(Some("a"), 0), token_after(Some("a"), 0));
+        assert_ne!(token_after(Some("a"), 0), token_after(Some("b"), 0));
+        assert_ne!(token_after(None, 0), token_after(Some("a"), 0));
+        assert_ne!(token_after(Some("a"), 0), token_after(Some("a"), 1));
+        assert_eq!(token_after(None, 0).len(), 32);
     }
 }

@@ -3,25 +3,31 @@
 //!
 //! The order per head, each step safe to die behind:
 //! 1. register again, subscribed to nothing;
-//! 2. put the new key into the ring, the old one retiring, in one write that is read back;
+//! 2. put the new key into the ring, beside the old one, and read it back;
 //! 3. wait until every receiver can have that ring;
-//! 4. subscribe the new webhook;
-//! 5. delete the old one.
+//! 4. subscribe the new webhook, and look whether its key is still the same;
+//! 5. delete the old one; only then its key begins to go.
 //!
 //! A run that died is resumed by the next: of two registrations with our URL the younger one is the new one. Where the
 //! platform keeps one registration a head, the old one has to go first, and the gap is measured and told.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
-use shared::{signature::SharedKey, timestamp::Timestamp};
+use shared::timestamp::Timestamp;
 
 use crate::{
-    declared::{Declared, Subscriptions},
+    declared::Declared,
     plan::{is_in_ring, ours},
     run::{HeadReport, Run, RunError},
     unith::Webhook,
 };
+
+/// What is kept of a run's time for the calls around the wait.
+const TIME_FOR_CALLS: Duration = Duration::from_secs(5);
 
 /// How a head's rotation went.
 #[derive(Debug, Serialize)]
@@ -34,12 +40,12 @@ pub struct RotationReport {
     pub gap_ms: Option<u128>,
 }
 
-/// A rotation between its halves: the new key is in the ring, and nothing is signed with it yet.
-struct Prepared {
-    new_id: String,
-    old_ids: Vec<String>,
-    /// Since when nothing is delivered, where that is so.
-    gap_since: Option<Instant>,
+/// A rotation before its wait.
+enum Prepared {
+    /// The new webhook's key is in the ring, and nothing is signed with it yet.
+    Waiting { new_id: String, old_ids: Vec<String> },
+    /// There was no way but with a gap, and all is done.
+    Done { gap: Duration },
 }
 
 impl Run {
@@ -47,120 +53,145 @@ impl Run {
     pub async fn rotate(&self, declared: &Declared) -> Vec<RotationReport> {
         let mut done: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut prepared = Vec::new();
-        for head_id in &declared.head_ids {
+        for (index, head_id) in declared.head_ids.iter().enumerate() {
             let told = done.entry(head_id).or_default();
-            prepared.push((head_id.as_str(), self.prepare(declared, head_id, told).await));
+            // Half of the time is for what comes behind the wait.
+            let shares = 2 * (declared.head_ids.len() - index);
+            let result = match self.check_time() {
+                Ok(()) => self.share(shares).prepare(declared, head_id, told).await,
+                Err(error) => Err(error),
+            };
+            prepared.push((head_id.as_str(), result));
         }
-        // Where there is a gap already, waiting would only make it longer: nothing else can sign in it.
-        if prepared.iter().any(|(_, prepared)| prepared.as_ref().is_ok_and(|p| p.gap_since.is_none())) {
+        if prepared.iter().any(|(_, prepared)| matches!(prepared, Ok(Prepared::Waiting { .. }))) {
             tokio::time::sleep(self.pace.settle).await;
         }
         let mut reports = Vec::new();
-        for (head_id, prepared) in prepared {
+        let heads = prepared.len();
+        for (index, (head_id, prepared)) in prepared.into_iter().enumerate() {
             let mut done = done.remove(head_id).unwrap_or_default();
-            let mut gap_ms = None;
-            let result = match prepared {
-                Ok(prepared) => {
-                    let result = self.switch_over(declared, head_id, &prepared, &mut done).await;
-                    gap_ms = prepared.gap_since.map(|since| since.elapsed().as_millis());
-                    result
+            let (result, gap) = match prepared {
+                Ok(Prepared::Waiting { new_id, old_ids }) => {
+                    let run = self.share(heads - index);
+                    (run.switch_over(declared, head_id, &new_id, &old_ids, &mut done).await, None)
                 }
-                Err(error) => Err(error),
+                Ok(Prepared::Done { gap }) => (Ok(()), Some(gap)),
+                Err(error) => (Err(error), None),
             };
+            let gap_ms = gap.map(|gap| gap.as_millis());
             reports.push(RotationReport { head: HeadReport::new(head_id, done, &result), gap_ms });
         }
         reports
+    }
+
+    /// A rotation whose wait does not fit had better not begin.
+    fn check_time(&self) -> Result<(), RunError> {
+        let needs = self.pace.settle + TIME_FOR_CALLS.min(self.pace.settle);
+        let left = self.unith.deadline().saturating_duration_since(tokio::time::Instant::now());
+        if left < needs { Err(RunError::TooLittleTime { needs_s: needs.as_secs() }) } else { Ok(()) }
     }
 
     async fn prepare(&self, declared: &Declared, head_id: &str, done: &mut Vec<String>) -> Result<Prepared, RunError> {
         let url = declared.webhook_url.as_str();
         let listed = self.unith.webhooks(head_id).await?;
         let ours = ours(&listed, url);
-        let (newest, older) = ours.split_last().ok_or(RunError::NotRegistered)?;
         let ring = self.ring.read().await?.of_head(head_id);
-        let old_ids = |webhooks: &[&Webhook]| webhooks.iter().map(|webhook| webhook.id.clone()).collect::<Vec<_>>();
-
-        // Two of ours: an earlier rotation did not come to its end.
-        let resumable = newest.key.is_some() || is_in_ring(newest, &ring);
-        if !older.is_empty() && resumable {
-            done.push(format!("go on with webhook {}, which an earlier rotation registered", newest.id));
-            let prepared = Prepared { new_id: newest.id.clone(), old_ids: old_ids(older), gap_since: None };
-            self.announce(head_id, &prepared, newest.key.as_ref()).await?;
-            return Ok(prepared);
-        }
-        let started = Instant::now();
-        let registered = match self.unith.register(head_id, url, Subscriptions::NONE).await {
-            // A platform that wants some subscription gets all of them, a moment earlier than is best.
-            Err(error) if error.is_final_refusal() && !error.says_there_is_one() => {
-                self.unith.register(head_id, url, declared.subscriptions).await.map_err(|_| error)
-            }
-            registered => registered,
+        let Some((newest, older)) = ours.split_last() else {
+            // With its keys in the ring, the webhook was there: an earlier rotation took it away and died in its gap.
+            return if ring.is_empty() {
+                Err(RunError::NotRegistered)
+            } else {
+                self.with_gap(declared, head_id, &[], done).await
+            };
         };
-        let (key, gap_since) = match registered {
-            Ok(key) => (key, None),
+        let now = Timestamp::now();
+        // Two of ours: an earlier rotation did not come to its end.
+        if !older.is_empty() && (newest.key.is_some() || is_in_ring(newest, &ring, now)) {
+            done.push(format!("go on with webhook {}, which an earlier rotation registered", newest.id));
+            if let Some(key) = &newest.key {
+                self.ring.change(now, |ring| ring.put_active(head_id, &newest.id, key, now)).await?;
+            }
+            let old_ids = older.iter().map(|webhook| webhook.id.clone()).collect();
+            return Ok(Prepared::Waiting { new_id: newest.id.clone(), old_ids });
+        }
+        let told = match self.register_silently(head_id, declared).await {
             // Only where UNITH says why: a refusal for any other reason must not cost the webhook that works.
             Err(error) if error.says_there_is_one() => {
                 done.push(format!("one registration a head is all UNITH gives ({error}): the old one goes first"));
-                let gap_since = Instant::now();
-                for webhook in &ours {
-                    self.unith.delete(&webhook.id).await?;
-                    done.push(format!("delete webhook {}", webhook.id));
-                }
-                (self.unith.register(head_id, url, Subscriptions::NONE).await?, Some(gap_since))
+                return self.with_gap(declared, head_id, &ours, done).await;
             }
-            Err(error) => return Err(error.into()),
+            told => told?,
         };
         let after = self.unith.webhooks(head_id).await?;
-        // A platform that keeps one registration may also put the new one into the old one's place.
-        let replaced = after.iter().filter(|webhook| ours.iter().any(|old| old.id == webhook.id)).count() < ours.len();
-        let gap_since = gap_since.or_else(|| replaced.then_some(started));
-        let new = match self.registered(head_id, url, &listed).await {
-            Err(RunError::WithoutEffect(_)) if ours.len() == 1 => self.unith.webhook(&newest.id).await?,
-            new => new?,
-        };
-        done.push(format!("register webhook {}", new.id));
-        let old = if gap_since.is_some() { Vec::new() } else { old_ids(&ours) };
-        let prepared = Prepared { new_id: new.id.clone(), old_ids: old, gap_since };
-        self.announce(head_id, &prepared, Some(&new.key.or(key).ok_or(RunError::NoKey)?)).await?;
-        let gone = ours.iter().filter(|webhook| gap_since.is_some() && webhook.id != new.id);
-        for webhook in gone {
-            let now = Timestamp::now();
-            self.ring.change(now, |ring| ring.retire(head_id, &webhook.id, self.grace_end(now))).await?;
+        let is_there = |old: &&&Webhook| after.iter().any(|webhook| webhook.id == old.id);
+        if ours.iter().filter(is_there).count() < ours.len() {
+            done.push("one registration a head is all UNITH gives: the new one took the old one's place".to_owned());
+            return self.with_gap(declared, head_id, &[], done).await;
         }
+        let new = self.registered(head_id, url, &listed).await?;
+        done.push(format!("register webhook {}", new.id));
+        let key = self.key_of(&new, told).await?;
+        self.ring.change(now, |ring| ring.put_active(head_id, &new.id, &key, now)).await?;
         done.push(format!("put the key of webhook {} into the ring", new.id));
-        Ok(prepared)
+        Ok(Prepared::Waiting { new_id: new.id, old_ids: ours.iter().map(|webhook| webhook.id.clone()).collect() })
     }
 
-    /// Puts the new key into the ring and lets the old ones go, in one write.
-    async fn announce(&self, head_id: &str, prepared: &Prepared, key: Option<&SharedKey>) -> Result<(), RunError> {
-        let now = Timestamp::now();
-        // The old ones sign until they are deleted, which is after the wait.
-        let settled = time::Duration::try_from(self.pace.settle).unwrap_or_default();
-        let until = self.grace_end(now).plus(settled);
-        let change = self.ring.change(now, |ring| {
-            if let Some(key) = key {
-                ring.put_active(head_id, &prepared.new_id, key, now);
-            }
-            for old in &prepared.old_ids {
-                ring.retire(head_id, old, until);
-            }
-        });
-        Ok(change.await?)
+    /// The next best: what is registered goes, and the declared state is brought about anew.
+    async fn with_gap(
+        &self,
+        declared: &Declared,
+        head_id: &str,
+        olds: &[&Webhook],
+        done: &mut Vec<String>,
+    ) -> Result<Prepared, RunError> {
+        let started = Instant::now();
+        for old in olds {
+            self.unith.delete(&old.id).await?;
+            done.push(format!("delete webhook {}", old.id));
+        }
+        let mut steps = Vec::new();
+        let result = self.register_as_declared(declared, head_id, &mut steps).await;
+        done.extend(steps.iter().map(ToString::to_string));
+        result?;
+        Ok(Prepared::Done { gap: started.elapsed() })
     }
 
     async fn switch_over(
         &self,
         declared: &Declared,
         head_id: &str,
-        prepared: &Prepared,
+        new_id: &str,
+        old_ids: &[String],
         done: &mut Vec<String>,
     ) -> Result<(), RunError> {
         let url = declared.webhook_url.as_str();
-        self.unith.change(&prepared.new_id, head_id, url, declared.subscriptions).await?;
-        done.push(format!("subscribe webhook {} to {}", prepared.new_id, declared.subscriptions));
-        for old in &prepared.old_ids {
+        self.unith.change(new_id, head_id, url, declared.subscriptions).await?;
+        // Nobody says that a change leaves the key alone, or that it is one.
+        let changed = self.unith.webhook(new_id).await?;
+        if changed.subscriptions != declared.subscriptions {
+            return Err(RunError::WithoutEffect(format!("subscribe webhook {} to {}", new_id, declared.subscriptions)));
+        }
+        if let Some(key) = &changed.key {
+            let now = Timestamp::now();
+            self.ring.change(now, |ring| ring.put_active(head_id, new_id, key, now)).await?;
+        }
+        done.push(format!("subscribe webhook {} to {}", new_id, declared.subscriptions));
+        for old in old_ids {
             self.unith.delete(old).await?;
+            self.retire(head_id, old).await?;
             done.push(format!("delete webhook {old}; its key stays good for a while"));
+        }
+        self.retire_orphans(head_id).await
+    }
+
+    /// Lets the keys go of webhooks that are gone: an earlier rotation may have died right behind its last deletion.
+    async fn retire_orphans(&self, head_id: &str) -> Result<(), RunError> {
+        let listed = self.unith.webhooks(head_id).await?;
+        for entry in self.ring.read().await?.of_head(head_id) {
+            let Some(webhook_id) = entry.webhook_id.filter(|id| listed.iter().all(|webhook| webhook.id != *id)) else {
+                continue;
+            };
+            self.retire(head_id, &webhook_id).await?;
         }
         Ok(())
     }

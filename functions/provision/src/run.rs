@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use shared::timestamp::Timestamp;
+use shared::{signature::SharedKey, timestamp::Timestamp};
+use tokio::time::Instant;
 
 use crate::{
-    declared::Declared,
+    declared::{Declared, Subscriptions},
     plan::{Step, ours, plan},
     ring::{RingError, RingStore},
     unith::{Unith, UnithError, Webhook},
@@ -18,7 +19,7 @@ use crate::{
 /// No head needs more steps than this; one that does is not getting anywhere.
 const MAX_STEPS: usize = 20;
 /// How often registering is begun anew when nobody knows what became of it.
-const REGISTER_AGAIN: usize = 3;
+const REGISTER_AGAIN: u32 = 5;
 const REGISTER_PAUSE: Duration = Duration::from_millis(500);
 
 /// The clients and the rules of a run.
@@ -65,8 +66,17 @@ pub enum RunError {
         "the webhook is registered, but UNITH shows its key nowhere, or masked: nothing it signs could be verified"
     )]
     NoKey,
-    /// There is nothing that could be rotated.
-    #[error("the webhook is not registered: run `apply` first")]
+    /// Several webhooks of ours appeared at once, and UNITH does not show which key is whose.
+    #[error("several runs registered the webhook at once, and UNITH shows no keys to tell them apart; run this again")]
+    Ambiguous,
+    /// The waits of a rotation would go past the run's end.
+    #[error("a rotation takes {needs_s} s at the least, and this run has less time: give the function more")]
+    TooLittleTime {
+        /// Seconds.
+        needs_s: u64,
+    },
+    /// There is nothing that could be rotated or switched on.
+    #[error("the webhook is not registered, or its key not in the ring: run `apply` first")]
     NotRegistered,
     /// The steps do not end.
     #[error("not done after {MAX_STEPS} steps: is somebody else changing the same webhooks?")]
@@ -120,9 +130,22 @@ impl Run {
     }
 
     async fn converge(&self, declared: &Declared, head_id: &str, done: &mut Vec<Step>) -> Result<(), RunError> {
+        self.register_as_declared(declared, head_id, done).await?;
+        // Last, when the key can be read: no event is to come that cannot be verified.
+        Ok(self.unith.enable_events(head_id, declared.enable_events).await?)
+    }
+
+    /// All but the switch for the head's events.
+    pub(crate) async fn register_as_declared(
+        &self,
+        declared: &Declared,
+        head_id: &str,
+        done: &mut Vec<Step>,
+    ) -> Result<(), RunError> {
         let mut uncertain = 0;
         while let Some((step, listed)) = self.next_step(declared, head_id).await? {
-            if done.contains(&step) {
+            // Registering twice is right where somebody deleted what was registered; the limit ends that game.
+            if done.contains(&step) && !registers(&step) {
                 return Err(RunError::WithoutEffect(step.to_string()));
             }
             if done.len() >= MAX_STEPS {
@@ -131,16 +154,27 @@ impl Run {
             match self.carry_out(&step, declared, head_id, &listed).await {
                 Ok(()) => done.push(step),
                 // It may be registered all the same: look, and take what is there.
-                Err(RunError::Unith(error)) if is_uncertain(&step, &error) && uncertain < REGISTER_AGAIN => {
-                    tracing::warn!("{error}; looking what became of it");
+                Err(RunError::Unith(error)) if registers(&step) && error.is_uncertain() => {
+                    self.pause_before_looking(uncertain, error).await?;
                     uncertain += 1;
-                    tokio::time::sleep(REGISTER_PAUSE).await;
                 }
                 Err(error) => return Err(error),
             }
         }
-        // Last, when the key can be read: no event is to come that cannot be verified.
-        Ok(self.unith.enable_events(head_id, declared.enable_events).await?)
+        Ok(())
+    }
+
+    /// Waits a little longer each time, or as long as UNITH asks; gives up where the time would be over.
+    async fn pause_before_looking(&self, uncertain: u32, error: UnithError) -> Result<(), RunError> {
+        let jitter = Duration::from_millis(fastrand::u64(0..200));
+        let pause = (REGISTER_PAUSE * 2_u32.pow(uncertain) + jitter).max(error.retry_after().unwrap_or_default());
+        let fits = Instant::now().checked_add(pause).is_some_and(|then| then < self.unith.deadline());
+        if uncertain >= REGISTER_AGAIN || !fits {
+            return Err(error.into());
+        }
+        tracing::warn!("{error}; looking what became of it");
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 
     async fn next_step(&self, declared: &Declared, head_id: &str) -> Result<Option<(Step, Vec<Webhook>)>, RunError> {
@@ -161,9 +195,9 @@ impl Run {
         let now = Timestamp::now();
         match step {
             Step::Register | Step::RegisterAnew => {
-                let key = self.unith.register(head_id, url, declared.subscriptions).await?;
+                let key = self.register_silently(head_id, declared).await?;
                 let new = self.registered(head_id, url, listed).await?;
-                let key = new.key.or(key).ok_or(RunError::NoKey)?;
+                let key = self.key_of(&new, key).await?;
                 self.ring.change(now, |ring| ring.put_active(head_id, &new.id, &key, now)).await?;
             }
             Step::StoreKey { webhook_id } => {
@@ -176,34 +210,93 @@ impl Run {
                 self.unith.change(webhook_id, head_id, url, *to).await?;
             }
             Step::DeleteDouble { webhook_id } => {
-                self.unith.delete(webhook_id).await?;
-                self.ring.change(now, |ring| ring.retire(head_id, webhook_id, self.grace_end(now))).await?;
+                // Two runs at once may see different doubles: what is to stay must still be there.
+                let still = self.unith.webhooks(head_id).await?;
+                if ours(&still, url).len() > 1 {
+                    self.unith.delete(webhook_id).await?;
+                    self.retire(head_id, webhook_id).await?;
+                }
             }
-            Step::RetireKey { webhook_id } => {
-                self.ring.change(now, |ring| ring.retire(head_id, webhook_id, self.grace_end(now))).await?;
-            }
+            Step::RetireKey { webhook_id } => self.retire(head_id, webhook_id).await?,
             // Every change drops what is over.
             Step::DropKey { .. } => self.ring.change(now, |_| ()).await?,
         }
         Ok(())
     }
 
+    /// Registers the webhook subscribed to nothing: what it signs can be verified only when its key is in the ring. A
+    /// platform that wants some subscription gets all of them, a moment earlier than is best.
+    pub(crate) async fn register_silently(
+        &self,
+        head_id: &str,
+        declared: &Declared,
+    ) -> Result<Option<SharedKey>, UnithError> {
+        let url = declared.webhook_url.as_str();
+        match self.unith.register(head_id, url, Subscriptions::NONE).await {
+            Err(error) if error.is_final_refusal() && !error.says_there_is_one() && !error.is_not_found() => {
+                self.unith.register(head_id, url, declared.subscriptions).await.map_err(|_| error)
+            }
+            registered => registered,
+        }
+    }
+
     /// The webhook that is there now and was not `before`: registering does not tell its id.
     pub(crate) async fn registered(&self, head_id: &str, url: &str, before: &[Webhook]) -> Result<Webhook, RunError> {
         let listed = self.unith.webhooks(head_id).await?;
         let is_new = |webhook: &&&Webhook| before.iter().all(|known| known.id != webhook.id);
-        let new = ours(&listed, url).iter().rfind(is_new).map(|webhook| (*webhook).clone());
-        let new = new.ok_or_else(|| RunError::WithoutEffect("register the webhook".to_owned()))?;
-        if new.key.is_some() {
-            return Ok(new);
+        let ours = ours(&listed, url);
+        let mut new = ours.iter().rev().filter(is_new);
+        let youngest = new.next().ok_or_else(|| RunError::WithoutEffect("register the webhook".to_owned()))?;
+        if youngest.key.is_none() && new.next().is_some() {
+            return Err(RunError::Ambiguous);
         }
-        // Lists may mask what the webhook itself shows.
-        Ok(self.unith.webhook(&new.id).await.unwrap_or(new))
+        Ok((*youngest).clone())
     }
 
-    /// Until when a key that is replaced now stays good.
-    pub(crate) fn grace_end(&self, now: Timestamp) -> Timestamp {
-        now.plus(self.pace.key_grace)
+    /// A new webhook's key: as the list, the webhook itself or the registration showed it. One whose key is nowhere to
+    /// be had is deleted again: each further run would leave one more.
+    pub(crate) async fn key_of(&self, new: &Webhook, told: Option<SharedKey>) -> Result<SharedKey, RunError> {
+        if let Some(key) = new.key.clone() {
+            return Ok(key);
+        }
+        let shown = self.unith.webhook(&new.id).await.ok().and_then(|webhook| webhook.key);
+        if let Some(key) = shown.or(told) {
+            return Ok(key);
+        }
+        self.unith.delete(&new.id).await?;
+        Err(RunError::NoKey)
+    }
+
+    /// Lets a key go that is replaced now; it stays good for what is on its way.
+    pub(crate) async fn retire(&self, head_id: &str, webhook_id: &str) -> Result<(), RunError> {
+        let now = Timestamp::now();
+        let until = now.plus(self.pace.key_grace);
+        Ok(self.ring.change(now, |ring| ring.retire(head_id, webhook_id, until)).await?)
+    }
+
+    /// Switches a head's events on, if what they are signed with can be verified.
+    pub async fn enable(&self, declared: &Declared, head_id: &str) -> HeadReport {
+        let mut done = Vec::new();
+        let result = async {
+            let listed = self.unith.webhooks(head_id).await?;
+            let ring = self.ring.read().await?.of_head(head_id);
+            let is_blind = |step: &Step| registers(step) || matches!(step, Step::StoreKey { .. });
+            if plan(declared, &listed, &ring, Timestamp::now()).iter().any(is_blind) {
+                return Err(RunError::NotRegistered);
+            }
+            self.unith.enable_events(head_id, true).await?;
+            done.push("switch the head's events on".to_owned());
+            Ok(())
+        };
+        let result = result.await;
+        HeadReport::new(head_id, done, &result)
+    }
+
+    /// Switches a head's events off; its registrations stay.
+    pub async fn disable(&self, head_id: &str) -> HeadReport {
+        let result = self.unith.enable_events(head_id, false).await.map_err(RunError::from);
+        let done = result.is_ok().then(|| "switch the head's events off".to_owned());
+        HeadReport::new(head_id, done.into_iter().collect(), &result)
     }
 
     /// Takes away what is ours on a head: switches its events off (unless somebody else listens), deletes our
@@ -224,12 +317,15 @@ impl Run {
             listed => listed?,
         };
         let ours = ours(&listed, url);
-        if !ours.is_empty() && ours.len() == listed.len() {
+        if ours.len() == listed.len() {
             match self.unith.enable_events(head_id, false).await {
                 Err(error) if error.is_not_found() => {}
                 result => result?,
             }
-            done.push("switch the head's events off".to_owned());
+            // Whether they were on cannot be known; with nothing of ours there, they were none of ours.
+            if !ours.is_empty() {
+                done.push("switch the head's events off".to_owned());
+            }
         }
         for webhook in ours {
             self.unith.delete(&webhook.id).await?;
@@ -240,7 +336,7 @@ impl Run {
 
     /// Takes a head's keys out of the ring.
     pub async fn forget(&self, head_id: &str) -> Result<(), RunError> {
-        Ok(self.ring.change(Timestamp::now(), |ring| ring.remove_head(head_id)).await?)
+        Ok(self.ring.change_if_there(Timestamp::now(), |ring| ring.remove_head(head_id)).await?)
     }
 
     /// Deletes what is registered under a URL that is not ours any more; its keys stay good for what is on its way.
@@ -250,8 +346,7 @@ impl Run {
             let listed = self.unith.webhooks(head_id).await?;
             for webhook in ours(&listed, url) {
                 self.unith.delete(&webhook.id).await?;
-                let now = Timestamp::now();
-                self.ring.change(now, |ring| ring.retire(head_id, &webhook.id, self.grace_end(now))).await?;
+                self.retire(head_id, &webhook.id).await?;
                 done.push(format!("delete webhook {}, which has the old URL", webhook.id));
             }
             Ok(())
@@ -265,8 +360,6 @@ impl Run {
     }
 }
 
-/// Whether a failed registration may have been carried out.
-fn is_uncertain(step: &Step, error: &UnithError) -> bool {
-    let registers = matches!(step, Step::Register | Step::RegisterAnew);
-    registers && !error.is_final_refusal() && !error.is_unauthorised() && !matches!(error, UnithError::OutOfTime { .. })
+fn registers(step: &Step) -> bool {
+    matches!(step, Step::Register | Step::RegisterAnew)
 }

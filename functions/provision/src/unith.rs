@@ -5,13 +5,14 @@
 //!
 //! What always holds: no error and no log repeats a token, a key or a password.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use reqwest::{Client, Method, Response, StatusCode, Url, header::RETRY_AFTER};
 use serde_json::{Map, Value, json};
 use shared::{signature::SharedKey, timestamp::Timestamp};
 use tokio::{sync::Mutex, time::Instant};
+use zeroize::Zeroizing;
 
 use crate::{config::Credentials, declared::Subscriptions};
 
@@ -27,13 +28,19 @@ const TOLD_CHARACTERS: usize = 300;
 const MAX_PAGES: u32 = 50;
 
 /// A client of the management API, for one run. Its clones share the run's token.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Unith {
     http: Client,
     base: String,
     credentials: Credentials,
-    token: Arc<Mutex<Option<String>>>,
+    token: Arc<Mutex<Option<Zeroizing<String>>>>,
     deadline: Instant,
+}
+
+impl fmt::Debug for Unith {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unith").field("base", &self.base).finish_non_exhaustive()
+    }
 }
 
 /// A registered webhook.
@@ -100,6 +107,15 @@ pub enum UnithError {
 }
 
 impl UnithError {
+    /// How long UNITH asks to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether the same call may go through later.
     fn is_transient(&self) -> bool {
         match self {
@@ -107,6 +123,12 @@ impl UnithError {
             Self::Unreachable { .. } => true,
             Self::Unusable { .. } | Self::OutOfTime { .. } | Self::TokenNotAccepted { .. } => false,
         }
+    }
+
+    /// Whether nobody knows if the call was carried out.
+    #[must_use]
+    pub fn is_uncertain(&self) -> bool {
+        self.is_transient()
     }
 
     /// Whether the thing the call is about does not exist.
@@ -130,7 +152,8 @@ impl UnithError {
     pub fn says_there_is_one(&self) -> bool {
         let Self::Refused { status, said, .. } = self else { return false };
         let said = said.to_ascii_lowercase();
-        let words = ["already", "exist", "duplicate"].iter().any(|word| said.contains(word));
+        // "Does not exist" and the like must not be taken for it: what follows takes the working webhook away.
+        let words = said.contains("already") || said.contains("duplicate");
         *status == StatusCode::CONFLICT
             || (words && (*status == StatusCode::BAD_REQUEST || *status == StatusCode::UNPROCESSABLE_ENTITY))
     }
@@ -177,6 +200,12 @@ impl Unith {
     #[must_use]
     pub fn until(&self, deadline: Instant) -> Self {
         Self { deadline: self.deadline.min(deadline), ..self.clone() }
+    }
+
+    /// When the run ends.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// The part of the time left that is one's share where `shares` want some.
@@ -282,15 +311,15 @@ impl Unith {
     }
 
     /// The run's token; another one than `refused`.
-    async fn bearer(&self, refused: Option<&str>) -> Result<String, UnithError> {
+    async fn bearer(&self, refused: Option<&str>) -> Result<Zeroizing<String>, UnithError> {
         let mut token = self.token.lock().await;
-        if let Some(known) = token.as_deref().filter(|known| Some(*known) != refused) {
-            return Ok(known.to_owned());
+        if let Some(known) = token.as_ref().filter(|known| Some(known.as_str()) != refused) {
+            return Ok(known.clone());
         }
         let path = "/auth/token";
         let call = format!("POST {path}");
         let new = match &self.credentials {
-            Credentials::Bearer(bearer) if refused.is_none() => bearer.to_string(),
+            Credentials::Bearer(bearer) if refused.is_none() => bearer.clone(),
             Credentials::Bearer(_) => return Err(UnithError::TokenNotAccepted { call }),
             Credentials::Account { email, secret_key } => {
                 let body = json!({"email": email, "secretKey": secret_key.as_str()});
@@ -298,7 +327,7 @@ impl Unith {
                     Call { method: Method::POST, path, query: &[], body: Some(&body), repeat: Repeat::Freely };
                 let answer = self.send(&request, None).await?;
                 let bearer = answer.pointer("/data/bearer").or_else(|| answer.get("token")).and_then(Value::as_str);
-                bearer.ok_or_else(|| unusable(&call, "there is no token in it"))?.to_owned()
+                Zeroizing::new(bearer.ok_or_else(|| unusable(&call, "there is no token in it"))?.to_owned())
             }
         };
         Ok(token.insert(new).clone())
@@ -313,12 +342,8 @@ impl Unith {
         let deadline = self.deadline;
         // A retry that could not be made in time is not waited for: the last error says more than a time-out.
         let pause = |error: &UnithError, pause: Option<Duration>| {
-            let asked = match error {
-                UnithError::Refused { retry_after, .. } => *retry_after,
-                _ => None,
-            };
-            let pause = pause?.max(asked.unwrap_or_default());
-            (Instant::now() + pause < deadline).then_some(pause)
+            let pause = pause?.max(error.retry_after().unwrap_or_default());
+            Instant::now().checked_add(pause).is_some_and(|then| then < deadline).then_some(pause)
         };
         let retried = (|| self.send_once(call, token))
             .retry(backoff.build())

@@ -1,8 +1,8 @@
 //! What became of a delivery, and the HTTP answer that says so. Every status code of the function stands here.
 //!
-//! The error policy: a 2xx is sent only for what is durable (or must not be stored); a 4xx never depends on anything
-//! but the request, so a retry would not help; whatever kept us from deciding is a 503, and UNITH tries again. A
-//! refusal's reason goes to the log and nowhere else.
+//! The error policy: a 2xx is sent only for what is durable (or must not be stored); a 4xx is for what the keys we have
+//! refuse; whatever kept us from deciding (no key, a newer ring that cannot be read, no table) is a 503, and UNITH tries
+//! again. A refusal's reason goes to the log and nowhere else.
 
 use lambda_http::{
     Body, Response,
@@ -260,6 +260,6 @@ mod tests {
         assert!(unavailable.headers().contains_key(RETRY_AFTER));
         assert_eq!(answer(&Err(Refusal::OtherPath)).status().as_u16(), 404);
         assert_eq!(answer(&Err(Refusal::TooLarge { bytes: 1 })).status().as_u16(), 413);
-        assert_eq!(answer(&Err(Mismatch::NoUsableKey { expired: 0 }.into())).status().as_u16(), 503);
+        assert_eq!(answer(&Err(Mismatch::NoUsableKey { expired: 0, matches: false }.into())).status().as_u16(), 503);
     }
 }

@@ -9,7 +9,7 @@ use shared::{
 use time::Duration;
 use tracing::Level;
 
-/// Two years more than a century: longer is "for ever", which is 0.
+/// A little more than a century: longer is "for ever", which is 0.
 const MAX_RETENTION_DAYS: u16 = 37_000;
 const DEFAULT_RETENTION_DAYS: u16 = 365;
 const DEFAULT_KEY_CACHE_SECONDS: u32 = 300;

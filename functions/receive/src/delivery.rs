@@ -16,19 +16,24 @@ use shared::{
 };
 use tokio::time::Instant;
 
+use crate::WEBHOOK_PATH;
+
 /// Every answer leaves this long after the request came, so that it arrives within 4 s. UNITH gives up at 5 s.
 const ANSWER_WITHIN: Duration = Duration::from_millis(3_800);
 /// What is kept of the invocation's own time for the answer's way out.
 const INVOCATION_MARGIN: Duration = Duration::from_millis(200);
 /// A gateway's arrival time further back than this is not this request's: a replayed fixture, or a clock that is off.
-const PLAUSIBLE_WAIT: Duration = Duration::from_secs(3);
+/// Gateways themselves wait no longer.
+const PLAUSIBLE_WAIT: Duration = Duration::from_secs(30);
+/// What a request is given that came late (a slow cold start): its answer may be, but its event can still be stored.
+const AT_LEAST: Duration = Duration::from_millis(500);
 
 /// A request to the webhook.
 #[derive(Debug)]
 pub struct Delivery {
     /// The request's method.
     pub method: Method,
-    /// The path, without the stage.
+    /// The path, as the gateway matched it.
     pub path: String,
     /// What the signature header holds.
     pub signature: Result<Signature, SignatureFault>,
@@ -85,7 +90,7 @@ impl Delivery {
         let arrived_at = arrived_at(&request);
         let wait = time_to_answer(now, arrived_at, context.map(|context| context.deadline));
         Self {
-            path: path_without_stage(&request).to_owned(),
+            path: path_as_routed(&request).to_owned(),
             signature: signature(request.headers()),
             received_at: now,
             answer_by: Instant::now() + wait,
@@ -101,14 +106,19 @@ impl Delivery {
     }
 }
 
-/// Keeps what `lambda_http` would drop: a header that came more than once in a payload 1.0 survives there only in
-/// `multiValueHeaders`, and the single value in `headers` would replace the list.
+/// Mends what `lambda_http` would make of a request.
+///
+/// A header that came more than once in a payload 1.0 survives there only in `multiValueHeaders`, and the single value
+/// in `headers` would replace the list. A query that is no URI's (a space, say) would make it panic; nobody here reads
+/// queries.
 #[must_use]
-pub fn keep_repeated_headers(mut request: LambdaRequest) -> LambdaRequest {
-    if let LambdaRequest::ApiGatewayV1(rest) = &mut request
-        && rest.multi_value_headers.contains_key(SIGNATURE_HEADER)
-    {
-        rest.headers.remove(SIGNATURE_HEADER);
+pub fn mend(mut request: LambdaRequest) -> LambdaRequest {
+    match &mut request {
+        LambdaRequest::ApiGatewayV1(rest) if rest.multi_value_headers.contains_key(SIGNATURE_HEADER) => {
+            rest.headers.remove(SIGNATURE_HEADER);
+        }
+        LambdaRequest::ApiGatewayV2(http) => http.raw_query_string = None,
+        _ => {}
     }
     request
 }
@@ -122,15 +132,22 @@ fn signature(headers: &HeaderMap) -> Result<Signature, SignatureFault> {
     }
 }
 
-/// The path behind the stage: payload 2.0 puts a named stage in front of it, payload 1.0 and `$default` do not.
-fn path_without_stage(request: &Request) -> &str {
+/// The path, as the gateway matched it: without a named stage, which payload 2.0 puts in front of it, and without the
+/// base path of a custom domain, which payload 1.0 does.
+fn path_as_routed(request: &Request) -> &str {
     let path = request.raw_http_path();
-    let Some(RequestContext::ApiGatewayV2(context)) = request.request_context_ref() else {
-        return path;
-    };
-    let stage = context.stage.as_deref().unwrap_or_default();
-    let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(stage));
-    behind.filter(|rest| !stage.is_empty() && rest.starts_with('/')).unwrap_or(path)
+    match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV1(context)) => {
+            let resource = context.resource_path.as_deref().unwrap_or_default();
+            if path.ends_with(resource) && resource == WEBHOOK_PATH { WEBHOOK_PATH } else { path }
+        }
+        Some(RequestContext::ApiGatewayV2(context)) => {
+            let stage = context.stage.as_deref().unwrap_or_default();
+            let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(stage));
+            behind.filter(|rest| !stage.is_empty() && rest.starts_with('/')).unwrap_or(path)
+        }
+        _ => path,
+    }
 }
 
 /// When the gateway took the request, if it says so.
@@ -150,7 +167,7 @@ fn time_to_answer(now: Timestamp, arrived_at: Option<Timestamp>, deadline_ms: Op
     let deadline = deadline_ms.and_then(|ms| Timestamp::from_epoch_milliseconds(i64::try_from(ms).ok()?));
     let invocation =
         deadline.and_then(|deadline| Duration::try_from(deadline.since(now)).ok()).filter(|d| !d.is_zero());
-    let left = ANSWER_WITHIN.saturating_sub(waited);
+    let left = ANSWER_WITHIN.saturating_sub(waited).max(AT_LEAST);
     invocation.map_or(left, |invocation| left.min(invocation.saturating_sub(INVOCATION_MARGIN)))
 }
 
@@ -174,6 +191,7 @@ mod tests {
         for (arrived, deadline, left) in [
             (None, None, 3_800),
             (Some("2026-01-15T10:00:09.500Z"), None, 3_300),
+            (Some("2026-01-15T10:00:06.500Z"), None, 500),
             (Some("2026-01-15T09:00:00Z"), None, 3_800),
             (Some("2026-01-15T10:00:11Z"), None, 3_800),
             (None, Some("2026-01-15T10:00:12Z"), 1_800),

@@ -93,10 +93,11 @@ impl Keys {
         }
     }
 
-    /// A newer ring than `seen`, which had no key for a signature; `None` if there is none, or it is too early to look.
-    pub async fn newer_than(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Option<Arc<KeyRing>> {
+    /// A newer ring than `seen`, which had no key for a signature; `None` if it was too early to look for one. An error
+    /// where it was looked for, and could not be read: then nobody knows whether the signature is wrong.
+    pub async fn newer_than(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Result<Option<Arc<KeyRing>>, KeysError> {
         match self {
-            Self::Fixed(_) => None,
+            Self::Fixed(_) => Ok(None),
             Self::Secret(secret) => secret.newer_than(seen, now).await,
         }
     }
@@ -110,49 +111,42 @@ impl SecretRing {
     }
 
     async fn ring(&self, now: Timestamp) -> Result<Arc<KeyRing>, KeysError> {
-        if let Some(fresh) = self.fresh(now) {
-            return Ok(fresh);
+        let before = self.cached();
+        if let Some(fresh) = before.as_ref().filter(|cached| self.is_fresh(cached, now)) {
+            return Ok(Arc::clone(&fresh.ring));
         }
         let mut attempts = self.fetching.lock().await;
-        if let Some(fresh) = self.fresh(now) {
-            return Ok(fresh);
+        let cached = self.cached();
+        let (Some(stale), looked) = (&cached, attempts.failed_at) else { return self.fetch(&mut attempts).await };
+        // Whoever held the lock before may have fetched it, or tried to.
+        let is_newer = before.is_none_or(|before| !Arc::ptr_eq(&before.ring, &stale.ring));
+        if is_newer || looked.is_some_and(|failed_at| within_pause(failed_at, now)) {
+            return Ok(Arc::clone(&stale.ring));
         }
-        let stale = self.cached().map(|cached| cached.ring);
-        if let Some(stale) = &stale
-            && attempts.failed_at.is_some_and(|failed_at| within_pause(failed_at, now))
-        {
-            return Ok(Arc::clone(stale));
-        }
-        match self.fetch(&mut attempts).await {
-            Ok(ring) => Ok(ring),
-            Err(error) => {
-                let stale = stale.ok_or(error)?;
-                Ok(stale)
-            }
-        }
+        let stale = Arc::clone(&stale.ring);
+        Ok(self.fetch(&mut attempts).await.unwrap_or(stale))
     }
 
-    async fn newer_than(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Option<Arc<KeyRing>> {
+    async fn newer_than(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Result<Option<Arc<KeyRing>>, KeysError> {
         let mut attempts = self.fetching.lock().await;
         if let Some(cached) = self.cached().filter(|cached| !Arc::ptr_eq(&cached.ring, seen)) {
-            return Some(cached.ring);
+            return Ok(Some(cached.ring));
         }
         if attempts.after_mismatch_at.is_some_and(|looked_at| within_pause(looked_at, now)) {
-            return None;
+            return Ok(None);
         }
         attempts.after_mismatch_at = Some(now);
-        self.fetch(&mut attempts).await.ok()
+        self.fetch(&mut attempts).await.map(Some)
     }
 
     fn cached(&self) -> Option<Cached> {
         self.cached.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn fresh(&self, now: Timestamp) -> Option<Arc<KeyRing>> {
-        let cached = self.cached()?;
+    fn is_fresh(&self, cached: &Cached, now: Timestamp) -> bool {
         let age = now.since(cached.fetched_at);
         // A negative age is a clock that was set back; a ring from the future could stay for ever.
-        (!age.is_negative() && age < self.cache_for).then_some(cached.ring)
+        !age.is_negative() && age < self.cache_for
     }
 
     async fn fetch(&self, attempts: &mut Attempts) -> Result<Arc<KeyRing>, KeysError> {

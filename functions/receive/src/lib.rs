@@ -84,10 +84,14 @@ impl Receiver {
         let verified = self.authenticate(delivery, signature, record).await?;
         record.verified_by(verified.key_state());
         match Event::parse(&verified) {
-            Ok(event) => self.store(event, &verified, delivery.received_at, record).await,
+            Ok(event) => {
+                record.verified_by(event.signed_by);
+                self.store(event, &verified, delivery.received_at, record).await
+            }
             Err(NoEvent::Unreadable(reason)) => {
                 record.about_head(verified.bound_head());
-                self.quarantine(&verified, &reason.to_string(), delivery.received_at, record).await?;
+                let head_id = verified.bound_head();
+                self.quarantine(&verified, &reason.to_string(), head_id, delivery.received_at, record).await?;
                 Ok(Accepted::Quarantined { reason })
             }
             Err(NoEvent::OtherHead(other)) => Err(other.into()),
@@ -107,7 +111,7 @@ impl Receiver {
             Err(mismatch) => mismatch,
         };
         // The key may have been rotated since the ring was read.
-        let Some(newer) = self.keys.newer_than(&ring, now).await else {
+        let Some(newer) = self.keys.newer_than(&ring, now).await? else {
             return Err(mismatch.into());
         };
         record.key_ring_refetched();
@@ -136,7 +140,8 @@ impl Receiver {
             Put::Duplicate => false,
             Put::Conflict => {
                 let reason = format!("says something else than the stored event {}", event.event_id);
-                self.quarantine(verified, &reason, received_at, record).await?;
+                let head_id = Some(event.identity.head_id.as_str());
+                self.quarantine(verified, &reason, head_id, received_at, record).await?;
                 true
             }
         };
@@ -147,11 +152,12 @@ impl Receiver {
         &self,
         verified: &Verified<'_>,
         reason: &str,
+        head_id: Option<&str>,
         received_at: Timestamp,
         record: &mut Record,
     ) -> Result<(), Refusal> {
         record.table_asked();
-        let kept = self.table.quarantine(verified.body(), reason, verified.bound_head(), received_at).await;
+        let kept = self.table.quarantine(verified.body(), reason, head_id, received_at).await;
         record.table_answered();
         Ok(kept?)
     }

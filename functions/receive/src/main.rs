@@ -9,17 +9,21 @@ use shared::{aws, env::Env, telemetry};
 // One request at a time: more threads would only cost start-up.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match start().await {
+    let result = match start().await {
+        Ok(receiver) => runtime::run(receiver).await.map_err(|error| format!("receive stopped: {error}")),
+        Err(error) => Err(format!("receive cannot start: {error}")),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             telemetry::init(tracing::Level::ERROR);
-            tracing::error!("receive cannot start: {error}");
+            tracing::error!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn start() -> Result<(), Error> {
+async fn start() -> Result<Arc<Receiver>, Error> {
     let env = Env::from_process();
     let config = Config::from_env(&env)?;
     let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
@@ -29,5 +33,5 @@ async fn start() -> Result<(), Error> {
     let (dynamodb, secrets) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_secretsmanager::Client::new(&aws));
     let receiver = Receiver::new(config, dynamodb, secrets);
     receiver.warm_up().await;
-    runtime::run(Arc::new(receiver)).await
+    Ok(Arc::new(receiver))
 }

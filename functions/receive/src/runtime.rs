@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     Receiver,
-    delivery::{Delivery, keep_repeated_headers},
+    delivery::{Delivery, mend},
     record::Record,
 };
 
@@ -43,7 +43,7 @@ pub fn service(
         }
     });
     Adapter::from(handler).map_request(|event: LambdaEvent<LambdaRequest>| LambdaEvent {
-        payload: keep_repeated_headers(event.payload),
+        payload: mend(event.payload),
         context: event.context,
     })
 }

@@ -152,7 +152,7 @@ async fn it_serves_logs_a_line_each_and_stops_on_sigterm() {
     assert_eq!(line["trace_id"], "1-67891233-abcdef012345678912345678");
 }
 
-/// The one input that makes a handler panic is one that no gateway sends: a body said to be base64 that is none.
+/// What makes a handler panic is what no gateway sends: a body said to be base64 that is none, say.
 #[tokio::test]
 async fn a_panic_fails_its_invocation_and_the_next_one_is_served() {
     let function = Running::start().await;

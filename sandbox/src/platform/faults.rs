@@ -22,6 +22,8 @@ pub struct Faults {
     pub latency_ms: u64,
     /// Keys are shown as stars and their last four digits.
     pub masked_keys: bool,
+    /// Registering does not tell the key.
+    pub no_key_on_register: bool,
     /// Lists come in pages of this size, as `{"data": […], "nextPage": 2}`.
     pub page_size: Option<usize>,
     /// A head can have one webhook only.
@@ -47,6 +49,9 @@ pub struct Failing {
     pub call: String,
     /// How.
     pub how: How,
+    /// What the answer's body says.
+    #[serde(default)]
+    pub says: Option<String>,
     /// Whether the call is carried out all the same.
     #[serde(default)]
     pub after_effect: bool,
@@ -86,7 +91,7 @@ pub(super) async fn misbehave(State(core): State<Core>, path: MatchedPath, reque
     match failing.how {
         How::Status(status, retry_after) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let mut response = (status, "told to fail").into_response();
+            let mut response = (status, failing.says.unwrap_or_else(|| "told to fail".to_owned())).into_response();
             if let Some(seconds) = retry_after {
                 response.headers_mut().insert(RETRY_AFTER, seconds.into());
             }

@@ -249,6 +249,11 @@ impl Platform {
         }
     }
 
+    /// Deletes a webhook there.
+    pub fn delete_by_hand(&self, id: u64) {
+        self.core.lock().webhooks.retain(|webhook| webhook.id != id);
+    }
+
     /// Switches a head's events on or off there.
     pub fn enable_by_hand(&self, head_id: &str, on: bool) {
         if let Some(head) = self.core.lock().heads.get_mut(head_id) {
