@@ -101,8 +101,7 @@ impl KeyRing {
 
     /// Reads a secret's text in any of the three forms.
     pub fn parse(secret: &str) -> Result<Self, KeyRingError> {
-        // Editors of some systems begin a file with a byte-order mark.
-        let secret = secret.trim_start_matches('\u{feff}').trim();
+        let secret = trimmed(secret);
         if secret.is_empty() {
             return Err(KeyRingError::Empty);
         }
@@ -149,6 +148,12 @@ impl RingKey {
     pub fn usable(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| now < until)
     }
+}
+
+/// A secret's text without the space around it, and without the byte-order mark that some editors begin a file with.
+#[must_use]
+pub fn trimmed(secret: &str) -> &str {
+    secret.trim_start_matches('\u{feff}').trim()
 }
 
 /// Whether a text may be a key that somebody stored as it is: one word, and none of JSON's own.

@@ -150,6 +150,28 @@ async fn one_registration_a_head_is_told_and_the_gap_measured() {
 }
 
 #[tokio::test]
+async fn a_platform_that_renews_in_place_is_coped_with() {
+    for masked in [false, true] {
+        let world = Unith::start().await;
+        world.command("apply").await;
+        let old = world.platform.webhooks()[0].shared_key.clone();
+        world.faults(json!({"one_registration": "renews", "masked_keys": masked}));
+        let result = world.command("rotate").await;
+        assert!(result["ok"] == true && result["heads"][0]["gap_ms"].is_number(), "{result}");
+        world.assert_provisioned(HEAD_ID).await;
+        assert_ne!(world.platform.webhooks()[0].shared_key, old);
+        let ring = world.ring().await;
+        let retiring = ring.keys().iter().find(|key| key.key.expose() == old).expect("the old key is still there");
+        assert_eq!(retiring.state, KeyState::Retiring);
+
+        // Nobody knows the key any more: it is renewed again.
+        world.set_secret(tests::RING_SECRET, r#"{"keys": []}"#).await;
+        assert_eq!(world.command("apply").await["ok"], true);
+        world.assert_provisioned(HEAD_ID).await;
+    }
+}
+
+#[tokio::test]
 async fn a_rotation_that_died_in_its_gap_is_resumed() {
     let world = Unith::start().await;
     world.command("apply").await;

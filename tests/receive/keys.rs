@@ -110,13 +110,10 @@ async fn secrets_manager_down_later_leaves_the_ring_in_use() {
         }
     }
     // What cannot be verified is not let in meanwhile; whether a newer ring has its key, nobody can say.
-    let unknown = receiver.deliver(&event(&json!({})), "wrong").await;
-    assert_eq!((unknown.status, &unknown.record["outcome"]), (503, &json!("unavailable")));
-    assert_eq!(
-        receiver.deliver(&event(&json!({})), "wrong").await.status,
-        401,
-        "within the pause, the ring at hand decides"
-    );
+    for _ in 0..2 {
+        let unknown = receiver.deliver(&event(&json!({})), "wrong").await;
+        assert_eq!((unknown.status, &unknown.record["outcome"]), (503, &json!("unavailable")));
+    }
 }
 
 #[tokio::test]

@@ -103,9 +103,13 @@ pub async fn handle(provisioner: &Provisioner, input: &Value, deadline: Instant)
         return Err(ConfigError::NoHeads.into());
     }
     let run = provisioner.run(deadline).await?;
-    // Every wait of a run ends before its deadline; this is for those of the key ring, should they add up.
+    // The calls to UNITH end by themselves before that; the waits for the key ring may add up.
     let in_time = tokio::time::timeout_at(deadline, carry_out(provisioner, command.action, &run, &declared)).await;
-    let result = in_time.map_err(|_| CommandError::OutOfTime)?;
+    let Ok(result) = in_time else {
+        let reason = CommandError::OutOfTime.to_string().into();
+        provisioner.log_line(false, [("action", command.action.to_string().into()), ("reason", reason)]);
+        return Err(CommandError::OutOfTime);
+    };
     provisioner.log_run(command.action, &result);
     let ok = result.get("ok").and_then(Value::as_bool).unwrap_or_default();
     if scheduled && !ok { Err(CommandError::Scheduled(result)) } else { Ok(result) }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use shared::{
     aws,
-    key_ring::{KeyRing, KeyState, RingKey},
+    key_ring::{KeyRing, KeyState, RingKey, trimmed},
     signature::SharedKey,
     timestamp::Timestamp,
 };
@@ -22,8 +22,6 @@ use shared::{
 const MAX_ROUNDS: u32 = 20;
 /// How often a written ring is looked for before we say that it cannot be read back.
 const READ_BACKS: u32 = 20;
-/// After how many refusals on an unchanged version that version counts as one that has a successor already.
-const STUCK_ROUNDS: u32 = 5;
 const READ_BACK_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE_MS: u64 = 150;
 
@@ -65,7 +63,10 @@ pub enum RingError {
         cause: String,
     },
     /// Somebody else wrote, again and again.
-    #[error("the key ring `{secret}` was changed by somebody else {MAX_ROUNDS} times in a row; run this again")]
+    #[error(
+        "the key ring `{secret}` was changed by somebody else {MAX_ROUNDS} times in a row; run this again. If that does \
+         not help, an older version was made the current one: put its text back as a new version"
+    )]
     Contended {
         /// The secret.
         secret: String,
@@ -103,19 +104,10 @@ impl RingStore {
     /// Changes the ring with `change`, which is given what is there and may be called several times; a second call must
     /// find nothing left to do. Done when what was written can be read, or when there was nothing to change.
     pub async fn change(&self, now: Timestamp, change: impl Fn(&mut Document)) -> Result<(), RingError> {
-        let mut refused: Option<(Option<String>, u32)> = None;
         for _ in 0..MAX_ROUNDS {
             let before = self.read().await?;
             let Some(after) = before.changed(now, &change) else { return Ok(()) };
-            let stuck = match &mut refused {
-                Some((version, times)) if *version == before.version => {
-                    *times += 1;
-                    *times
-                }
-                _ => 0,
-            };
-            // Somebody may have made an older version the current one again, behind which there is a successor for good.
-            let token = token_after(before.version.as_deref(), stuck.saturating_sub(STUCK_ROUNDS));
+            let token = token_after(before.version.as_deref());
             let text = Value::Object(after.fields).to_string();
             let put = self.client.put_secret_value().secret_id(&self.secret).secret_string(text);
             match put.client_request_token(token).send().await {
@@ -124,9 +116,6 @@ impl RingStore {
                     Some(PutSecretValueError::ResourceExistsException(_)) => {}
                     _ => return Err(self.failed("written", &error)),
                 },
-            }
-            if stuck == 0 {
-                refused = Some((before.version, 0));
             }
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..LONGEST_PAUSE_MS))).await;
         }
@@ -161,9 +150,9 @@ impl RingStore {
     }
 }
 
-/// The token of whatever comes after `version`: 32 hex digits. `salt` is 0 but where that token is taken for good.
-fn token_after(version: Option<&str>, salt: u32) -> String {
-    let mut token = hex::encode(Sha256::digest(format!("after {} {salt}", version.unwrap_or("nothing"))));
+/// The token of whatever comes after `version`: 32 hex digits.
+fn token_after(version: Option<&str>) -> String {
+    let mut token = hex::encode(Sha256::digest(format!("after {}", version.unwrap_or("nothing"))));
     token.truncate(32);
     token
 }
@@ -174,7 +163,7 @@ fn empty() -> Map<String, Value> {
 
 /// The document in a secret's text. The forms a secret made by hand may have become a ring with that one key.
 fn parse(text: &str) -> Result<Map<String, Value>, String> {
-    let text = text.trim();
+    let text = trimmed(text);
     if text.is_empty() || text == "{}" {
         return Ok(empty());
     }
@@ -205,12 +194,14 @@ impl Document {
         ring.keys().to_vec()
     }
 
-    /// Puts a webhook's key in as active, whatever was there for it.
-    pub fn put_active(&mut self, head_id: &str, webhook_id: &str, key: &SharedKey, now: Timestamp) {
-        let known = self.entries().find(|entry| is_of_webhook(entry, head_id, webhook_id)).cloned();
-        let mut entry = known.and_then(|entry| entry.as_object().cloned()).unwrap_or_default();
-        let same_key = entry.get("key").and_then(Value::as_str) == Some(key.expose());
-        if !same_key || !entry.contains_key("since") {
+    /// Puts a webhook's key in as active. Another key that was there for it goes, and stays good until `until`.
+    pub fn put_active(&mut self, head_id: &str, webhook_id: &str, key: &SharedKey, now: Timestamp, until: Timestamp) {
+        let is_it = |entry: &Value| {
+            is_of_webhook(entry, head_id, webhook_id) && entry.get("key").and_then(Value::as_str) == Some(key.expose())
+        };
+        let known = self.entries().find(|entry| is_it(entry)).and_then(Value::as_object);
+        let mut entry = known.cloned().unwrap_or_default();
+        if !entry.contains_key("since") {
             entry.insert("since".to_owned(), now.to_string().into());
         }
         entry.insert("head_id".to_owned(), head_id.into());
@@ -220,16 +211,20 @@ impl Document {
         entry.insert("state".to_owned(), KeyState::Active.as_str().into());
         entry.remove("until");
         let entry = Value::Object(entry);
-        if self.entries().filter(|entry| is_of_webhook(entry, head_id, webhook_id)).eq([&entry]) {
-            return;
+        if !self.entries().filter(|entry| is_it(entry)).eq([&entry]) {
+            self.retain(|entry| !is_it(entry));
+            self.push(entry);
         }
-        self.retain(|entry| !is_of_webhook(entry, head_id, webhook_id));
-        self.push(entry);
+        self.retire_where(until, |entry| is_of_webhook(entry, head_id, webhook_id) && !is_it(entry));
     }
 
     /// Lets a webhook's key go out of use at `until`; a key that was going already keeps its time.
     pub fn retire(&mut self, head_id: &str, webhook_id: &str, until: Timestamp) {
-        for entry in self.entries_mut().filter(|entry| is_of_webhook(entry, head_id, webhook_id)) {
+        self.retire_where(until, |entry| is_of_webhook(entry, head_id, webhook_id));
+    }
+
+    fn retire_where(&mut self, until: Timestamp, goes: impl Fn(&Value) -> bool) {
+        for entry in self.entries_mut().filter(|entry| goes(entry)) {
             if entry.get("state").and_then(Value::as_str) == Some(KeyState::Retiring.as_str()) {
                 continue;
             }
@@ -318,7 +313,7 @@ mod tests {
                 {"head_id": "other", "webhook_id": 1, "key": "k", "note": "theirs"}], "version": 7}"#,
         );
         let before = ring.fields.clone();
-        ring.put_active("h", "4", &key("k4"), at(NOW));
+        ring.put_active("h", "4", &key("k4"), at(NOW), at("2026-03-01T00:00:00Z"));
         ring.retire("h", "4", at("2026-01-16T11:00:00Z"));
         ring.remove_head("h");
         ring.prune(at("2027-01-01T00:00:00Z"));
@@ -328,10 +323,16 @@ mod tests {
     #[test]
     fn an_entry_is_put_retired_and_dropped() {
         let mut ring = document("");
-        ring.put_active("h", "4", &key("k4"), at(NOW));
-        ring.put_active("h", "4", &key("k4"), at("2026-02-01T00:00:00Z"));
+        ring.put_active("h", "4", &key("k4"), at(NOW), at("2026-03-01T00:00:00Z"));
+        ring.put_active("h", "4", &key("k4"), at("2026-02-01T00:00:00Z"), at("2026-03-01T00:00:00Z"));
         let expected = json!({"head_id": "h", "webhook_id": 4, "key": "k4", "state": "active", "since": "2026-01-16T10:00:00.000Z"});
         assert_eq!(ring.entries().collect::<Vec<_>>(), [&expected], "the same key again is no change");
+
+        let mut renewed = ring.clone();
+        renewed.put_active("h", "4", &key("new"), at(NOW), at("2026-01-16T10:15:00Z"));
+        let states: Vec<_> =
+            renewed.of_head("h").iter().map(|entry| (entry.key.expose().to_owned(), entry.state)).collect();
+        assert_eq!(states, [("k4".to_owned(), KeyState::Retiring), ("new".to_owned(), KeyState::Active)]);
 
         ring.retire("h", "4", at("2026-01-16T10:15:00Z"));
         ring.retire("h", "4", at("2026-01-16T12:00:00Z"));
@@ -349,16 +350,17 @@ mod tests {
             let ring = document(text);
             assert_eq!(ring.entries().collect::<Vec<_>>(), [&json!({"key": "cbaab87d", "state": "active"})]);
         }
+        let marked = document("\u{feff}{\"keys\": [{\"head_id\": \"h\", \"webhook_id\": 4, \"key\": \"k\"}]}");
+        assert_eq!(marked.of_head("h").len(), 1, "a byte-order mark changes nothing");
         assert!(parse(r#"{"password": "x"}"#).is_err());
         assert_eq!(parse("{}").unwrap(), empty());
     }
 
     #[test]
     fn a_token_belongs_to_the_version_it_follows() {
-        assert_eq!(token_after(Some("a"), 0), token_after(Some("a"), 0));
-        assert_ne!(token_after(Some("a"), 0), token_after(Some("b"), 0));
-        assert_ne!(token_after(None, 0), token_after(Some("a"), 0));
-        assert_ne!(token_after(Some("a"), 0), token_after(Some("a"), 1));
-        assert_eq!(token_after(None, 0).len(), 32);
+        assert_eq!(token_after(Some("a")), token_after(Some("a")));
+        assert_ne!(token_after(Some("a")), token_after(Some("b")));
+        assert_ne!(token_after(None), token_after(Some("a")));
+        assert_eq!(token_after(None).len(), 32);
     }
 }

@@ -53,13 +53,16 @@ impl Run {
     pub async fn rotate(&self, declared: &Declared) -> Vec<RotationReport> {
         let mut done: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut prepared = Vec::new();
+        // What comes before the wait must leave time for the wait, and for what comes behind it.
+        let needs = self.needs();
+        let until = self.unith.deadline().checked_sub(needs).unwrap_or_else(tokio::time::Instant::now);
+        let before_wait = Self { unith: self.unith.until(until), ..self.clone() };
         for (index, head_id) in declared.head_ids.iter().enumerate() {
             let told = done.entry(head_id).or_default();
-            // Half of the time is for what comes behind the wait.
-            let shares = 2 * (declared.head_ids.len() - index);
-            let result = match self.check_time() {
-                Ok(()) => self.share(shares).prepare(declared, head_id, told).await,
-                Err(error) => Err(error),
+            let result = if tokio::time::Instant::now() < until {
+                before_wait.share(declared.head_ids.len() - index).prepare(self, declared, head_id, told).await
+            } else {
+                Err(RunError::TooLittleTime { needs_s: needs.as_secs() })
             };
             prepared.push((head_id.as_str(), result));
         }
@@ -84,14 +87,19 @@ impl Run {
         reports
     }
 
-    /// A rotation whose wait does not fit had better not begin.
-    fn check_time(&self) -> Result<(), RunError> {
-        let needs = self.pace.settle + TIME_FOR_CALLS.min(self.pace.settle);
-        let left = self.unith.deadline().saturating_duration_since(tokio::time::Instant::now());
-        if left < needs { Err(RunError::TooLittleTime { needs_s: needs.as_secs() }) } else { Ok(()) }
+    /// What the wait and the calls behind it take.
+    fn needs(&self) -> Duration {
+        self.pace.settle + TIME_FOR_CALLS.min(self.pace.settle)
     }
 
-    async fn prepare(&self, declared: &Declared, head_id: &str, done: &mut Vec<String>) -> Result<Prepared, RunError> {
+    /// All up to the wait, on this head's share of the time; a gap, once it is there, may use what `whole` has.
+    async fn prepare(
+        &self,
+        whole: &Self,
+        declared: &Declared,
+        head_id: &str,
+        done: &mut Vec<String>,
+    ) -> Result<Prepared, RunError> {
         let url = declared.webhook_url.as_str();
         let listed = self.unith.webhooks(head_id).await?;
         let ours = ours(&listed, url);
@@ -101,7 +109,7 @@ impl Run {
             return if ring.is_empty() {
                 Err(RunError::NotRegistered)
             } else {
-                self.with_gap(declared, head_id, &[], done).await
+                whole.with_gap(declared, head_id, &[], done).await
             };
         };
         let now = Timestamp::now();
@@ -109,7 +117,7 @@ impl Run {
         if !older.is_empty() && (newest.key.is_some() || is_in_ring(newest, &ring, now)) {
             done.push(format!("go on with webhook {}, which an earlier rotation registered", newest.id));
             if let Some(key) = &newest.key {
-                self.ring.change(now, |ring| ring.put_active(head_id, &newest.id, key, now)).await?;
+                self.store_key(head_id, &newest.id, key).await?;
             }
             let old_ids = older.iter().map(|webhook| webhook.id.clone()).collect();
             return Ok(Prepared::Waiting { new_id: newest.id.clone(), old_ids });
@@ -118,7 +126,7 @@ impl Run {
             // Only where UNITH says why: a refusal for any other reason must not cost the webhook that works.
             Err(error) if error.says_there_is_one() => {
                 done.push(format!("one registration a head is all UNITH gives ({error}): the old one goes first"));
-                return self.with_gap(declared, head_id, &ours, done).await;
+                return whole.with_gap(declared, head_id, &ours, done).await;
             }
             told => told?,
         };
@@ -126,12 +134,18 @@ impl Run {
         let is_there = |old: &&&Webhook| after.iter().any(|webhook| webhook.id == old.id);
         if ours.iter().filter(is_there).count() < ours.len() {
             done.push("one registration a head is all UNITH gives: the new one took the old one's place".to_owned());
-            return self.with_gap(declared, head_id, &[], done).await;
+            return whole.with_gap(declared, head_id, &[], done).await;
         }
-        let new = self.registered(head_id, url, &listed).await?;
+        let new = self.registered(head_id, url, &listed, told).await?;
+        self.store_key(head_id, &new.id, &new.key).await?;
+        if new.renewed {
+            done.push(format!(
+                "one registration a head is all UNITH gives: webhook {} was renewed in its place",
+                new.id
+            ));
+            return whole.with_gap(declared, head_id, &[], done).await;
+        }
         done.push(format!("register webhook {}", new.id));
-        let key = self.key_of(&new, told).await?;
-        self.ring.change(now, |ring| ring.put_active(head_id, &new.id, &key, now)).await?;
         done.push(format!("put the key of webhook {} into the ring", new.id));
         Ok(Prepared::Waiting { new_id: new.id, old_ids: ours.iter().map(|webhook| webhook.id.clone()).collect() })
     }
@@ -144,6 +158,10 @@ impl Run {
         olds: &[&Webhook],
         done: &mut Vec<String>,
     ) -> Result<Prepared, RunError> {
+        let left = self.unith.deadline().saturating_duration_since(tokio::time::Instant::now());
+        if !olds.is_empty() && left < TIME_FOR_CALLS {
+            return Err(RunError::TooLittleTime { needs_s: TIME_FOR_CALLS.as_secs() });
+        }
         let started = Instant::now();
         for old in olds {
             self.unith.delete(&old.id).await?;
@@ -171,9 +189,10 @@ impl Run {
         if changed.subscriptions != declared.subscriptions {
             return Err(RunError::WithoutEffect(format!("subscribe webhook {} to {}", new_id, declared.subscriptions)));
         }
-        if let Some(key) = &changed.key {
-            let now = Timestamp::now();
-            self.ring.change(now, |ring| ring.put_active(head_id, new_id, key, now)).await?;
+        let ring = self.ring.read().await?.of_head(head_id);
+        if let Some(key) = changed.key.as_ref().filter(|_| !is_in_ring(&changed, &ring, Timestamp::now())) {
+            self.store_key(head_id, new_id, key).await?;
+            tokio::time::sleep(self.pace.settle).await;
         }
         done.push(format!("subscribe webhook {} to {}", new_id, declared.subscriptions));
         for old in old_ids {
@@ -186,8 +205,10 @@ impl Run {
 
     /// Lets the keys go of webhooks that are gone: an earlier rotation may have died right behind its last deletion.
     async fn retire_orphans(&self, head_id: &str) -> Result<(), RunError> {
+        // In this order: a webhook whose key came into the ring before is in the list behind.
+        let entries = self.ring.read().await?.of_head(head_id);
         let listed = self.unith.webhooks(head_id).await?;
-        for entry in self.ring.read().await?.of_head(head_id) {
+        for entry in entries {
             let Some(webhook_id) = entry.webhook_id.filter(|id| listed.iter().all(|webhook| webhook.id != *id)) else {
                 continue;
             };

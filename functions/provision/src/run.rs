@@ -91,6 +91,16 @@ impl RunError {
     }
 }
 
+/// A webhook that was registered.
+pub(crate) struct Registered {
+    /// UNITH's id of it.
+    pub(crate) id: String,
+    /// Its key.
+    pub(crate) key: SharedKey,
+    /// Whether it was there before, and has only been renewed.
+    pub(crate) renewed: bool,
+}
+
 /// How a head's run went.
 #[derive(Debug, Serialize)]
 pub struct HeadReport {
@@ -144,8 +154,9 @@ impl Run {
     ) -> Result<(), RunError> {
         let mut uncertain = 0;
         while let Some((step, listed)) = self.next_step(declared, head_id).await? {
-            // Registering twice is right where somebody deleted what was registered; the limit ends that game.
-            if done.contains(&step) && !registers(&step) {
+            // Registering twice is right where somebody deleted what was registered, and storing twice where UNITH renewed
+            // a key meanwhile; the limit ends either game.
+            if done.contains(&step) && !registers(&step) && !matches!(step, Step::StoreKey { .. }) {
                 return Err(RunError::WithoutEffect(step.to_string()));
             }
             if done.len() >= MAX_STEPS {
@@ -195,18 +206,17 @@ impl Run {
         let now = Timestamp::now();
         match step {
             Step::Register | Step::RegisterAnew => {
-                let key = self.register_silently(head_id, declared).await?;
-                let new = self.registered(head_id, url, listed).await?;
-                let key = self.key_of(&new, key).await?;
-                self.ring.change(now, |ring| ring.put_active(head_id, &new.id, &key, now)).await?;
+                let told = self.register_silently(head_id, declared).await?;
+                let new = self.registered(head_id, url, listed, told).await?;
+                self.store_key(head_id, &new.id, &new.key).await?;
             }
             Step::StoreKey { webhook_id } => {
                 let known =
                     listed.iter().find(|webhook| webhook.id == *webhook_id).and_then(|webhook| webhook.key.as_ref());
-                let key = known.ok_or(RunError::NoKey)?;
-                self.ring.change(now, |ring| ring.put_active(head_id, webhook_id, key, now)).await?;
+                self.store_key(head_id, webhook_id, known.ok_or(RunError::NoKey)?).await?;
             }
             Step::SetSubscriptions { webhook_id, to, .. } => {
+                self.let_settle(declared, head_id, webhook_id, listed).await?;
                 self.unith.change(webhook_id, head_id, url, *to).await?;
             }
             Step::DeleteDouble { webhook_id } => {
@@ -217,7 +227,12 @@ impl Run {
                     self.retire(head_id, webhook_id).await?;
                 }
             }
-            Step::RetireKey { webhook_id } => self.retire(head_id, webhook_id).await?,
+            Step::RetireKey { webhook_id } => {
+                // The ring was read after the list: what looked gone may just have come.
+                if self.unith.webhooks(head_id).await?.iter().all(|webhook| webhook.id != *webhook_id) {
+                    self.retire(head_id, webhook_id).await?;
+                }
+            }
             // Every change drops what is over.
             Step::DropKey { .. } => self.ring.change(now, |_| ()).await?,
         }
@@ -234,37 +249,79 @@ impl Run {
         let url = declared.webhook_url.as_str();
         match self.unith.register(head_id, url, Subscriptions::NONE).await {
             Err(error) if error.is_final_refusal() && !error.says_there_is_one() && !error.is_not_found() => {
-                self.unith.register(head_id, url, declared.subscriptions).await.map_err(|_| error)
+                match self.unith.register(head_id, url, declared.subscriptions).await {
+                    // The first refusal says more, unless the second one is about something else.
+                    Err(second) if second.is_final_refusal() && !second.says_there_is_one() => Err(error),
+                    registered => registered,
+                }
             }
             registered => registered,
         }
     }
 
-    /// The webhook that is there now and was not `before`: registering does not tell its id.
-    pub(crate) async fn registered(&self, head_id: &str, url: &str, before: &[Webhook]) -> Result<Webhook, RunError> {
+    /// The webhook that is there now and was not `before`, with its key: as the list, the webhook itself or the
+    /// registration (`told`) showed it. Registering does not tell the id.
+    ///
+    /// A platform that renews what is registered instead of adding to it shows nothing new; then it is that one.
+    pub(crate) async fn registered(
+        &self,
+        head_id: &str,
+        url: &str,
+        before: &[Webhook],
+        told: Option<SharedKey>,
+    ) -> Result<Registered, RunError> {
         let listed = self.unith.webhooks(head_id).await?;
-        let is_new = |webhook: &&&Webhook| before.iter().all(|known| known.id != webhook.id);
         let ours = ours(&listed, url);
+        let is_new = |webhook: &&&Webhook| before.iter().all(|known| known.id != webhook.id);
         let mut new = ours.iter().rev().filter(is_new);
-        let youngest = new.next().ok_or_else(|| RunError::WithoutEffect("register the webhook".to_owned()))?;
-        if youngest.key.is_none() && new.next().is_some() {
-            return Err(RunError::Ambiguous);
+        let (webhook, renewed) = match (new.next(), ours.as_slice()) {
+            (Some(youngest), _) if youngest.key.is_none() && new.next().is_some() => return Err(RunError::Ambiguous),
+            (Some(youngest), _) => (*youngest, false),
+            (None, [only]) => (*only, true),
+            (None, _) => return Err(RunError::WithoutEffect("register the webhook".to_owned())),
+        };
+        let shown = match &webhook.key {
+            Some(key) => Some(key.clone()),
+            None => self.unith.webhook(&webhook.id).await.ok().and_then(|webhook| webhook.key),
+        };
+        if let Some(key) = shown.or(told) {
+            return Ok(Registered { id: webhook.id.clone(), key, renewed });
         }
-        Ok((*youngest).clone())
+        // Each further run would leave one more; one that was there before is not ours to take away here.
+        if !renewed {
+            self.unith.delete(&webhook.id).await?;
+        }
+        Err(RunError::NoKey)
     }
 
-    /// A new webhook's key: as the list, the webhook itself or the registration showed it. One whose key is nowhere to
-    /// be had is deleted again: each further run would leave one more.
-    pub(crate) async fn key_of(&self, new: &Webhook, told: Option<SharedKey>) -> Result<SharedKey, RunError> {
-        if let Some(key) = new.key.clone() {
-            return Ok(key);
+    /// Puts a webhook's key into the ring; done when it can be read there.
+    pub(crate) async fn store_key(&self, head_id: &str, webhook_id: &str, key: &SharedKey) -> Result<(), RunError> {
+        let now = Timestamp::now();
+        let until = now.plus(self.pace.key_grace);
+        Ok(self.ring.change(now, |ring| ring.put_active(head_id, webhook_id, key, now, until)).await?)
+    }
+
+    /// Waits, where another webhook of ours delivers, until every receiver can have this one's key: `apply` may find a
+    /// rotation in its wait, or one that died. With nothing to protect, or no time, there is no wait.
+    async fn let_settle(
+        &self,
+        declared: &Declared,
+        head_id: &str,
+        webhook_id: &str,
+        listed: &[Webhook],
+    ) -> Result<(), RunError> {
+        let delivers = |webhook: &&Webhook| webhook.id != webhook_id && webhook.subscriptions != Subscriptions::NONE;
+        if !ours(listed, declared.webhook_url.as_str()).into_iter().any(|webhook| delivers(&webhook)) {
+            return Ok(());
         }
-        let shown = self.unith.webhook(&new.id).await.ok().and_then(|webhook| webhook.key);
-        if let Some(key) = shown.or(told) {
-            return Ok(key);
+        let ring = self.ring.read().await?.of_head(head_id);
+        let entry = ring.iter().find(|entry| entry.webhook_id.as_deref() == Some(webhook_id));
+        let age = entry.and_then(|entry| Duration::try_from(Timestamp::now().since(entry.since?)).ok());
+        let wait = self.pace.settle.saturating_sub(age.unwrap_or_default());
+        if Instant::now() + wait < self.unith.deadline() {
+            tokio::time::sleep(wait).await;
         }
-        self.unith.delete(&new.id).await?;
-        Err(RunError::NoKey)
+        Ok(())
     }
 
     /// Lets a key go that is replaced now; it stays good for what is on its way.

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 
 use crate::WEBHOOK_PATH;
 
-/// Every answer leaves this long after the request came, so that it arrives within 4 s. UNITH gives up at 5 s.
+/// Every answer leaves this long after the request came, so that it arrives within 4 s; but for one that had waited for
+/// most of that before it reached the function (see `AT_LEAST`). UNITH gives up at 5 s.
 const ANSWER_WITHIN: Duration = Duration::from_millis(3_800);
 /// What is kept of the invocation's own time for the answer's way out.
 const INVOCATION_MARGIN: Duration = Duration::from_millis(200);

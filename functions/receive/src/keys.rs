@@ -42,6 +42,12 @@ pub enum KeysError {
         /// The secret.
         secret: String,
     },
+    /// It was tried a moment ago, and is not tried again yet.
+    #[error("no key of the ring at hand matches, and the key ring `{secret}` could not be read a moment ago")]
+    Recently {
+        /// The secret.
+        secret: String,
+    },
     /// The secret is something else.
     #[error("the key ring `{secret}` is not one: {cause}")]
     NoRing {
@@ -94,7 +100,7 @@ impl Keys {
     }
 
     /// A newer ring than `seen`, which had no key for a signature; `None` if it was too early to look for one. An error
-    /// where it was looked for, and could not be read: then nobody knows whether the signature is wrong.
+    /// where the last look failed: then nobody knows whether the signature is wrong.
     pub async fn newer_than(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Result<Option<Arc<KeyRing>>, KeysError> {
         match self {
             Self::Fixed(_) => Ok(None),
@@ -133,7 +139,12 @@ impl SecretRing {
             return Ok(Some(cached.ring));
         }
         if attempts.after_mismatch_at.is_some_and(|looked_at| within_pause(looked_at, now)) {
-            return Ok(None);
+            // Whether there is a newer ring, nobody knows as long as it cannot be read.
+            return if attempts.failed_at.is_some() {
+                Err(KeysError::Recently { secret: self.secret.clone() })
+            } else {
+                Ok(None)
+            };
         }
         attempts.after_mismatch_at = Some(now);
         self.fetch(&mut attempts).await.map(Some)

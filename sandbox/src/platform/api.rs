@@ -106,6 +106,14 @@ async fn register(Shared(core): Shared<Core>, Json(wanted): Json<Registration>) 
     {
         return Err(Refused(StatusCode::CONFLICT, "the head has a webhook".to_owned()));
     }
+    if one_registration == Some(OneRegistration::Renews) {
+        let key = state.random_hex();
+        if let Some(webhook) = state.webhooks.iter_mut().find(|w| w.head_id == wanted.head_id) {
+            webhook.subscriptions = wanted.subscriptions;
+            webhook.shared_key.clone_from(&key);
+            return Ok(Json(json!({"sharedKey": key})));
+        }
+    }
     if one_registration == Some(OneRegistration::Replaces) {
         state.webhooks.retain(|webhook| webhook.head_id != wanted.head_id);
     }

@@ -40,6 +40,8 @@ pub enum OneRegistration {
     Refuses,
     /// It takes the place of the first.
     Replaces,
+    /// The first one stays, with the new flags and a new key.
+    Renews,
 }
 
 /// A call that fails some times.
