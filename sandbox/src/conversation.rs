@@ -1,6 +1,7 @@
 //! A conversation with a digital human, as the events it gives rise to.
 
 use fastrand::Rng;
+use provision::self_test::uuid;
 use shared::timestamp::Timestamp;
 use time::Duration;
 
@@ -48,20 +49,6 @@ impl Conversation {
         let (warnings, timeout) = (random.usize(0..3), random.bool());
         Self::new(random, start, warnings, timeout)
     }
-}
-
-/// A random UUID (version 4).
-pub(crate) fn uuid(random: &mut Rng) -> String {
-    let bits = random.u128(..) & !(0xf000 << 64) & !(0xc000 << 48) | (0x4000 << 64) | (0x8000 << 48);
-    let digits = format!("{bits:032x}");
-    let mut id = String::with_capacity(36);
-    for (index, digit) in digits.chars().enumerate() {
-        if [8, 12, 16, 20].contains(&index) {
-            id.push('-');
-        }
-        id.push(digit);
-    }
-    id
 }
 
 #[cfg(test)]

@@ -23,12 +23,13 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use lambda_http::{Context, LambdaEvent, Service, request::LambdaRequest};
+use provision::self_test::uuid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::timestamp::Timestamp;
 use tokio::net::TcpListener;
 
-use crate::{conversation::uuid, listen::Served};
+use crate::listen::Served;
 
 /// HTTP APIs wait this long for an integration.
 const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(30);

@@ -13,13 +13,12 @@ use axum::{
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     routing::put,
 };
-use provision::Provisioner;
+use provision::{Provisioner, self_test::uuid};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::{
     WEBHOOK_URL,
-    conversation::uuid,
     listen::{Served, listen},
     platform::HEAD_ID,
 };

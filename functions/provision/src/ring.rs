@@ -235,11 +235,6 @@ impl Document {
         }
     }
 
-    /// Takes a webhook's key out.
-    pub fn remove(&mut self, head_id: &str, webhook_id: &str) {
-        self.retain(|entry| !is_of_webhook(entry, head_id, webhook_id));
-    }
-
     /// Takes all of a head's keys out that came with a webhook.
     pub fn remove_head(&mut self, head_id: &str) {
         self.retain(|entry| !is_of_head(entry, head_id));

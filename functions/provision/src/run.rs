@@ -165,7 +165,7 @@ impl Run {
             match self.carry_out(&step, declared, head_id, &listed).await {
                 Ok(()) => done.push(step),
                 // It may be registered all the same: look, and take what is there.
-                Err(RunError::Unith(error)) if registers(&step) && error.is_uncertain() => {
+                Err(RunError::Unith(error)) if registers(&step) && error.is_transient() => {
                     self.pause_before_looking(uncertain, error).await?;
                     uncertain += 1;
                 }

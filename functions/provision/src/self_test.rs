@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use reqwest::Client;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -54,7 +55,7 @@ pub async fn self_test(
     let entries = ring.read().await?.of_head(head_id);
     let active = entries.iter().find(|entry| entry.state == KeyState::Active);
     let key = &active.ok_or_else(|| SelfTestError::NoKey(head_id.to_owned()))?.key;
-    let session_id = format!("self-test:{}", uuid());
+    let session_id = format!("self-test:{}", uuid(&mut Rng::new()));
     let body = json!({
         "timestamp": Timestamp::now().to_string(), "head_id": head_id, "session_id": session_id,
         "public_head_id": "self-test", "public_org_id": "self-test", "event_type": "SELF_TEST",
@@ -108,8 +109,9 @@ async fn deliver(http: &Client, url: &str, body: &str, signature: &Signature) ->
 }
 
 /// A random UUID (version 4).
-fn uuid() -> String {
-    let bits = fastrand::u128(..) & !(0xf000 << 64) & !(0xc000 << 48) | (0x4000 << 64) | (0x8000 << 48);
+#[must_use]
+pub fn uuid(random: &mut Rng) -> String {
+    let bits = random.u128(..) & !(0xf000 << 64) & !(0xc000 << 48) | (0x4000 << 64) | (0x8000 << 48);
     let digits = format!("{bits:032x}");
     let part = |from: usize, to: usize| digits.get(from..to).unwrap_or_default();
     [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")

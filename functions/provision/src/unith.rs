@@ -116,19 +116,14 @@ impl UnithError {
         }
     }
 
-    /// Whether the same call may go through later.
-    fn is_transient(&self) -> bool {
+    /// Whether the same call may go through later; nobody knows if this one was carried out.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::Refused { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             Self::Unreachable { .. } => true,
             Self::Unusable { .. } | Self::OutOfTime { .. } | Self::TokenNotAccepted { .. } => false,
         }
-    }
-
-    /// Whether nobody knows if the call was carried out.
-    #[must_use]
-    pub fn is_uncertain(&self) -> bool {
-        self.is_transient()
     }
 
     /// Whether the thing the call is about does not exist.
