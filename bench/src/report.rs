@@ -1,0 +1,241 @@
+//! The report: a table for people, a document for programs, the same figures in both.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    machine::Machine,
+    rounds::{Measured, Settings, Turn},
+};
+
+/// The candidate the others are compared with.
+const REFERENCE: &str = "floor";
+const BYTES_PER_MIB: f64 = 1024.0 * 1024.0;
+
+/// All that was found out in a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// How.
+    pub settings: Settings,
+    /// What.
+    #[serde(serialize_with = "in_json")]
+    pub candidates: Vec<Measured>,
+}
+
+/// A figure of the report.
+struct Figure {
+    /// Its name in the document.
+    name: &'static str,
+    /// Its name in the table.
+    label: &'static str,
+    decimals: usize,
+    of: Of,
+}
+
+enum Of {
+    /// A figure of each turn: the median is reported, and the range where asked for.
+    Turns { figure: fn(&Turn) -> f64, range: bool },
+    /// A figure of the artifact.
+    Artifact(fn(&Measured) -> u64),
+}
+
+const FIGURES: [Figure; 10] = [
+    turns("init_ms", "init, ms", 2, true, |turn| turn.init_ms),
+    turns("first_event_ms", "first event, ms", 2, true, |turn| turn.first_event_ms),
+    turns("cold_ms", "cold total, ms", 2, true, |turn| turn.cold_ms),
+    turns("cold_cpu_ms", "CPU of a cold start, ms", 2, true, |turn| turn.cold_cpu_ms),
+    turns("p50_ms", "warm p50, ms", 3, false, |turn| turn.p50_ms),
+    turns("p99_ms", "warm p99, ms", 3, false, |turn| turn.p99_ms),
+    turns("event_cpu_ms", "CPU per event, ms", 3, false, |turn| turn.event_cpu_ms),
+    turns("peak_mib", "peak memory, MiB", 1, false, |turn| turn.peak_mib),
+    artifact("bytes", "artifact, MiB", |measured| measured.size.bytes),
+    artifact("zip_bytes", "zip, MiB", |measured| measured.size.zip_bytes),
+];
+
+const fn turns(
+    name: &'static str,
+    label: &'static str,
+    decimals: usize,
+    range: bool,
+    figure: fn(&Turn) -> f64,
+) -> Figure {
+    Figure { name, label, decimals, of: Of::Turns { figure, range } }
+}
+
+const fn artifact(name: &'static str, label: &'static str, of: fn(&Measured) -> u64) -> Figure {
+    Figure { name, label, decimals: 2, of: Of::Artifact(of) }
+}
+
+impl Figure {
+    fn value(&self, measured: &Measured) -> f64 {
+        match self.of {
+            Of::Turns { figure, .. } => measured.median(figure),
+            // Files of more than 4 GiB are not deployed.
+            Of::Artifact(bytes) => f64::from(u32::try_from(bytes(measured)).unwrap_or(u32::MAX)) / BYTES_PER_MIB,
+        }
+    }
+
+    fn ratio(&self, measured: &Measured, reference: Option<&Measured>) -> Option<f64> {
+        let reference = reference.filter(|reference| reference.name != measured.name)?;
+        Some(self.value(measured) / self.value(reference)).filter(|ratio| ratio.is_finite())
+    }
+
+    /// The range over the turns, where it is reported.
+    fn range(&self, measured: &Measured) -> Option<(f64, f64)> {
+        match self.of {
+            Of::Turns { figure, range: true } => Some(measured.range(figure)),
+            _ => None,
+        }
+    }
+}
+
+impl Report {
+    /// The table, with its head and foot.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let Machine { cpu, cores, kernel } = &self.machine;
+        let Settings { rounds, events, pin, key_ring } = self.settings;
+        let pinned = pin.map_or("candidates not pinned".to_owned(), |core| format!("candidates on core {core}"));
+        let keys = if key_ring { "key ring from Secrets Manager" } else { "key from the environment" };
+        let mut text = format!("{cpu}, {cores} cores, Linux {kernel}\n");
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "{rounds} rounds of 1 and of {events} events; {pinned}; {keys}\n");
+        let mut rows = vec![self.row(String::new(), |measured| (measured.name.clone(), String::new()))];
+        for figure in &FIGURES {
+            let decimals = figure.decimals;
+            rows.push(self.row(figure.label.to_owned(), |measured| {
+                let ratio = figure.ratio(measured, self.reference());
+                (format!("{:.decimals$}", figure.value(measured)), ratio.map(ratio_text).unwrap_or_default())
+            }));
+            if matches!(figure.of, Of::Turns { range: true, .. }) {
+                rows.push(self.row("  least … most".to_owned(), |measured| {
+                    let (least, most) = figure.range(measured).unwrap_or_default();
+                    (format!("{least:.decimals$} … {most:.decimals$}"), String::new())
+                }));
+            }
+        }
+        text + &aligned(&rows) + "\nMedians over the rounds; × is the ratio to floor.\n"
+    }
+
+    fn reference(&self) -> Option<&Measured> {
+        reference(&self.candidates)
+    }
+
+    fn row(&self, label: String, cell: impl Fn(&Measured) -> (String, String)) -> Vec<String> {
+        let cells = self.candidates.iter().flat_map(|measured| <[String; 2]>::from(cell(measured)));
+        std::iter::once(label).chain(cells).collect()
+    }
+}
+
+fn reference(candidates: &[Measured]) -> Option<&Measured> {
+    candidates.iter().find(|measured| measured.name == REFERENCE)
+}
+
+fn ratio_text(ratio: f64) -> String {
+    if ratio < 10.0 { format!("×{ratio:.2}") } else { format!("×{ratio:.1}") }
+}
+
+/// The first column to the left, values to the right, ratios beside their values.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column).unwrap_or_default();
+            let _ = match column {
+                0 => write!(line, "{cell:<width$}"),
+                _ if column % 2 == 1 => write!(line, "   {cell:>width$}"),
+                _ => write!(line, " {cell:<width$}"),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Each candidate with its medians, ranges, ratios to the floor, and all turns.
+fn in_json<S: serde::Serializer>(candidates: &[Measured], serializer: S) -> Result<S::Ok, S::Error> {
+    let reference = reference(candidates);
+    serializer.collect_seq(candidates.iter().map(|measured| {
+        let (mut medians, mut ranges, mut ratios) = (Map::new(), Map::new(), Map::new());
+        for figure in &FIGURES {
+            if matches!(figure.of, Of::Turns { .. }) {
+                medians.insert(figure.name.to_owned(), json!(figure.value(measured)));
+            }
+            if let Some((least, most)) = figure.range(measured) {
+                ranges.insert(figure.name.to_owned(), json!([least, most]));
+            }
+            if let Some(ratio) = figure.ratio(measured, reference) {
+                ratios.insert(figure.name.to_owned(), json!(ratio));
+            }
+        }
+        json!({
+            "name": measured.name, "size": measured.size, "median": medians, "range": ranges,
+            "ratio_to_floor": Value::Object(ratios), "turns": measured.turns,
+        })
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use workload::size::Size;
+
+    fn report() -> Report {
+        let measured = |name: &str, init: [f64; 3], bytes| Measured {
+            name: name.to_owned(),
+            size: Size { bytes, zip_bytes: bytes / 2 },
+            turns: init.map(|init_ms| Turn { init_ms, ..Turn::default() }).to_vec(),
+        };
+        Report {
+            machine: Machine { cpu: "A CPU".into(), cores: 2, kernel: "6.1".into() },
+            settings: Settings { rounds: 3, events: 100, pin: Some(1), key_ring: false },
+            candidates: vec![
+                measured("floor", [2.0, 1.0, 4.0], 1 << 20),
+                measured("receive", [5.0, 30.0, 4.0], 8 << 20),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_table_has_medians_ranges_and_ratios() {
+        let table = report().table();
+        let line = |start: &str| table.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
+        let words = |start| line(start).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words("init, ms"), ["init,", "ms", "2.00", "5.00", "×2.50"]);
+        assert_eq!(words("  least"), ["least", "…", "most", "1.00", "…", "4.00", "4.00", "…", "30.00"]);
+        assert_eq!(words("artifact"), ["artifact,", "MiB", "1.00", "8.00", "×8.00"]);
+        // Nothing was measured of it, and nothing is no reference.
+        assert_eq!(words("warm p50"), ["warm", "p50,", "ms", "0.000", "0.000"]);
+        assert!(table.starts_with("A CPU, 2 cores, Linux 6.1\n3 rounds of 1 and of 100 events; candidates on core 1;"));
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let table = report().table();
+        let at = |start: &str, what: &str| {
+            let line = table.lines().find(|line| line.starts_with(start)).unwrap();
+            line[..line.find(what).unwrap()].chars().count() + what.chars().count()
+        };
+        assert_eq!(at("init, ms", "2.00"), at("artifact", "1.00"));
+        assert_eq!(at("init, ms", "5.00"), at("zip", "4.00"));
+    }
+
+    #[test]
+    fn the_document_says_the_same() {
+        let document = serde_json::to_value(report()).unwrap();
+        let receive = &document["candidates"][1];
+        assert_eq!(receive["median"]["init_ms"], 5.0);
+        assert_eq!(receive["range"]["init_ms"], json!([4.0, 30.0]));
+        assert_eq!(receive["ratio_to_floor"]["bytes"], 8.0);
+        assert_eq!(receive["turns"].as_array().unwrap().len(), 3);
+        assert_eq!(document["candidates"][0]["ratio_to_floor"], json!({}));
+        assert_eq!(document["machine"]["cores"], 2);
+    }
+}

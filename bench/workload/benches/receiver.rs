@@ -1,0 +1,122 @@
+//! Micro-benchmarks of the receiver's steps: verify, parse, the event's id, the log line, and all of it together with
+//! and without the write to the table (which has no network behind it here).
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark that cannot go on should stop right there")]
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use lambda_http::{Body, Request};
+use receive::{answer::Accepted, delivery::Delivery, record::Record};
+use serde_json::json;
+use shared::{
+    event::Event,
+    key_ring::{KeyRing, KeyState},
+    signature::{SharedKey, Signature},
+    timestamp::Timestamp,
+    verify::{Verified, verify},
+};
+use workload::{
+    delivery::{Deliveries, HEAD, KEY},
+    offline::{Path, receiving},
+};
+
+const KIB: usize = 1024;
+
+/// A ring of so many keys, the one that signs being the last.
+fn ring(keys: usize) -> KeyRing {
+    let entry = |index: usize| {
+        let key = if index + 1 == keys { KEY.to_owned() } else { format!("{index:032x}") };
+        json!({"head_id": HEAD, "webhook_id": index, "key": key, "state": "active"})
+    };
+    KeyRing::parse(&json!({"keys": (0..keys).map(entry).collect::<Vec<_>>()}).to_string()).unwrap()
+}
+
+/// An event of about this many bytes.
+fn body(bytes: usize) -> Vec<u8> {
+    let mut body = json!({
+        "timestamp": "2026-01-15T09:57:33Z", "head_id": HEAD, "session_id": "f47ac10b-58cc-4372-a567-0e02b2c3d479",
+        "public_head_id": "jane-15326", "public_org_id": "acme", "event_type": "START_CONVERSATION", "note": "",
+    });
+    let missing = bytes.saturating_sub(body.to_string().len());
+    body["note"] = "x".repeat(missing).into();
+    body.to_string().into_bytes()
+}
+
+fn signed(body: &[u8]) -> Signature {
+    SharedKey::new(KEY).unwrap().sign(body)
+}
+
+fn verified<'b>(body: &'b [u8], ring: &KeyRing) -> Verified<'b> {
+    verify(body, &signed(body), ring, Timestamp::now()).unwrap()
+}
+
+fn verification(c: &mut Criterion) {
+    let mut group = c.benchmark_group("verify");
+    for bytes in [300, 256 * KIB] {
+        let body = body(bytes);
+        let signature = signed(&body);
+        for keys in [1, 10, 500] {
+            let ring = ring(keys);
+            let now = Timestamp::now();
+            group.throughput(Throughput::Bytes(u64::try_from(bytes * keys).unwrap()));
+            group.bench_function(BenchmarkId::new(format!("{keys} keys"), format!("{bytes} B")), |b| {
+                b.iter(|| verify(black_box(&body), &signature, &ring, now).unwrap());
+            });
+        }
+    }
+    group.finish();
+}
+
+fn parsing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("parse");
+    let ring = ring(1);
+    for bytes in [300, 256 * KIB] {
+        let body = body(bytes);
+        let verified = verified(&body, &ring);
+        group.bench_function(format!("{bytes} B"), |b| b.iter(|| Event::parse(black_box(&verified)).unwrap()));
+    }
+    group.finish();
+}
+
+fn identity(c: &mut Criterion) {
+    let event = Event::parse(&verified(&body(300), &ring(1))).unwrap();
+    c.bench_function("event_id", |b| b.iter(|| black_box(&event.identity).event_id()));
+}
+
+fn log_line(c: &mut Criterion) {
+    let event = Event::parse(&verified(&body(300), &ring(1))).unwrap();
+    let delivery = Delivery::from_request(Request::new(Body::Empty), Timestamp::now());
+    let accepted = Ok(Accepted::Stored { event_id: event.event_id.clone() });
+    c.bench_function("log line", |b| {
+        b.iter(|| {
+            let mut record = Record::begin(&delivery);
+            record.verified_by(KeyState::Active);
+            record.about(black_box(&event));
+            record.table_asked();
+            record.table_answered();
+            record.finish(&accepted, Some("UnithWebhooks"));
+            serde_json::to_vec(&record).unwrap()
+        });
+    });
+}
+
+/// From the gateway event's JSON to the answer's.
+fn whole_path(c: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let deliveries = Deliveries::of("bench", 1).unwrap();
+    let event = &deliveries.iter().next().unwrap().event;
+    let mut group = c.benchmark_group("delivery");
+    for (name, path) in [("expired: up to the write", Path::Expired), ("stored: the write as well", Path::Stored)] {
+        // The line is made and dropped: a million of them on a terminal would be what is measured.
+        let log = |record: &Record| {
+            black_box(serde_json::to_vec(record).unwrap());
+        };
+        let mut receiving = runtime.block_on(receiving(path, log)).unwrap();
+        group.bench_function(name, |b| b.iter(|| runtime.block_on(receiving.take(event.as_bytes())).unwrap()));
+    }
+    group.finish();
+}
+
+criterion_group!(steps, verification, parsing, identity, log_line, whole_path);
+criterion_main!(steps);
