@@ -24,7 +24,7 @@ impl Output {
         let end = Arc::new(Mutex::new(VecDeque::with_capacity(2 * KEPT_BYTES)));
         let kept = Arc::clone(&end);
         let reader = std::thread::spawn(move || {
-            let mut buffer = [0; 64 * 1024];
+            let mut buffer = [0; 8192];
             while let Ok(count @ 1..) = pipe.read(&mut buffer) {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.extend(buffer.iter().take(count));

@@ -25,7 +25,7 @@ use shared::timestamp::Timestamp;
 use tokio::{runtime::Runtime, sync::oneshot};
 
 /// Longer than anything measured here takes, shorter than anyone's patience.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How often it is looked whether the function is still there while nothing is heard of it.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The time-out of the invocations, as the template has it.

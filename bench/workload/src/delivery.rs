@@ -4,7 +4,8 @@
 //! a run of three or more has one whose body was changed after it was signed.
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use shared::signature::{SIGNATURE_HEADER, SharedKey};
 
 /// The shared key that signs; UNITH's guide has it as its example.
@@ -39,6 +40,15 @@ pub struct Delivery {
     pub expected: Expected,
 }
 
+/// A gateway's event: what is changed in the fixture, and the rest.
+#[derive(Clone, Serialize, Deserialize)]
+struct GatewayEvent {
+    headers: Map<String, Value>,
+    body: String,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
 /// The deliveries of one run, in order.
 #[derive(Debug, Clone)]
 pub struct Deliveries(Vec<Delivery>);
@@ -47,7 +57,7 @@ impl Deliveries {
     /// As many deliveries as `events`; those of runs with other names are other events.
     pub fn of(run: &str, events: usize) -> anyhow::Result<Self> {
         let key = SharedKey::new(KEY)?;
-        let gateway: Value =
+        let gateway: GatewayEvent =
             serde_json::from_str(GATEWAY_EVENT).context("the fixture of a gateway event is no JSON")?;
         Ok(Self((0..events).map(|index| delivery(&gateway, &key, run, index)).collect()))
     }
@@ -64,7 +74,7 @@ impl Deliveries {
     }
 }
 
-fn delivery(gateway: &Value, key: &SharedKey, run: &str, index: usize) -> Delivery {
+fn delivery(gateway: &GatewayEvent, key: &SharedKey, run: &str, index: usize) -> Delivery {
     let (expected, session) = match index {
         TAMPERED => (Expected::Refused, index),
         _ if index % ONE_DUPLICATE_IN == ONE_DUPLICATE_IN - 1 => (Expected::Duplicate, index - DELIVERED_BEFORE),
@@ -74,9 +84,9 @@ fn delivery(gateway: &Value, key: &SharedKey, run: &str, index: usize) -> Delive
     let signature = key.sign(body.as_bytes()).to_hex();
     let body = if expected == Expected::Refused { body.replace("acme", "acne") } else { body };
     let mut event = gateway.clone();
-    event["body"] = body.into();
-    event["headers"][SIGNATURE_HEADER] = signature.into();
-    Delivery { event: event.to_string(), expected }
+    event.headers.insert(SIGNATURE_HEADER.to_owned(), signature.into());
+    event.body = body;
+    Delivery { event: json!(event).to_string(), expected }
 }
 
 /// The guide's event, of another session.

@@ -6,7 +6,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use anyhow::Context as _;
-use aws_sdk_dynamodb::{config::Credentials, primitives::SdkBody};
+use aws_sdk_dynamodb::config::Credentials;
 use aws_smithy_runtime_api::{
     client::{
         http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
@@ -37,7 +37,7 @@ struct Agreeable;
 
 impl HttpConnector for Agreeable {
     fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
-        let ok = StatusCode::try_from(200).map(|status| HttpResponse::new(status, SdkBody::from("{}")));
+        let ok = StatusCode::try_from(200).map(|status| HttpResponse::new(status, "{}".into()));
         HttpConnectorFuture::ready(ok.map_err(|error| ConnectorError::other(error.into(), None)))
     }
 }
