@@ -58,7 +58,7 @@ impl Candidate {
                 )?
             },
             "node" => {
-                let client = absolute(&built.join("node-modules/node_modules/aws-lambda-ric/index.mjs"))?;
+                let client = absolute(&built.join("node-modules/node_modules/aws-lambda-ric/bin/index.mjs"))?;
                 let client = client.display().to_string();
                 Self {
                     takes_key_ring: false,

@@ -61,7 +61,7 @@ impl Environment {
         drop(command);
         let output = Some(Output::read(reader));
         let mut environment = Self { child, api, output, poll: None, init: Duration::ZERO, cpu_before };
-        environment.wait_for_poll().map_err(|error| environment.told(error, "before its first poll"))?;
+        environment.wait_for_poll().map_err(|error| environment.with_last_words(error, "before its first poll"))?;
         environment.init = environment.poll.as_ref().map(|poll| poll.at - spawned_at).unwrap_or_default();
         Ok(environment)
     }
@@ -77,8 +77,8 @@ impl Environment {
         let poll = self.poll.take().context("the function is not waiting for an event")?;
         let child = &mut self.child;
         let answer = self.api.invoke(poll, event.to_owned(), || still_runs(child));
-        let answer = answer.map_err(|error| self.told(error, "with an event"))?;
-        self.wait_for_poll().map_err(|error| self.told(error, "after an event"))?;
+        let answer = answer.map_err(|error| self.with_last_words(error, "with an event"))?;
+        self.wait_for_poll().map_err(|error| self.with_last_words(error, "after an event"))?;
         Ok(answer)
     }
 
@@ -97,7 +97,7 @@ impl Environment {
     }
 
     /// An error, with the last the function said.
-    fn told(&mut self, error: anyhow::Error, when: &str) -> anyhow::Error {
+    fn with_last_words(&mut self, error: anyhow::Error, when: &str) -> anyhow::Error {
         self.stop();
         let said = self.output.take().map(Output::end).unwrap_or_default();
         error.context(format!("the function went wrong {when}; the last it said:\n{}\n", said.trim_end()))

@@ -62,7 +62,7 @@ enum Heard {
 }
 
 #[derive(Debug)]
-struct Heart {
+struct Shared {
     tell: Sender<Heard>,
     handed: Mutex<Handed>,
 }
@@ -84,7 +84,7 @@ impl RuntimeApi {
             .route("/2018-06-01/runtime/invocation/{id}/response", post(answered))
             .route("/2018-06-01/runtime/invocation/{id}/error", post(failed))
             .route("/2018-06-01/runtime/init/error", post(failed))
-            .with_state(Arc::new(Heart { tell, handed }));
+            .with_state(Arc::new(Shared { tell, handed }));
         let served =
             runtime.block_on(async { anyhow::Ok(Served::router(listen("Runtime API", 0).await?, router)?) })?;
         Ok(Self { served, heard })
@@ -133,13 +133,13 @@ impl RuntimeApi {
     }
 }
 
-async fn next(State(heart): State<Arc<Heart>>) -> impl IntoResponse {
+async fn next(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     let (event, handed) = oneshot::channel();
     // The host may be gone; then so is its end of the other channel.
-    let _ = heart.tell.send(Heard::Poll(Poll { at: Instant::now(), event }));
+    let _ = shared.tell.send(Heard::Poll(Poll { at: Instant::now(), event }));
     let event = handed.await.map_err(|_| StatusCode::GONE)?;
     let deadline = Timestamp::now().plus(FUNCTION_TIMEOUT).epoch_milliseconds().to_string();
-    let mut handed = heart.handed.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut handed = shared.handed.lock().unwrap_or_else(PoisonError::into_inner);
     handed.number += 1;
     let headers = [
         ("lambda-runtime-aws-request-id", id(handed.number)),
@@ -152,23 +152,73 @@ async fn next(State(heart): State<Arc<Heart>>) -> impl IntoResponse {
     Ok::<_, StatusCode>((headers, event))
 }
 
-async fn answered(State(heart): State<Arc<Heart>>, Path(of): Path<String>, body: Bytes) -> StatusCode {
+async fn answered(State(shared): State<Arc<Shared>>, Path(of): Path<String>, body: Bytes) -> StatusCode {
     let now = Instant::now();
-    let handed = heart.handed.lock().unwrap_or_else(PoisonError::into_inner);
+    let handed = shared.handed.lock().unwrap_or_else(PoisonError::into_inner);
     if of != id(handed.number) {
         let what = format!("it answered {of}, and was asked {}", id(handed.number));
-        let _ = heart.tell.send(Heard::Failure(what));
+        let _ = shared.tell.send(Heard::Failure(what));
         return StatusCode::BAD_REQUEST;
     }
-    let _ = heart.tell.send(Heard::Answer(Answer { took: now - handed.at, body }));
+    let _ = shared.tell.send(Heard::Answer(Answer { took: now - handed.at, body }));
     StatusCode::ACCEPTED
 }
 
-async fn failed(State(heart): State<Arc<Heart>>, body: String) -> StatusCode {
-    let _ = heart.tell.send(Heard::Failure(body));
+async fn failed(State(shared): State<Arc<Shared>>, body: String) -> StatusCode {
+    let _ = shared.tell.send(Heard::Failure(body));
     StatusCode::ACCEPTED
 }
 
 fn id(number: u32) -> String {
     format!("00000000-0000-0000-0000-{number:012}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A function: asks for an event, and does with it what `how` says; the path and the body it then posts.
+    fn against(api: &RuntimeApi, runtime: &Runtime, how: fn(String, String) -> (String, String)) {
+        let base = format!("http://{}/2018-06-01/runtime", api.address());
+        runtime.spawn(async move {
+            let http = reqwest::Client::new();
+            let next = http.get(format!("{base}/invocation/next")).send().await.unwrap();
+            let id = next.headers()["lambda-runtime-aws-request-id"].to_str().unwrap().to_owned();
+            let (path, body) = how(id, next.text().await.unwrap());
+            http.post(format!("{base}/{path}")).body(body).send().await.unwrap();
+        });
+    }
+
+    fn invoke(how: fn(String, String) -> (String, String)) -> anyhow::Result<Answer> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let api = RuntimeApi::start(&runtime)?;
+        against(&api, &runtime, how);
+        let poll = api.poll(|| Ok(()))?;
+        api.invoke(poll, "an event".to_owned(), || Ok(()))
+    }
+
+    #[test]
+    fn an_event_goes_out_and_its_answer_comes_back() {
+        let answer = invoke(|id, event| (format!("invocation/{id}/response"), format!("to {event}"))).unwrap();
+        assert_eq!(answer.body, "to an event");
+        assert!(answer.took > Duration::ZERO);
+    }
+
+    #[test]
+    fn what_goes_wrong_is_told() {
+        let failed = invoke(|id, _| (format!("invocation/{id}/error"), "out of ideas".to_owned())).unwrap_err();
+        assert_eq!(failed.to_string(), "it reported a failure: out of ideas");
+        let other = invoke(|_, _| ("invocation/other/response".to_owned(), String::new())).unwrap_err();
+        assert!(
+            other.to_string().starts_with("it reported a failure: it answered other, and was asked 0000"),
+            "{other}"
+        );
+    }
+
+    #[test]
+    fn a_function_that_is_gone_is_not_waited_for() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let api = RuntimeApi::start(&runtime).unwrap();
+        assert_eq!(api.poll(|| bail!("it is gone")).unwrap_err().to_string(), "it is gone");
+    }
 }

@@ -25,8 +25,9 @@ KEYS_SECRET = os.environ.get("UNITH_KEYS_SECRET")
 FIXED_KEY = os.environ.get("UNITH_SHARED_KEY")
 
 logger = Logger(service="receive")
-dynamodb = boto3.resource("dynamodb")
-table = dynamodb.Table(os.environ["TABLE_NAME"])
+# One client for both tables, and so one connection.
+dynamodb = boto3.client("dynamodb")
+TABLE_NAME = os.environ["TABLE_NAME"]
 
 
 def mark_as_duplicate(response, _record):
@@ -34,7 +35,7 @@ def mark_as_duplicate(response, _record):
     return response
 
 
-persistence = DynamoDBPersistenceLayer(table_name=os.environ["IDEMPOTENCY_TABLE_NAME"])
+persistence = DynamoDBPersistenceLayer(table_name=os.environ["IDEMPOTENCY_TABLE_NAME"], boto3_client=dynamodb)
 idempotency = IdempotencyConfig(
     event_key_jmespath="[head_id, session_id, event_type, timestamp]",
     raise_on_no_idempotency_key=True,
@@ -56,21 +57,20 @@ def is_signed(body: bytes, signature: str) -> bool:
 
 @idempotent_function(data_keyword_argument="event", persistence_store=persistence, config=idempotency)
 def store(event: dict, body: str) -> dict:
-    table.put_item(
-        Item={
-            "pk": f"SESSION#{event['head_id']}#{event['session_id']}",
-            "sk": f"EVENT#{event['timestamp']}#{event['event_type']}",
-            "head_id": event["head_id"],
-            "session_id": event["session_id"],
-            "public_head_id": event["public_head_id"],
-            "public_org_id": event["public_org_id"],
-            "event_type": event["event_type"],
-            "occurred_at": event["timestamp"],
-            "received_at": datetime.now(timezone.utc).isoformat(),
-            "body": body,
-            "body_sha256": hashlib.sha256(body.encode()).hexdigest(),
-        }
-    )
+    item = {
+        "pk": f"SESSION#{event['head_id']}#{event['session_id']}",
+        "sk": f"EVENT#{event['timestamp']}#{event['event_type']}",
+        "head_id": event["head_id"],
+        "session_id": event["session_id"],
+        "public_head_id": event["public_head_id"],
+        "public_org_id": event["public_org_id"],
+        "event_type": event["event_type"],
+        "occurred_at": event["timestamp"],
+        "received_at": datetime.now(timezone.utc).isoformat(),
+        "body": body,
+        "body_sha256": hashlib.sha256(body.encode()).hexdigest(),
+    }
+    dynamodb.put_item(TableName=TABLE_NAME, Item={name: {"S": value} for name, value in item.items()})
     return {"status": "stored"}
 
 

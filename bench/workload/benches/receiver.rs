@@ -34,13 +34,14 @@ fn ring(keys: usize) -> KeyRing {
 
 /// An event of about this many bytes.
 fn body(bytes: usize) -> Vec<u8> {
-    let mut body = json!({
-        "timestamp": "2026-01-15T09:57:33Z", "head_id": HEAD, "session_id": "f47ac10b-58cc-4372-a567-0e02b2c3d479",
-        "public_head_id": "jane-15326", "public_org_id": "acme", "event_type": "START_CONVERSATION", "note": "",
-    });
-    let missing = bytes.saturating_sub(body.to_string().len());
-    body["note"] = "x".repeat(missing).into();
-    body.to_string().into_bytes()
+    let event = |note: &str| {
+        let event = json!({
+            "timestamp": "2026-01-15T09:57:33Z", "head_id": HEAD, "session_id": "f47ac10b-58cc-4372-a567-0e02b2c3d479",
+            "public_head_id": "jane-15326", "public_org_id": "acme", "event_type": "START_CONVERSATION", "note": note,
+        });
+        event.to_string().into_bytes()
+    };
+    event(&"x".repeat(bytes.saturating_sub(event("").len())))
 }
 
 fn signed(body: &[u8]) -> Signature {

@@ -1,0 +1,93 @@
+//! The host end to end: a real function in a process of its own, behind TLS, and functions that go wrong.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop right there, in its helpers too")]
+
+use std::path::{Path, PathBuf};
+
+use bench::{
+    candidate::{Candidate, Contract},
+    cores::Cores,
+    rounds::{Bench, Measured, Settings},
+    services::Services,
+};
+use receive::{Receiver, config::Config, runtime};
+use shared::{aws, env::Env};
+
+/// Not a test: what the tests start as the function. It is this binary that they run, and this is its `main`.
+#[tokio::test]
+#[ignore = "started by the other tests, with a function's environment"]
+async fn function() {
+    let env = Env::from_process();
+    if env.optional("AWS_LAMBDA_RUNTIME_API").is_none() {
+        return; // somebody runs all ignored tests
+    }
+    let aws = aws::config_loader(&env).unwrap().load().await;
+    let (dynamodb, secrets) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_secretsmanager::Client::new(&aws));
+    let receiver = Receiver::new(Config::from_env(&env).unwrap(), dynamodb, secrets);
+    runtime::run(receiver.into()).await.unwrap();
+}
+
+fn receiver() -> Candidate {
+    Candidate {
+        name: "function".into(),
+        arguments: ["--ignored", "--exact", "function", "--nocapture"].map(str::to_owned).to_vec(),
+        folder: PathBuf::from("/"),
+        artifact: Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"),
+        program: std::env::current_exe().unwrap(),
+        contract: Contract::Receiver,
+        takes_key_ring: true,
+    }
+}
+
+fn shell(script: &str) -> Candidate {
+    Candidate { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()], ..receiver() }
+}
+
+/// One round; `test` keeps the tests' files apart.
+fn round(test: &str, candidate: Candidate, key_ring: bool) -> Result<Vec<Measured>, String> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    std::fs::create_dir_all(&folder).unwrap();
+    let (services, cores) = (Services::start(&folder).unwrap(), Cores::split(None).unwrap());
+    let settings = Settings { rounds: 1, events: 12, pin: None, key_ring };
+    Bench { services: &services, cores: &cores, settings }
+        .rounds(&[candidate], |_, _| ())
+        .map_err(|error| format!("{error:#}"))
+}
+
+#[test]
+fn a_function_that_keeps_the_contract_is_measured() {
+    for key_ring in [false, true] {
+        let measured = round("keeps", receiver(), key_ring).unwrap();
+        let turn = measured[0].turns[0];
+        assert!(turn.init_ms > 0.0 && turn.first_event_ms > 0.0 && turn.cold_cpu_ms > 0.0, "{turn:?}");
+        assert!(turn.p50_ms > 0.0 && turn.p99_ms >= turn.p50_ms && turn.peak_mib > 1.0, "{turn:?}");
+        assert!((turn.cold_ms - turn.init_ms - turn.first_event_ms).abs() < 1e-6, "{turn:?}");
+    }
+}
+
+#[test]
+fn a_wrong_answer_fails_the_run_and_names_the_event() {
+    let error = round("answer", Candidate { contract: Contract::Nothing, ..receiver() }, false).unwrap_err();
+    // The first event is stored, which is more than nothing: that shows in the table of the run with one event.
+    assert!(error.ends_with("holds 1 items, and must hold 0"), "{error}");
+}
+
+#[test]
+fn a_missing_item_fails_the_run() {
+    let contract = Contract::ReceiverWithIdempotencyTable;
+    let error = round("items", Candidate { contract, ..receiver() }, false).unwrap_err();
+    assert!(error.starts_with("function, round 1: the table function-1-cold-idempotency holds 0 items"), "{error}");
+}
+
+#[test]
+fn a_function_that_ends_shows_its_last_words() {
+    let error = round("ends", shell("echo the key is missing; exit 3"), false).unwrap_err();
+    assert!(error.contains("before its first poll") && error.contains("the key is missing"), "{error}");
+    assert!(error.ends_with("the process ended (exit status: 3)"), "{error}");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let error = round("missing", Candidate { program: "/no/such/program".into(), ..receiver() }, false).unwrap_err();
+    assert!(error.contains("/no/such/program cannot be started"), "{error}");
+}
