@@ -54,7 +54,7 @@ mod tests {
     fn the_end_is_kept_and_no_more() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let output = Output::read(reader);
-        writer.write_all(&[b'a'; 100_000]).unwrap();
+        writer.write_all(&b"a".repeat(100_000)).unwrap();
         writer.write_all(b"the end").unwrap();
         drop(writer);
         let end = output.end();

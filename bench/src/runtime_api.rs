@@ -180,6 +180,8 @@ mod tests {
     /// A function: asks for an event, and does with it what `how` says; the path and the body it then posts.
     fn against(api: &RuntimeApi, runtime: &Runtime, how: fn(String, String) -> (String, String)) {
         let base = format!("http://{}/2018-06-01/runtime", api.address());
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         runtime.spawn(async move {
             let http = reqwest::Client::new();
             let next = http.get(format!("{base}/invocation/next")).send().await.unwrap();

@@ -67,9 +67,18 @@ fn a_function_that_keeps_the_contract_is_measured() {
 
 #[test]
 fn a_wrong_answer_fails_the_run_and_names_the_event() {
-    let error = round("answer", Candidate { contract: Contract::Nothing, ..receiver() }, false).unwrap_err();
-    // The first event is stored, which is more than nothing: that shows in the table of the run with one event.
-    assert!(error.ends_with("holds 1 items, and must hold 0"), "{error}");
+    let function = receiver();
+    let program = function.program.display();
+    let other_key = format!("UNITH_SHARED_KEY=other exec {program} {}", function.arguments.join(" "));
+    let error = round("answer", shell(&other_key), false).unwrap_err();
+    let start = "function, round 1: event 1 of 1 was answered wrongly: expected 200 stored, got {\"statusCode\":401";
+    assert!(error.starts_with(start), "{error}");
+}
+
+#[test]
+fn a_surplus_item_fails_the_run() {
+    let error = round("surplus", Candidate { contract: Contract::Nothing, ..receiver() }, false).unwrap_err();
+    assert!(error.ends_with("the table function-1-cold holds 1 items, and must hold 0"), "{error}");
 }
 
 #[test]
