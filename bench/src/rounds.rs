@@ -178,8 +178,9 @@ impl Bench<'_> {
     }
 }
 
+/// Whole microseconds: more digits are noise.
 fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[derive(Deserialize)]
