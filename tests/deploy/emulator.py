@@ -1,0 +1,185 @@
+"""Starts MiniStack with what it lacks of CloudFormation's ways that the deploy test stands on.
+
+Each change below is a gap of MiniStack (1.4.21), named with what AWS does instead. None of it is about our template
+in particular: that is written for AWS alone.
+"""
+
+import copy
+import http.server
+import sys
+import threading
+
+from ministack.services import lambda_svc
+from ministack.services.cloudformation import _stacks, changesets, engine, provisioners, stacks
+
+# --- A list parameter is a list -----------------------------------------------------------------------------------
+# A reference to a CommaDelimitedList resolves to its text, so that `!Join` joins the text's characters.
+
+resolve_parameters = engine._resolve_parameters
+resolve_refs = engine._resolve_refs
+
+
+def resolve_parameters_and_mark_lists(template, *rest):
+    resolved = resolve_parameters(template, *rest)
+    for name, definition in template.get("Parameters", {}).items():
+        resolved[name]["IsList"] = definition.get("Type") == "CommaDelimitedList"
+    return resolved
+
+
+def resolve_lists(value, resources, params, *rest):
+    if isinstance(value, dict) and params.get(value.get("Ref"), {}).get("IsList"):
+        return [item.strip() for item in params[value["Ref"]]["Value"].split(",")]
+    return resolve_refs(value, resources, params, *rest)
+
+
+# --- An invocation is served once -----------------------------------------------------------------------------------
+# Its Runtime API hands the one invocation out again to a function that asks for the next one, so that an event may be
+# received twice by the time its first answer is read. Here the function waits, until MiniStack ends it.
+
+RequestHandler = http.server.BaseHTTPRequestHandler
+
+
+class ServesOnce(RequestHandler):
+    def __init_subclass__(cls):
+        serve_next = cls.do_GET
+        served = threading.Event()
+
+        def do_GET(self):
+            if "/invocation/next" not in self.path or not served.is_set():
+                served.set()
+                serve_next(self)
+            else:
+                self.rfile.read(1)  # returns when the function is gone
+
+        cls.do_GET = do_GET
+
+
+# --- Resource types -----------------------------------------------------------------------------------------------
+# An alarm on metric math, and a metric filter, are refused. Nothing here evaluates them, so being there is enough.
+
+create_alarm = provisioners._RESOURCE_HANDLERS["AWS::CloudWatch::Alarm"]["create"]
+
+
+def create_alarm_on_math(logical_id, props, stack_name):
+    metrics = props.get("Metrics")
+    if metrics:
+        stat = next(metric["MetricStat"] for metric in metrics if "MetricStat" in metric)
+        props = {**props, **stat["Metric"], "Period": stat["Period"], "Statistic": stat["Stat"], "Metrics": None}
+    return create_alarm(logical_id, props, stack_name)
+
+
+def create_metric_filter(logical_id, props, stack_name):
+    return f"{stack_name}-{logical_id}", {}
+
+
+# --- An HTTP API's routes ------------------------------------------------------------------------------------------
+# The OpenAPI body, which SAM describes routes by, is not imported.
+
+create_api = provisioners._RESOURCE_HANDLERS["AWS::ApiGatewayV2::Api"]["create"]
+
+
+def create_api_with_routes(logical_id, props, stack_name):
+    api_id, attributes = create_api(logical_id, props, stack_name)
+    make = {kind: provisioners._RESOURCE_HANDLERS[f"AWS::ApiGatewayV2::{kind}"]["create"] for kind in ("Integration", "Route")}
+    for path, methods in props["Body"]["paths"].items():
+        for method, operation in methods.items():
+            wanted = operation["x-amazon-apigateway-integration"]
+            integration = {
+                "ApiId": api_id,
+                "IntegrationType": wanted["type"].upper(),
+                "IntegrationUri": wanted["uri"],
+                "PayloadFormatVersion": wanted["payloadFormatVersion"],
+            }
+            integration_id, _ = make["Integration"](logical_id, integration, stack_name)
+            target = f"integrations/{integration_id}"
+            route = {"ApiId": api_id, "RouteKey": f"{method.upper()} {path}", "Target": target}
+            make["Route"](logical_id, route, stack_name)
+    return api_id, attributes
+
+
+# --- Updating a function ------------------------------------------------------------------------------------------
+# The function is made anew, without what belongs to it.
+
+create_function = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]["create"]
+
+
+def create_or_update_function(logical_id, props, stack_name):
+    before = dict(lambda_svc._functions.items())
+    name, attributes = create_function(logical_id, props, stack_name)
+    for belonging in ("versions", "next_version", "aliases", "policy", "event_invoke_config", "event_invoke_configs"):
+        if name in before:
+            lambda_svc._functions[name][belonging] = before[name][belonging]
+    return name, attributes
+
+
+# --- What outlives a stack ----------------------------------------------------------------------------------------
+# DeletionPolicy: Retain is not looked at. A table is the only thing of ours that has it.
+
+
+def keep_table(physical_id, props):
+    pass
+
+
+# --- What a custom resource is told when an update is rolled back ---------------------------------------------------
+# CloudFormation's second Update has as its old properties those of the attempt that failed.
+
+attempted = {}
+update_custom_resource = provisioners._custom_resource_update
+
+
+def remember_attempt(physical_id, old_props, new_props, stack_name, **rest):
+    attempted[stack_name, rest["logical_id"]] = new_props
+    return update_custom_resource(physical_id, old_props, new_props, stack_name, **rest)
+
+
+# --- Rolling an update back ---------------------------------------------------------------------------------------
+# It deletes all resources it has looked at, unchanged ones too. CloudFormation updates them back to what they were
+# (custom resources by an Update with the old properties), and removes those that are new.
+
+deploy_stack = stacks._deploy_stack_async
+
+
+async def deploy_or_roll_back(name, stack_id, template, params, disable_rollback, tags, is_update=False, previous_stack=None):
+    if not is_update or disable_rollback:
+        await deploy_stack(name, stack_id, template, params, disable_rollback, tags, is_update, previous_stack)
+        return
+    before = copy.deepcopy(previous_stack)
+    await deploy_stack(name, stack_id, template, params, True, tags, True, previous_stack)
+    stack = _stacks[name]
+    if stack["StackStatus"] != "UPDATE_FAILED":
+        return
+    reason = stack["StackStatusReason"]
+    stack["StackStatus"] = "UPDATE_ROLLBACK_IN_PROGRESS"
+    now = {"_resources": stack["_resources"]}
+    for logical_id, resource in now["_resources"].items():
+        resource["Properties"] = attempted.get((name, logical_id), resource["Properties"])
+    stack["_conditions"] = engine._evaluate_conditions(before["_template"], before["_resolved_params"])
+    await deploy_stack(name, stack_id, before["_template"], before["_resolved_params"], True, tags, True, copy.deepcopy(now))
+    rolled_back = stack["StackStatus"] == "UPDATE_COMPLETE"
+    stack["StackStatus"] = "UPDATE_ROLLBACK_COMPLETE" if rolled_back else "UPDATE_ROLLBACK_FAILED"
+    stack["StackStatusReason"] = reason
+    stacks._add_event(stack_id, name, name, "AWS::CloudFormation::Stack", stack["StackStatus"], reason, stack_id)
+
+
+def main():
+    for module in (engine, stacks, changesets):
+        module._resolve_refs = resolve_lists
+    for module in (engine, changesets):
+        module._resolve_parameters = resolve_parameters_and_mark_lists
+    http.server.BaseHTTPRequestHandler = ServesOnce
+    handlers = provisioners._RESOURCE_HANDLERS
+    handlers["AWS::ApiGatewayV2::Api"]["create"] = create_api_with_routes
+    handlers["AWS::CloudWatch::Alarm"]["create"] = create_alarm_on_math
+    handlers["AWS::Lambda::Function"]["create"] = create_or_update_function
+    handlers["AWS::Logs::MetricFilter"] = {"create": create_metric_filter, "delete": lambda physical_id, props: None}
+    handlers["AWS::DynamoDB::Table"]["delete"] = keep_table
+    provisioners._custom_resource_update = remember_attempt
+    changesets._deploy_stack_async = deploy_or_roll_back
+
+    from ministack.app import main as serve
+
+    return serve()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+//! MiniStack on loopback, and the tools that talk to it as they would to AWS.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+
+/// Far longer than it takes to start.
+const PATIENCE: Duration = Duration::from_mins(1);
+const REGION: &str = "us-east-1";
+
+/// A running MiniStack; it ends with this value.
+pub(crate) struct Emulator {
+    url: String,
+    _process: Child,
+}
+
+impl Emulator {
+    /// Starts one on a free port; its log is `target/deploy/ministack.log`.
+    pub(crate) async fn start() -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("http://127.0.0.1:{port}");
+        let folder = repository().join("target/deploy");
+        std::fs::create_dir_all(&folder).unwrap();
+        let log = std::fs::File::create(folder.join("ministack.log")).unwrap();
+        let process = command(&url, "python3")
+            .arg(repository().join("tests/deploy/emulator.py"))
+            .envs([("GATEWAY_PORT", port.to_string().as_str()), ("MINISTACK_HOST", "127.0.0.1")])
+            // On loopback, and nothing on the ports of other services.
+            .envs([("BIND_HOST", "127.0.0.1"), ("IOT_MTLS_ENABLED", "0")])
+            .stdin(Stdio::null())
+            .stderr(log.try_clone().unwrap())
+            .stdout(log)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("python3 is on the PATH");
+        let emulator = Self { url, _process: process };
+        emulator.started().await;
+        emulator
+    }
+
+    async fn started(&self) {
+        let began = Instant::now();
+        while tokio::net::TcpStream::connect(self.url.trim_start_matches("http://")).await.is_err() {
+            let log = "see target/deploy/ministack.log; it needs what .ci/requirements.txt lists, first on the PATH";
+            assert!(began.elapsed() < PATIENCE, "MiniStack does not start: {log}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The base URL of all its services.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Runs a tool, in the repository, with MiniStack for AWS.
+    pub(crate) async fn run(&self, tool: &str, arguments: &[&str]) -> Output {
+        let output = command(&self.url, tool).args(arguments).current_dir(repository()).output().await;
+        output.unwrap_or_else(|error| {
+            panic!("{tool} cannot be run ({error}): .ci/requirements.txt lists what to install")
+        })
+    }
+
+    /// What an AWS CLI command prints, which must succeed.
+    pub(crate) async fn aws(&self, arguments: &[&str]) -> Value {
+        self.try_aws(arguments).await.unwrap_or_else(|error| panic!("aws {}: {error}", arguments.join(" ")))
+    }
+
+    /// What an AWS CLI command prints, or what it complains of.
+    pub(crate) async fn try_aws(&self, arguments: &[&str]) -> Result<Value, String> {
+        let output = self.run("aws", &[arguments, &["--output", "json"]].concat()).await;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
+    }
+}
+
+/// A command whose AWS is at `url`, and that reads no settings of whoever runs the test.
+fn command(url: &str, tool: &str) -> Command {
+    let mut command = Command::new(tool);
+    command.envs([
+        ("AWS_ENDPOINT_URL", url),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", REGION),
+        ("AWS_REGION", REGION),
+        ("AWS_CONFIG_FILE", "/dev/null"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
+        ("SAM_CLI_TELEMETRY", "0"),
+    ]);
+    command.env_remove("AWS_PROFILE");
+    command
+}
+
+/// The repository's root.
+pub(crate) fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
