@@ -6,10 +6,11 @@ in particular: that is written for AWS alone.
 
 import copy
 import http.server
+import json
 import sys
 import threading
 
-from ministack.services import lambda_svc
+from ministack.services import apigateway, lambda_svc
 from ministack.services.cloudformation import _stacks, changesets, engine, provisioners, stacks
 
 # --- A list parameter is a list -----------------------------------------------------------------------------------
@@ -73,28 +74,35 @@ def create_metric_filter(logical_id, props, stack_name):
 
 
 # --- An HTTP API's routes ------------------------------------------------------------------------------------------
-# The OpenAPI body, which SAM describes routes by, is not imported.
+# The OpenAPI body, which SAM describes routes by, is not imported; nor is the quick create's route made.
 
-create_api = provisioners._RESOURCE_HANDLERS["AWS::ApiGatewayV2::Api"]["create"]
+create_api_resource = provisioners._RESOURCE_HANDLERS["AWS::ApiGatewayV2::Api"]["create"]
+create_api = apigateway._create_api
 
 
-def create_api_with_routes(logical_id, props, stack_name):
-    api_id, attributes = create_api(logical_id, props, stack_name)
-    make = {kind: provisioners._RESOURCE_HANDLERS[f"AWS::ApiGatewayV2::{kind}"]["create"] for kind in ("Integration", "Route")}
+def make_route(api_id, route_key, function, payload_version="2.0"):
+    integration = {"integrationType": "AWS_PROXY", "integrationUri": function, "payloadFormatVersion": payload_version}
+    _, _, made = apigateway._create_integration(api_id, integration)
+    target = f"integrations/{json.loads(made)['integrationId']}"
+    apigateway._create_route(api_id, {"routeKey": route_key, "target": target})
+
+
+def create_api_resource_with_routes(logical_id, props, stack_name):
+    api_id, attributes = create_api_resource(logical_id, props, stack_name)
     for path, methods in props["Body"]["paths"].items():
         for method, operation in methods.items():
             wanted = operation["x-amazon-apigateway-integration"]
-            integration = {
-                "ApiId": api_id,
-                "IntegrationType": wanted["type"].upper(),
-                "IntegrationUri": wanted["uri"],
-                "PayloadFormatVersion": wanted["payloadFormatVersion"],
-            }
-            integration_id, _ = make["Integration"](logical_id, integration, stack_name)
-            target = f"integrations/{integration_id}"
-            route = {"ApiId": api_id, "RouteKey": f"{method.upper()} {path}", "Target": target}
-            make["Route"](logical_id, route, stack_name)
+            make_route(api_id, f"{method.upper()} {path}", wanted["uri"], wanted["payloadFormatVersion"])
     return api_id, attributes
+
+
+def quick_create_api(data):
+    response = create_api(data)
+    if data.get("target"):
+        api_id = json.loads(response[2])["apiId"]
+        make_route(api_id, data["routeKey"], data["target"])
+        apigateway._create_stage(api_id, {"stageName": "$default", "autoDeploy": True})
+    return response
 
 
 # --- Updating a function ------------------------------------------------------------------------------------------
@@ -167,8 +175,9 @@ def main():
     for module in (engine, changesets):
         module._resolve_parameters = resolve_parameters_and_mark_lists
     http.server.BaseHTTPRequestHandler = ServesOnce
+    apigateway._create_api = quick_create_api
     handlers = provisioners._RESOURCE_HANDLERS
-    handlers["AWS::ApiGatewayV2::Api"]["create"] = create_api_with_routes
+    handlers["AWS::ApiGatewayV2::Api"]["create"] = create_api_resource_with_routes
     handlers["AWS::CloudWatch::Alarm"]["create"] = create_alarm_on_math
     handlers["AWS::Lambda::Function"]["create"] = create_or_update_function
     handlers["AWS::Logs::MetricFilter"] = {"create": create_metric_filter, "delete": lambda physical_id, props: None}

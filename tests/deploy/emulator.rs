@@ -19,17 +19,19 @@ const REGION: &str = "us-east-1";
 /// A running MiniStack; it ends with this value.
 pub(crate) struct Emulator {
     url: String,
-    _process: Child,
+    log: PathBuf,
+    process: Child,
 }
 
 impl Emulator {
-    /// Starts one on a free port; its log is `target/deploy/ministack.log`.
-    pub(crate) async fn start() -> Self {
+    /// Starts one on a free port; its log is `target/deploy/<name>.log`.
+    pub(crate) async fn start(name: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("http://127.0.0.1:{port}");
         let folder = repository().join("target/deploy");
         std::fs::create_dir_all(&folder).unwrap();
-        let log = std::fs::File::create(folder.join("ministack.log")).unwrap();
+        let path = folder.join(format!("{name}.log"));
+        let log = std::fs::File::create(&path).unwrap();
         let process = command(&url, "python3")
             .arg(repository().join("tests/deploy/emulator.py"))
             .envs([("GATEWAY_PORT", port.to_string().as_str()), ("MINISTACK_HOST", "127.0.0.1")])
@@ -41,16 +43,18 @@ impl Emulator {
             .kill_on_drop(true)
             .spawn()
             .expect("python3 is on the PATH");
-        let emulator = Self { url, _process: process };
+        let mut emulator = Self { url, log: path, process };
         emulator.started().await;
         emulator
     }
 
-    async fn started(&self) {
+    async fn started(&mut self) {
         let began = Instant::now();
         while tokio::net::TcpStream::connect(self.url.trim_start_matches("http://")).await.is_err() {
-            let log = "see target/deploy/ministack.log; it needs what .ci/requirements.txt lists, first on the PATH";
-            assert!(began.elapsed() < PATIENCE, "MiniStack does not start: {log}");
+            if self.process.try_wait().unwrap().is_some() || began.elapsed() > PATIENCE {
+                let log = std::fs::read_to_string(&self.log).unwrap();
+                panic!("MiniStack does not start. It needs what .ci/requirements.txt lists, first on the PATH.\n{log}");
+            }
             sleep(Duration::from_millis(100)).await;
         }
     }

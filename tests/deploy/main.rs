@@ -15,6 +15,7 @@
 
 mod emulator;
 mod stack;
+mod without_sam;
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -26,7 +27,7 @@ use serde_json::json;
 use shared::timestamp::Timestamp;
 
 use crate::{
-    emulator::Emulator,
+    emulator::{Emulator, repository},
     stack::{Deployed, Stack},
 };
 
@@ -70,6 +71,7 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
     story.delivers(&deployed, "updated", &[HEAD_ID, HEAD_B, HEAD_C]).await;
 
     story.rolls_a_failed_update_back(&stack, &deployed).await;
+    story.erases_a_session(&stack, &deployed, HEAD_B, &format!("updated-{HEAD_B}")).await;
 
     let (kept, table) = (deployed.items().await, deployed.output("TableArn").to_owned());
     story.deletes(&stack, &deployed).await;
@@ -89,7 +91,7 @@ impl Story {
     async fn begin() -> Self {
         let settings = Settings { more_heads: vec![HEAD_B.to_owned(), HEAD_C.to_owned()], ..Settings::default() };
         let platform = Platform::serve(listen("UNITH", 0).await.unwrap(), settings).unwrap();
-        Self { emulator: Emulator::start().await, platform, begun: Instant::now() }
+        Self { emulator: Emulator::start("life").await, platform, begun: Instant::now() }
     }
 
     fn tell(&self, what: &str) {
@@ -236,6 +238,21 @@ impl Story {
         self.is_registered(deployed, &[HEAD_ID, HEAD_B, HEAD_C]).await;
         self.delivers(deployed, "rolled-back", &[HEAD_ID, HEAD_B, HEAD_C]).await;
         self.tell("rolled back: an update with a head that UNITH does not know");
+    }
+
+    /// With the commands of `docs/security.md`.
+    async fn erases_a_session(&self, stack: &Stack<'_>, deployed: &Deployed<'_>, head: &str, session: &str) {
+        let document = std::fs::read_to_string(repository().join("docs/security.md")).unwrap();
+        let commands = document.split("## Erase a session").nth(1).unwrap().split("```").nth(1).unwrap();
+        let (_, commands) = commands.split_once("\n\n").expect("the names come first");
+        let script = format!("HEAD={head}\nSESSION={session}\nSTACK={}\n{commands}", stack.name);
+        let before = deployed.items().await;
+        let output = self.emulator.run("bash", &["-euo", "pipefail", "-c", &script]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (erased, kept): (Vec<_>, Vec<_>) = before.into_iter().partition(|item| item.contains(session));
+        assert_eq!(erased.len(), 2, "{erased:?}");
+        assert_eq!(deployed.items().await, kept);
+        self.tell("erased: one session, and nothing else");
     }
 
     async fn deletes(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
