@@ -11,7 +11,7 @@ import sys
 import threading
 
 from ministack.services import apigateway, lambda_svc
-from ministack.services.cloudformation import _stacks, changesets, engine, provisioners, stacks
+from ministack.services.cloudformation import _stacks, changesets, custom_resource, engine, provisioners, stacks
 
 # --- A list parameter is a list -----------------------------------------------------------------------------------
 # A reference to a CommaDelimitedList resolves to its text, so that `!Join` joins the text's characters.
@@ -121,11 +121,42 @@ def create_or_update_function(logical_id, props, stack_name):
 
 
 # --- What outlives a stack ----------------------------------------------------------------------------------------
-# DeletionPolicy: Retain is not looked at. A table is the only thing of ours that has it.
+# DeletionPolicy is not looked at.
+
+delete_resource = stacks._delete_resource
 
 
-def keep_table(physical_id, props):
-    pass
+def delete_unless_retained(resource_type, physical_id, props, stack_name, logical_id):
+    stack = _stacks[stack_name]
+    resource = engine._parse_template(stack["_template_body"])["Resources"].get(logical_id, {})
+    creating = stack["StackStatus"] == "ROLLBACK_IN_PROGRESS"
+    policy = resource.get("DeletionPolicy")
+    if policy == "Retain" or (policy == "RetainExceptOnCreate" and not creating):
+        return
+    delete_resource(resource_type, physical_id, props, stack_name, logical_id)
+
+
+# --- A custom resource that could not be created ------------------------------------------------------------------
+# It is not told to delete what it may have left, and nobody hears if a Delete fails.
+
+create_custom_resource = provisioners._custom_resource_create
+delete_custom_resource = provisioners._custom_resource_delete
+deliver_response = custom_resource.deliver_response
+last_response = {}
+
+
+def remember_response(token, response):
+    last_response.update(response)
+    return deliver_response(token, response)
+
+
+def create_or_delete(logical_id, props, stack_name, resource_type="AWS::CloudFormation::CustomResource"):
+    try:
+        return create_custom_resource(logical_id, props, stack_name, resource_type)
+    except RuntimeError:
+        physical_id = last_response["PhysicalResourceId"]
+        delete_custom_resource(physical_id, props, stack_name, logical_id, resource_type)
+        raise
 
 
 # --- What a custom resource is told when an update is rolled back ---------------------------------------------------
@@ -181,7 +212,9 @@ def main():
     handlers["AWS::CloudWatch::Alarm"]["create"] = create_alarm_on_math
     handlers["AWS::Lambda::Function"]["create"] = create_or_update_function
     handlers["AWS::Logs::MetricFilter"] = {"create": create_metric_filter, "delete": lambda physical_id, props: None}
-    handlers["AWS::DynamoDB::Table"]["delete"] = keep_table
+    stacks._delete_resource = delete_unless_retained
+    custom_resource.deliver_response = remember_response
+    provisioners._custom_resource_create = create_or_delete
     provisioners._custom_resource_update = remember_attempt
     changesets._deploy_stack_async = deploy_or_roll_back
 

@@ -1,6 +1,7 @@
 //! MiniStack on loopback, and the tools that talk to it as they would to AWS.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     time::Duration,
@@ -79,11 +80,39 @@ impl Emulator {
 
     /// What an AWS CLI command prints, or what it complains of.
     pub(crate) async fn try_aws(&self, arguments: &[&str]) -> Result<Value, String> {
-        let output = self.run("aws", &[arguments, &["--output", "json"]].concat()).await;
+        let output = self.run("aws", &[arguments, &["--output", "json", "--endpoint-url", &self.url]].concat()).await;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
+    }
+}
+
+/// What there may be in an account: how it is listed, and what names it.
+const CONTENTS: [(&str, &str, &str); 11] = [
+    ("apigatewayv2", "get-apis", "Items[].Name"),
+    ("cloudwatch", "describe-alarms", "MetricAlarms[].AlarmName"),
+    ("cloudwatch", "list-dashboards", "DashboardEntries[].DashboardName"),
+    ("dynamodb", "list-tables", "TableNames"),
+    ("iam", "list-roles", "Roles[].RoleName"),
+    ("lambda", "list-functions", "Functions[].FunctionName"),
+    ("logs", "describe-log-groups", "logGroups[].logGroupName"),
+    ("scheduler", "list-schedules", "Schedules[].Name"),
+    ("secretsmanager", "list-secrets", "SecretList[].Name"),
+    ("sns", "list-topics", "Topics[].TopicArn"),
+    ("sqs", "list-queues", "QueueUrls"),
+];
+
+impl Emulator {
+    /// All that is in the account, of all kinds that a stack makes.
+    pub(crate) async fn contents(&self) -> BTreeSet<String> {
+        let mut all = BTreeSet::new();
+        for (service, command, query) in CONTENTS {
+            let names = self.aws(&[service, command, "--query", query]).await;
+            let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
+            all.extend(names.map(|name| format!("{service} {name}")));
+        }
+        all
     }
 }
 

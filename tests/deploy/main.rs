@@ -38,6 +38,7 @@ const NO_HEAD: &str = "ffffffff-ffff-4fff-8fff-ffffffffffff";
 #[tokio::test]
 async fn a_stack_from_its_first_deploy_to_its_end() {
     let story = Story::begin().await;
+    let empty = story.emulator.contents().await;
     story.a_wrong_secret_key_leaves_nothing().await;
 
     let stack = Stack::new("unith-webhooks", &story.emulator);
@@ -74,7 +75,9 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
     story.erases_a_session(&stack, &deployed, HEAD_B, &format!("updated-{HEAD_B}")).await;
 
     let (kept, table) = (deployed.items().await, deployed.output("TableArn").to_owned());
-    story.deletes(&stack, &deployed).await;
+    story.deletes(&stack).await;
+    let left: Vec<_> = story.emulator.contents().await.difference(&empty).cloned().collect();
+    assert_eq!(left, [format!("dynamodb {}", deployed.output("TableName"))], "of all it made, the table alone is left");
     assert_eq!(deployed.items().await, kept, "the events outlive the stack");
 
     story.a_new_stack_goes_on_with_the_table(&table, &kept).await;
@@ -99,6 +102,7 @@ impl Story {
     }
 
     async fn a_wrong_secret_key_leaves_nothing(&self) {
+        let before = self.emulator.contents().await;
         let stack = Stack::new("wrong-key", &self.emulator);
         let parameters = [
             ("HeadIds", HEAD_ID),
@@ -107,12 +111,15 @@ impl Story {
             ("UnithApiUrl", self.platform.url()),
             ("Architecture", "x86_64"),
         ];
-        stack.deploy(&parameters).await.expect_err("UNITH does not let us in");
+        let told = stack.deploy(&parameters).await.expect_err("UNITH does not let us in");
+        assert!(stack.status().await.is_some(), "{told}");
         let reason = stack.why_the_webhook_failed().await;
         assert!(reason.contains("POST /auth/token: UNITH answered 401"), "{reason}");
         assert_eq!(stack.status().await.as_deref(), Some("ROLLBACK_COMPLETE"));
         assert_eq!(self.platform.webhooks().len(), 0);
-        self.tell("a wrong secret key: sam deploy fails, says why, and leaves nothing at UNITH");
+        // SAM's own bucket for uploads is none of these.
+        assert_eq!(self.emulator.contents().await, before);
+        self.tell("a wrong secret key: sam deploy fails, says why, and leaves nothing");
     }
 
     /// Deploys, and lets the platform find the API.
@@ -197,7 +204,12 @@ impl Story {
         assert_eq!(status["ok"], true, "{status}");
         let plan = deployed.invoke(json!({"action": "plan", "head_ids": [HEAD_B]})).await;
         assert_eq!(plan["heads"][0]["steps"], json!([]), "{plan}");
-        self.tell("status: nothing differs");
+        // The webhook's name leads nowhere from here.
+        let (_, base) = deployed.api();
+        deployed.set_variable_of_provision("SELF_TEST_URL", &format!("{base}{}", receive::WEBHOOK_PATH)).await;
+        let tested = deployed.invoke(json!({"action": "self-test"})).await;
+        assert_eq!(tested["ok"], true, "{tested}");
+        self.tell("commands: nothing differs, and a self-test goes through");
     }
 
     async fn rotates(&self, deployed: &Deployed<'_>) {
@@ -255,13 +267,12 @@ impl Story {
         self.tell("erased: one session, and nothing else");
     }
 
-    async fn deletes(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
+    async fn deletes(&self, stack: &Stack<'_>) {
         stack.delete().await;
         assert_eq!(self.platform.webhooks().len(), 0, "{:?}", self.platform.webhooks());
         for head in [HEAD_ID, HEAD_B, HEAD_C] {
             assert!(!self.platform.events_enabled(head), "{head}");
         }
-        assert!(!deployed.ring_exists().await);
         self.tell("deleted: nothing is left at UNITH");
     }
 

@@ -8,8 +8,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::emulator::{Emulator, repository};
 
-/// What `sam build` made.
-const TEMPLATE: &str = ".aws-sam/build/template.yaml";
+/// Where `sam build` is to put what it makes; not its default, from which `sam deploy` would take a build for this
+/// machine instead of one for Lambda.
+pub(crate) const BUILT: &str = "target/deploy/sam";
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A stack by name.
@@ -27,19 +28,20 @@ pub(crate) struct Deployed<'e> {
 
 impl<'e> Stack<'e> {
     pub(crate) fn new(name: &'static str, emulator: &'e Emulator) -> Self {
-        let built = repository().join(TEMPLATE);
-        assert!(
-            built.exists(),
-            "{TEMPLATE} is missing: run `sam build --parameter-overrides Architecture=x86_64` first"
-        );
+        let template = format!("{BUILT}/template.yaml");
+        let how = format!("run `sam build --build-dir {BUILT} --parameter-overrides Architecture=x86_64` first");
+        assert!(repository().join(&template).exists(), "{template} is missing: {how}");
         Self { name, emulator }
     }
 
     /// `sam deploy` with these parameters, the others as they were; what it says if it fails.
     pub(crate) async fn deploy(&self, parameters: &[(&str, &str)]) -> Result<(), String> {
         let overrides: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let mut arguments =
-            vec!["deploy", "--stack-name", self.name, "--no-confirm-changeset", "--parameter-overrides"];
+        let template = format!("{BUILT}/template.yaml");
+        // SAM looks for it beside the template.
+        let defaults = repository().join("samconfig.toml").display().to_string();
+        let mut arguments = vec!["deploy", "--template-file", &template, "--config-file", &defaults];
+        arguments.extend(["--stack-name", self.name, "--no-confirm-changeset", "--parameter-overrides"]);
         arguments.extend(overrides.iter().map(String::as_str));
         let output = self.emulator.run("sam", &arguments).await;
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -55,11 +57,9 @@ impl<'e> Stack<'e> {
     /// Why CloudFormation failed to make or change the webhook, the last time it did. (`sam deploy` prints it, wrapped
     /// into a narrow column.)
     pub(crate) async fn why_the_webhook_failed(&self) -> String {
-        let events = self.emulator.aws(&["cloudformation", "describe-stack-events", "--stack-name", self.name]).await;
-        let mut reasons = events["StackEvents"].as_array().unwrap().iter().filter(|event| {
-            event["LogicalResourceId"] == "Webhook" && event["ResourceStatus"].as_str().unwrap().ends_with("_FAILED")
-        });
-        reasons.next().expect("the webhook has failed")["ResourceStatusReason"].as_str().unwrap().to_owned()
+        let events = [self.events("UPDATE_FAILED").await, self.events("CREATE_FAILED").await].concat();
+        let failed = events.iter().find(|event| event["LogicalResourceId"] == "Webhook");
+        failed.expect("the webhook has failed")["ResourceStatusReason"].as_str().unwrap().to_owned()
     }
 
     /// What is there of it.
@@ -80,11 +80,20 @@ impl<'e> Stack<'e> {
         let began = Instant::now();
         while let Some(status) = self.status().await {
             if status == "DELETE_COMPLETE" {
-                return;
+                break;
             }
             assert!(began.elapsed() < PATIENCE && status == "DELETE_IN_PROGRESS", "{}: {status}", self.name);
             sleep(Duration::from_millis(200)).await;
         }
+        // MiniStack calls a stack deleted, whatever became of its resources.
+        let failed: Vec<_> = self.events("DELETE_FAILED").await;
+        assert!(failed.is_empty(), "{failed:?}");
+    }
+
+    async fn events(&self, status: &str) -> Vec<Value> {
+        let events = self.emulator.aws(&["cloudformation", "describe-stack-events", "--stack-name", self.name]).await;
+        let events = events["StackEvents"].as_array().unwrap().iter();
+        events.filter(|event| event["ResourceStatus"] == status).cloned().collect()
     }
 }
 
@@ -109,6 +118,18 @@ impl Deployed<'_> {
         let answer = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{answer}{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+
+    /// Sets a variable of `provision` that the template does not know.
+    pub(crate) async fn set_variable_of_provision(&self, name: &str, value: &str) {
+        let function = self.output("ProvisionFunction");
+        let configuration = ["lambda", "get-function-configuration", "--function-name", function];
+        let mut environment = self.emulator.aws(&configuration).await["Environment"].clone();
+        environment["Variables"][name] = value.into();
+        let environment = environment.to_string();
+        let update =
+            ["lambda", "update-function-configuration", "--function-name", function, "--environment", &environment];
+        self.emulator.aws(&update).await;
     }
 
     /// The version of `receive` that answers.
@@ -137,11 +158,5 @@ impl Deployed<'_> {
         let client = sandbox::secrets_client(self.emulator.url()).await.unwrap();
         let value = client.get_secret_value().secret_id(self.output("KeyRingSecret")).send().await.unwrap();
         KeyRing::parse(value.secret_string().unwrap()).unwrap()
-    }
-
-    /// Whether the ring's secret is there.
-    pub(crate) async fn ring_exists(&self) -> bool {
-        let client = sandbox::secrets_client(self.emulator.url()).await.unwrap();
-        client.get_secret_value().secret_id(self.output("KeyRingSecret")).send().await.is_ok()
     }
 }

@@ -6,11 +6,17 @@ use sandbox::{
 };
 use shared::timestamp::Timestamp;
 
-use crate::emulator::{Emulator, repository};
+use crate::{
+    emulator::{Emulator, repository},
+    stack::BUILT,
+};
+
+const ANOTHER_HEAD: &str = "9c1f0f3e-7f0e-4f7e-8f5d-0f4c3a2b1d00";
 
 #[tokio::test]
 async fn the_commands_without_sam_make_what_the_template_makes() {
-    let platform = Platform::serve(listen("UNITH", 0).await.unwrap(), Settings::default()).unwrap();
+    let settings = Settings { more_heads: vec![ANOTHER_HEAD.to_owned()], ..Settings::default() };
+    let platform = Platform::serve(listen("UNITH", 0).await.unwrap(), settings).unwrap();
     let emulator = Emulator::start("without-sam").await;
     let script = script(platform.url());
     let output = emulator.run("bash", &["-euc", &script]).await;
@@ -18,8 +24,8 @@ async fn the_commands_without_sam_make_what_the_template_makes() {
     assert!(output.status.success(), "{said}");
 
     let webhooks = platform.webhooks();
-    assert_eq!(webhooks.len(), 1, "{said}");
-    assert!(platform.events_enabled(HEAD_ID));
+    assert_eq!(webhooks.len(), 2, "{said}");
+    assert!(platform.events_enabled(HEAD_ID) && platform.events_enabled(ANOTHER_HEAD));
     let apis = emulator.aws(&["apigatewayv2", "get-apis"]).await;
     let api = apis["Items"][0]["ApiId"].as_str().unwrap();
     let host = webhooks[0].webhook_url.strip_prefix("https://").unwrap().split('/').next().unwrap();
@@ -42,7 +48,7 @@ fn script(unith: &str) -> String {
     let folder = repository().join("target/deploy/lambda");
     for (function, built) in [("receive", "Receive"), ("provision", "Provision")] {
         std::fs::create_dir_all(folder.join(function)).unwrap();
-        let from = repository().join(".aws-sam/build").join(built).join("bootstrap");
+        let from = repository().join(BUILT).join(built).join("bootstrap");
         std::fs::copy(&from, folder.join(function).join("bootstrap"))
             .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     }
@@ -51,6 +57,7 @@ fn script(unith: &str) -> String {
         assert!(script.contains(what), "docs/deploy.md does not have: {what}");
         script = script.replace(what, by);
     };
+    replace(&format!("HEADS={HEAD_ID}"), &format!("HEADS={HEAD_ID},{ANOTHER_HEAD}"));
     replace("jane@example.com", EMAIL);
     replace(r#""secretKey":"…""#, &format!(r#""secretKey":"{SECRET_KEY}""#));
     replace("https://platform-api.unith.ai", unith);

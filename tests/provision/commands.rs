@@ -8,7 +8,10 @@ use sandbox::{
     platform::{EMAIL, HEAD_ID, SECRET_KEY},
 };
 use serde_json::{Value, json};
-use tests::{World, unith::Unith};
+use tests::{
+    World,
+    unith::{MORE_HEADS, Unith},
+};
 
 #[tokio::test]
 async fn plan_says_what_apply_would_do_and_does_nothing() {
@@ -157,6 +160,31 @@ async fn a_self_test_goes_the_way_of_a_delivery() {
     let world = testing(world, &blind);
     let result = world.command("self-test").await;
     assert_eq!((&result["ok"], &result["heads"][0]["signed"]["status"]), (&json!(false), &json!(503)), "{result}");
+}
+
+#[tokio::test]
+async fn a_self_test_of_several_heads_forges_one_delivery() {
+    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
+    world.command("apply").await;
+    let receiving = World::without_ring().await;
+    receiving.set_ring(&world.ring_text().await).await;
+    let front = front(&receiving).await;
+    let result = testing(world, &front).command("self-test").await;
+    assert_eq!(result["ok"], true, "{result}");
+    let forged = |index: usize| &result["heads"][index]["forged"]["status"];
+    assert_eq!((forged(0), forged(1)), (&json!(401), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_scheduled_runs_line_has_metrics_and_a_commands_has_none() {
+    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},no-such-head"));
+    world.command("status").await;
+    assert!(world.last_line()["_aws"].is_null(), "{}", world.last_line());
+    world.invoke(json!({"source": "aws.scheduler", "detail": {}})).await.unwrap_err();
+    let line = world.last_line();
+    // Registered and subscribed one; the other one is not there.
+    assert_eq!((&line["Drift"], &line["StepFailed"]), (&json!(2), &json!(1)), "{line}");
+    assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Namespace"], "UnithWebhooks");
 }
 
 #[tokio::test]

@@ -3,25 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use tests::log::{FIELDS, METRICS};
 
 use crate::template::{Template, short, text};
-
-/// The metrics of the functions' own log lines; `functions/*/src` write them.
-const OWN: [(&str, &str); 13] = [
-    ("receive", "Stored"),
-    ("receive", "Duplicate"),
-    ("receive", "Rejected"),
-    ("receive", "Quarantined"),
-    ("receive", "Expired"),
-    ("receive", "Conflict"),
-    ("receive", "Unavailable"),
-    ("receive", "RetiringKeyUsed"),
-    ("receive", "KeyRefetch"),
-    ("receive", "StoreMilliseconds"),
-    ("receive", "DeliveryLagMilliseconds"),
-    ("provision", "Drift"),
-    ("provision", "StepFailed"),
-];
 
 const NAMESPACE: &str = "UnithWebhooks/${AWS::StackName}";
 
@@ -50,29 +34,61 @@ fn dashboard(template: &Template) -> Value {
     serde_json::from_str(source.as_str().unwrap()).expect("the dashboard is JSON")
 }
 
+/// When an alarm goes off: what it looks at, how, and beyond what.
+fn rule(alarm: &Value) -> String {
+    let properties = &alarm["Properties"];
+    let of = |name: &str| short(&properties[name]);
+    let operator = match properties["ComparisonOperator"].as_str().unwrap() {
+        "GreaterThanOrEqualToThreshold" => ">=",
+        "GreaterThanThreshold" => ">",
+        "LessThanThreshold" => "<",
+        other => other,
+    };
+    let missing = match of("TreatMissingData").as_str() {
+        "notBreaching" => "",
+        "breaching" => ", or nothing",
+        other => panic!("TreatMissingData: {other}"),
+    };
+    let (what, period) = if let Some(metrics) = properties["Metrics"].as_array() {
+        let returned: Vec<_> = metrics.iter().filter(|metric| metric["ReturnData"] != false).collect();
+        assert_eq!(returned.len(), 1, "one figure is compared");
+        let stats = metrics.iter().filter_map(|metric| metric.get("MetricStat"));
+        let how: BTreeSet<_> = stats.map(|stat| format!("{} in {} s", short(&stat["Stat"]), stat["Period"])).collect();
+        (short(&returned[0]["Expression"]), how.into_iter().collect::<Vec<_>>().join(", "))
+    } else {
+        let statistic = properties.get("Statistic").or(properties.get("ExtendedStatistic")).unwrap();
+        let what: Vec<_> = looks_at(alarm).into_iter().collect();
+        (what.join(", ").replace(&format!("{NAMESPACE} "), ""), format!("{} in {} s", short(statistic), of("Period")))
+    };
+    let threshold = of("Threshold");
+    format!("{what}: {period} {operator} {threshold}{missing}, {} times", of("EvaluationPeriods"))
+}
+
 #[test]
-fn every_failure_raises_an_alarm() {
+fn every_failure_raises_an_alarm_by_this_rule() {
     let template = Template::read();
-    let watched: BTreeSet<String> = alarms(&template).flat_map(|(_, alarm)| looks_at(alarm)).collect();
-    let failures = [
-        format!("{NAMESPACE} Rejected receive"),
-        format!("{NAMESPACE} Unavailable receive"),
-        format!("{NAMESPACE} Quarantined receive"),
-        format!("{NAMESPACE} Conflict receive"),
-        format!("{NAMESPACE} Expired receive"),
-        format!("{NAMESPACE} Drift provision"),
-        format!("{NAMESPACE} StepFailed provision"),
-        format!("{NAMESPACE} ApiThrottled"),
-        "AWS/Lambda Errors Receive".to_owned(),
-        "AWS/Lambda Throttles Receive".to_owned(),
-        "AWS/Lambda Duration Receive".to_owned(),
-        "AWS/Lambda Errors Provision".to_owned(),
-        "AWS/ApiGateway 5xx Api".to_owned(),
-        "AWS/SQS ApproximateNumberOfMessagesVisible DeadLetters.QueueName".to_owned(),
+    let rules: BTreeSet<_> = alarms(&template).map(|(id, alarm)| format!("{id}: {}", rule(alarm))).collect();
+    let expected = [
+        "RejectedAlarm: IF(rejected >= 4, 100 * rejected / (rejected + FILL(stored, 0) + FILL(duplicate, 0)), 0): \
+             Sum in 900 s > RejectedPercent, 1 times",
+        "UnavailableAlarm: Unavailable receive: Sum in 300 s >= 1, 1 times",
+        "QuarantinedAlarm: Quarantined receive: Sum in 300 s >= 1, 1 times",
+        "ConflictAlarm: Conflict receive: Sum in 300 s >= 1, 1 times",
+        "ExpiredAlarm: Expired receive: Sum in 300 s >= 1, 1 times",
+        "ReceiveErrorsAlarm: AWS/Lambda Errors Receive: Sum in 300 s >= 1, 1 times",
+        "ReceiveThrottlesAlarm: AWS/Lambda Throttles Receive: Sum in 300 s >= 1, 1 times",
+        "ReceiveDurationAlarm: AWS/Lambda Duration Receive: p99 in 300 s >= 3000, 1 times",
+        "ApiThrottledAlarm: ApiThrottled: Sum in 300 s >= 1, 1 times",
+        "ApiErrorsAlarm: AWS/ApiGateway 5xx Api: Sum in 300 s >= 4, 1 times",
+        "NoEventsAlarm: Stored receive: Sum in 3600 s < 1, or nothing, NoEventsHours times",
+        "DriftAlarm: Drift provision: Sum in 300 s >= 1, 1 times",
+        "StepFailedAlarm: StepFailed provision: Sum in 300 s >= 1, 1 times",
+        "ProvisionErrorsAlarm: AWS/Lambda Errors Provision: Sum in 300 s >= 1, 1 times",
+        "DeadLettersAlarm: AWS/SQS ApproximateNumberOfMessagesVisible DeadLetters.QueueName: Maximum in 300 s >= 1, 1 times",
     ];
-    // Not failures: what a failure is a share of, or missing from.
-    let besides = [format!("{NAMESPACE} Stored receive"), format!("{NAMESPACE} Duplicate receive")];
-    assert_eq!(watched, failures.into_iter().chain(besides).collect());
+    assert_eq!(rules, expected.map(str::to_owned).into());
+    let rejected = looks_at(&template.0["Resources"]["RejectedAlarm"]);
+    assert_eq!(rejected, ["Duplicate", "Rejected", "Stored"].map(|name| format!("{NAMESPACE} {name} receive")).into());
 }
 
 #[test]
@@ -84,7 +100,7 @@ fn every_alarm_reaches_the_topic_and_has_a_runbook() {
     for (id, alarm) in alarms(&template) {
         let properties = &alarm["Properties"];
         assert_eq!(short(&properties["AlarmActions"]), "if CreateTopic: AlarmTopic, else AlarmTopicArn", "{id}");
-        assert!(properties.get("TreatMissingData").is_some(), "{id}");
+        assert!(properties.get("ActionsEnabled").is_none(), "{id}");
         let runbook = id.strip_suffix("Alarm").unwrap_or_else(|| panic!("{id} does not end in Alarm"));
         let description = properties["AlarmDescription"].as_str().unwrap();
         assert!(description.ends_with(&format!(" See docs/runbooks.md, {runbook}.")), "{id}: {description}");
@@ -106,7 +122,7 @@ fn every_section_of_the_runbooks_says_what_how_and_what_to_do() {
 #[test]
 fn every_metric_of_ours_is_on_the_dashboard() {
     let body = dashboard(&Template::read()).to_string();
-    for (service, metric) in OWN {
+    for (service, metric) in METRICS {
         assert!(body.contains(&format!(r#"["{NAMESPACE}","{metric}","Service","{service}""#)), "{metric}");
     }
 }
@@ -138,79 +154,67 @@ fn metrics_go_to_the_namespace_that_is_looked_at() {
     assert_eq!(short(&variables["METRICS_NAMESPACE"]), NAMESPACE);
 }
 
-/// The queries of dashboard and runbooks ask for fields that a line of ours, or of the API's access log, has.
-#[test]
-fn queries_name_fields_that_exist() {
-    let access_log = &Template::read().0["Resources"]["Api"]["Properties"]["AccessLogSettings"]["Format"];
-    let access_log: Value = serde_json::from_str(access_log.as_str().unwrap()).expect("the access log is JSON");
-    let ours = [
-        "timestamp",
-        "level",
-        "message",
-        "request_id",
-        "trace_id",
-        "outcome",
-        "reason",
-        "event_id",
-        "head_id",
-        "session_id",
-        "event_type",
-        "key_state",
-        "lag_ms",
-        "store_ms",
-        "total_ms",
-        "action",
-        "result",
-    ];
-    let known: BTreeSet<&str> =
-        ours.into_iter().chain(access_log.as_object().unwrap().keys().map(String::as_str)).collect();
-    let language = [
-        "fields",
-        "filter",
-        "sort",
-        "limit",
-        "stats",
-        "count",
-        "by",
-        "as",
-        "desc",
-        "asc",
-        "and",
-        "or",
-        "not",
-        "in",
-        "like",
-        "ispresent",
-        "bin",
-        "pct",
-        "max",
-        "min",
-        "avg",
-        "display",
-        "parse",
-        "m",
-        "h",
-        "s",
-        "SOURCE",
-        "ms",
-    ];
-    let template = Template::read();
-    let dashboard = dashboard(&template);
+/// Words of the query language that the queries use.
+const LANGUAGE: [&str; 24] = [
+    "fields",
+    "filter",
+    "sort",
+    "limit",
+    "stats",
+    "count",
+    "by",
+    "as",
+    "desc",
+    "asc",
+    "and",
+    "or",
+    "not",
+    "in",
+    "like",
+    "ispresent",
+    "bin",
+    "pct",
+    "max",
+    "min",
+    "m",
+    "h",
+    "s",
+    "SOURCE",
+];
+
+/// The queries of the dashboard and the runbooks.
+fn queries(template: &Template) -> Vec<String> {
+    let dashboard = dashboard(template);
     let widget = dashboard["widgets"].as_array().unwrap().iter().find(|widget| widget["type"] == "log").unwrap();
     let shown = widget["properties"]["query"].as_str().unwrap().to_owned();
     let runbooks = text("docs/runbooks.md");
     let blocks = runbooks.split("```").skip(1).step_by(2).filter_map(|block| block.strip_prefix("insights\n"));
-    let queries: Vec<_> = blocks.map(str::to_owned).chain([shown]).collect();
-    assert!(queries.len() > 5, "{}", queries.len());
+    blocks.map(str::to_owned).chain([shown]).collect()
+}
+
+/// The words of a query that are no text, no pattern, and no names that it gives itself.
+fn words(query: &str) -> Vec<String> {
+    let without = |text: &str, quote: char| text.split(quote).step_by(2).collect::<Vec<_>>().join(" ");
+    let bare = without(&without(query, '\''), '/');
+    let own: BTreeSet<_> = bare.split(" as ").skip(1).filter_map(|rest| rest.split([' ', ',', '\n']).next()).collect();
+    let words = bare.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '@'));
+    let words = words.filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic()) && !own.contains(word));
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn queries_name_fields_that_a_line_has() {
+    let template = Template::read();
+    let access_log = &template.0["Resources"]["Api"]["Properties"]["AccessLogSettings"]["Format"];
+    let access_log: Value = serde_json::from_str(access_log.as_str().unwrap()).expect("the access log is JSON");
+    let access_log = access_log.as_object().unwrap();
+    let queries = queries(&template);
+    assert!(queries.len() > 10, "{}", queries.len());
     for query in queries {
-        // Without what is quoted, and without names that the query gives itself.
-        let unquoted: String = query.split('\'').step_by(2).collect::<Vec<_>>().join(" ");
-        let own: BTreeSet<_> =
-            unquoted.split(" as ").skip(1).filter_map(|rest| rest.split([' ', ',', '\n']).next()).collect();
-        let words = unquoted.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '@'));
-        for word in words.filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic())) {
-            let fine = known.contains(word) || language.contains(&word) || own.contains(word);
-            assert!(fine, "no line has the field {word}:\n{query}");
+        for word in words(&query) {
+            let word = word.as_str();
+            let known = FIELDS.contains(&word) || access_log.contains_key(word) || LANGUAGE.contains(&word);
+            assert!(known, "no line has the field {word}:\n{query}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use regex_lite::Regex;
+use serde_json::{Value, json};
 
 use crate::template::{Template, short, text};
 
@@ -14,17 +15,79 @@ fn every_parameter_is_explained_grouped_and_used() {
     let grouped: Vec<_> = groups.iter().flat_map(|group| group["Parameters"].as_array().unwrap()).map(short).collect();
     assert_eq!(grouped.len(), parameters.len(), "each in one group");
     assert_eq!(grouped.iter().map(String::as_str).collect::<BTreeSet<_>>(), parameters);
-    let source = text("template.yaml");
+    // The description of a version names parameters that something else has to use.
+    let mut resources = template.0["Resources"].clone();
+    resources["Receive"]["Properties"]["VersionDescription"].take();
+    let used = references(&json!([resources, template.0["Globals"], template.0["Conditions"], template.0["Rules"]]));
     let deploy = text("docs/deploy.md");
     for (name, parameter) in template.section("Parameters") {
         assert!(parameter["Description"].as_str().is_some_and(|text| text.ends_with('.')), "{name}");
-        let used = source.contains(&format!("!Ref {name}")) || source.contains(&format!("${{{name}}}"));
-        assert!(used, "{name} is not used");
+        assert!(used.contains(name.as_str()), "{name} is not used");
         assert!(deploy.contains(&format!("`{name}`")), "docs/deploy.md does not speak of {name}");
         let checked =
             ["AllowedPattern", "AllowedValues", "MinValue"].iter().any(|check| parameter.get(check).is_some());
         assert!(checked, "{name} takes anything");
     }
+}
+
+/// What is referred to by name, anywhere in a value.
+fn references(value: &Value) -> BTreeSet<String> {
+    match value {
+        Value::Object(object) => object
+            .iter()
+            .flat_map(|(name, inner)| match (name.as_str(), inner) {
+                ("Ref", Value::String(to)) => BTreeSet::from([to.clone()]),
+                ("Fn::Sub", inner) => inserted(inner).union(&references(inner)).cloned().collect(),
+                _ => references(inner),
+            })
+            .collect(),
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+/// The names in a `Fn::Sub`'s text.
+fn inserted(sub: &Value) -> BTreeSet<String> {
+    let text = sub.as_str().or_else(|| sub[0].as_str()).unwrap_or_default();
+    text.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0.to_owned())).collect()
+}
+
+/// A version keeps the variables it was made with. What changes them must make a new one, and a parameter does so by way
+/// of the version's description.
+#[test]
+fn whatever_changes_receive_makes_a_new_version_of_it() {
+    let template = Template::read();
+    let mut receive = template.0["Resources"]["Receive"]["Properties"].clone();
+    let description = receive["VersionDescription"].take();
+    // Settings of the function and the alias, not of a version.
+    for beside in ["ReservedConcurrentExecutions", "ProvisionedConcurrencyConfig"] {
+        assert!(!receive[beside].take().is_null());
+    }
+    let parameters: BTreeSet<_> = template.section("Parameters").keys().cloned().collect();
+    let of = |value: &Value| references(value).intersection(&parameters).cloned().collect::<BTreeSet<_>>();
+    assert_eq!(of(&description), of(&json!([receive, template.0["Globals"]])));
+}
+
+#[test]
+fn the_description_of_a_version_has_room_for_the_longest_values() {
+    let template = Template::read();
+    let parameter = |name: &str| &template.0["Parameters"][name];
+    let longest = |name: &str| -> usize {
+        let allowed = parameter(name)["AllowedValues"].as_array();
+        let values = allowed.into_iter().flatten().map(|value| short(value).len());
+        values.chain(parameter(name).get("MaxValue").map(|value| short(value).len())).max().unwrap()
+    };
+    let names = ["MemorySize", "RetentionDays", "KeyCacheSeconds", "LogLevel", "Architecture", "Tracing"];
+    let of_arns: usize = ["TableArn", "KeyRingSecretArn"]
+        .iter()
+        .map(|name| {
+            let pattern = parameter(name)["AllowedPattern"].as_str().unwrap();
+            let limit = pattern.rsplit_once(',').unwrap().1.split('}').next().unwrap();
+            limit.parse::<usize>().unwrap()
+        })
+        .sum();
+    let all = names.map(longest).iter().sum::<usize>() + of_arns + names.len() + 1;
+    assert!(all <= 256, "{all} characters");
 }
 
 #[test]
@@ -63,7 +126,13 @@ fn patterns_take_what_is_right_and_refuse_what_is_not() {
         (
             "UnithApiUrl",
             &["https://platform-api.unith.ai", "http://127.0.0.1:8080"],
-            &["", "platform-api.unith.ai", "https://a b"],
+            &[
+                "",
+                "platform-api.unith.ai",
+                "https://a b",
+                "http://platform-api.unith.ai",
+                "http://127.0.0.1.evil.example",
+            ],
         ),
         (
             "TableArn",

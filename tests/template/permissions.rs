@@ -1,5 +1,7 @@
 //! Who may do what: every IAM statement there is, and none that allows more than it names.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::template::{Template, repository, short, text};
@@ -47,15 +49,14 @@ impl Statement<'_> {
 }
 
 fn statements(template: &Template) -> Vec<Statement<'_>> {
-    let policies = |role: &'_ Value| role["Properties"]["Policies"].as_array().unwrap().clone().len();
     let mut all = Vec::new();
     for (role, resource) in template.resources("AWS::IAM::Role") {
-        for index in 0..policies(resource) {
-            let document = &resource["Properties"]["Policies"][index]["PolicyDocument"]["Statement"];
-            for statement in document.as_array().unwrap() {
-                // One that stands under a condition is a statement all the same.
-                let statement = statement.get("Fn::If").map_or(statement, |parts| &parts[1]);
-                all.push(Statement { role, statement });
+        for policy in resource["Properties"]["Policies"].as_array().unwrap() {
+            for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
+                // One that stands under a condition is a statement all the same, whichever way the condition goes.
+                let either = statement["Fn::If"].as_array().map_or(vec![statement], |parts| vec![&parts[1], &parts[2]]);
+                let there = either.into_iter().filter(|statement| statement["Ref"] != "AWS::NoValue");
+                all.extend(there.map(|statement| Statement { role, statement }));
             }
         }
     }
@@ -132,19 +133,52 @@ fn roles_are_the_only_source_of_permissions() {
     for (name, role) in template.resources("AWS::IAM::Role") {
         let properties = &role["Properties"];
         assert!(properties.get("ManagedPolicyArns").is_none(), "{name}");
-        assert_eq!(
-            short(&properties["PermissionsBoundary"]),
-            "if HasPermissionsBoundary: PermissionsBoundaryArn, else AWS::NoValue"
-        );
+        let boundary = short(&properties["PermissionsBoundary"]);
+        assert_eq!(boundary, "if HasPermissionsBoundary: PermissionsBoundaryArn, else AWS::NoValue");
         let trusted = properties["AssumeRolePolicyDocument"]["Statement"].as_array().unwrap();
         assert_eq!(trusted.len(), 1, "{name}");
-        assert_eq!(trusted[0]["Action"], "sts:AssumeRole", "{name}");
-        let service = trusted[0]["Principal"]["Service"].as_str().unwrap();
-        assert!(["lambda.amazonaws.com", "scheduler.amazonaws.com"].contains(&service), "{name} trusts {service}");
+        let who = format!("{} {}", short(&trusted[0]["Principal"]), short(&trusted[0]["Condition"]));
+        let expected = match name {
+            "ReconcileRole" => "Service scheduler.amazonaws.com StringEquals aws:SourceAccount AWS::AccountId",
+            _ => "Service lambda.amazonaws.com null",
+        };
+        assert_eq!((who.as_str(), &trusted[0]["Action"]), (expected, &json!("sts:AssumeRole")), "{name}");
     }
-    for kind in ["AWS::IAM::Policy", "AWS::IAM::ManagedPolicy", "AWS::Lambda::Permission", "AWS::SQS::QueuePolicy"] {
-        assert_eq!(template.resources(kind).count(), 0, "{kind} gives permissions that nothing here looks at");
+}
+
+/// Every kind of resource there is; one that gives permissions by itself would have to be looked at above.
+#[test]
+fn nothing_else_gives_permissions() {
+    let template = Template::read();
+    let kinds: BTreeSet<_> = template.resources("").map(|(_, resource)| resource["Type"].as_str().unwrap()).collect();
+    let known = [
+        "AWS::ApiGatewayV2::ApiMapping",
+        "AWS::ApiGatewayV2::DomainName",
+        "AWS::CloudWatch::Alarm",
+        "AWS::CloudWatch::Dashboard",
+        "AWS::DynamoDB::Table",
+        "AWS::IAM::Role",
+        "AWS::Logs::LogGroup",
+        "AWS::Logs::MetricFilter",
+        "AWS::Route53::RecordSet",
+        "AWS::SNS::Subscription",
+        "AWS::SNS::Topic",
+        "AWS::SQS::Queue",
+        "AWS::Scheduler::Schedule",
+        "AWS::SecretsManager::Secret",
+        "AWS::Serverless::Function",
+        "AWS::Serverless::HttpApi",
+        "Custom::UnithWebhook",
+    ];
+    assert_eq!(kinds, known.into());
+    for (name, resource) in template.resources("") {
+        for property in ["FunctionUrlConfig", "ResourcePolicy", "Connectors", "Events"] {
+            let is_the_api = name == "Receive" && property == "Events";
+            assert!(is_the_api || resource["Properties"].get(property).is_none(), "{name}: {property}");
+        }
     }
+    let events = template.0["Resources"]["Receive"]["Properties"]["Events"].as_object().unwrap();
+    assert_eq!(events.len(), 1, "the API alone may call receive");
 }
 
 /// For those who deploy without SAM. `BLESS=1 cargo test -p tests --test template` writes the files anew.

@@ -1,7 +1,7 @@
 //! What is made, how it is named, and what outlives the stack.
 
 use provision::command::Action;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::template::{Template, short, text};
 
@@ -39,15 +39,24 @@ fn nothing_has_a_fixed_name_so_that_two_stacks_fit_into_one_account() {
 fn what_holds_data_says_what_becomes_of_it() {
     let template = Template::read();
     for kind in ["AWS::DynamoDB::Table", "AWS::SecretsManager::Secret", "AWS::Logs::LogGroup", "AWS::SQS::Queue"] {
-        let wanted = if kind == "AWS::DynamoDB::Table" { "Retain" } else { "Delete" };
+        let (deleted, replaced) =
+            if kind == "AWS::DynamoDB::Table" { ("RetainExceptOnCreate", "Retain") } else { ("Delete", "Delete") };
         assert!(template.resources(kind).count() > 0, "{kind}");
         for (id, resource) in template.resources(kind) {
-            assert_eq!(resource["DeletionPolicy"], wanted, "{id}");
-            assert_eq!(resource["UpdateReplacePolicy"], wanted, "{id}");
+            assert_eq!(
+                (&resource["DeletionPolicy"], &resource["UpdateReplacePolicy"]),
+                (&deleted.into(), &replaced.into()),
+                "{id}"
+            );
         }
     }
-    let ring = &template.0["Resources"]["KeyRing"]["Properties"];
-    assert!(ring.get("SecretString").is_none(), "an update of the secret could put this in the ring's place");
+    let ring = template.0["Resources"]["KeyRing"]["Properties"].as_object().unwrap();
+    let names: Vec<_> = ring.keys().collect();
+    assert_eq!(
+        names,
+        ["Description", "KmsKeyId"],
+        "with a value, an update of the secret could put it in the ring's place"
+    );
 }
 
 #[test]
@@ -80,9 +89,50 @@ fn the_table_is_the_one_the_store_writes_to() {
     assert_eq!(table["BillingMode"], "PAY_PER_REQUEST");
     assert_eq!(table["StreamSpecification"]["StreamViewType"], "NEW_IMAGE");
     assert_eq!(table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"], true);
-    assert_eq!(table["TimeToLiveSpecification"]["AttributeName"], "expires_at");
-    let keys: Vec<_> = table["KeySchema"].as_array().unwrap().iter().map(|key| short(&key["AttributeName"])).collect();
-    assert_eq!(keys, ["pk", "sk"]);
+    assert_eq!(table["TimeToLiveSpecification"], json!({"AttributeName": "expires_at", "Enabled": true}));
+    let keys = json!([{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}]);
+    assert_eq!(table["KeySchema"], keys);
+    let types = json!([{"AttributeName": "pk", "AttributeType": "S"}, {"AttributeName": "sk", "AttributeType": "S"}]);
+    assert_eq!(table["AttributeDefinitions"], types);
+}
+
+#[test]
+fn a_key_of_ones_own_encrypts_all_that_is_kept() {
+    let template = Template::read();
+    let own = "if HasKmsKey: KmsKeyArn, else AWS::NoValue";
+    for kind in ["AWS::SecretsManager::Secret", "AWS::Logs::LogGroup"] {
+        for (id, resource) in template.resources(kind) {
+            assert_eq!(short(&resource["Properties"]["KmsKeyId"]), own, "{id}");
+        }
+    }
+    let table = &template.0["Resources"]["Events"]["Properties"]["SSESpecification"];
+    assert_eq!((&table["SSEEnabled"], short(&table["KMSMasterKeyId"]).as_str()), (&json!(true), own));
+    assert_eq!(template.0["Resources"]["DeadLetters"]["Properties"]["SqsManagedSseEnabled"], true);
+}
+
+#[test]
+fn the_schedule_runs_provision_and_what_fails_for_good_is_kept() {
+    let template = Template::read();
+    let target = &template.0["Resources"]["Reconcile"]["Properties"]["Target"];
+    assert_eq!(short(&target["Arn"]), "Provision.Arn");
+    assert_eq!(short(&target["DeadLetterConfig"]["Arn"]), "DeadLetters.Arn");
+    assert!(target.get("Input").is_none(), "with one it would be a command, whose failure is a result");
+    let failed =
+        &template.0["Resources"]["Provision"]["Properties"]["EventInvokeConfig"]["DestinationConfig"]["OnFailure"];
+    assert_eq!((&failed["Type"], short(&failed["Destination"]).as_str()), (&json!("SQS"), "DeadLetters.Arn"));
+}
+
+#[test]
+fn functions_run_where_they_are_built_for_and_are_traced() {
+    let function = &Template::read().0["Globals"]["Function"];
+    assert_eq!((&function["Runtime"], &function["Handler"]), (&json!("provided.al2023"), &json!("bootstrap")));
+    assert_eq!(
+        (short(&function["Architectures"]).as_str(), short(&function["Tracing"]).as_str()),
+        ("Architecture", "Tracing")
+    );
+    let template = Template::read();
+    assert_eq!(template.0["Parameters"]["Architecture"]["Default"], "arm64");
+    assert_eq!(template.0["Parameters"]["Tracing"]["Default"], "Active");
 }
 
 #[test]
