@@ -1,16 +1,18 @@
 //! Commands, the schedule, and what they say.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
+use provision::run::Pace;
 use sandbox::{
     front::{Front, Function},
     listen::listen,
     platform::{EMAIL, HEAD_ID, SECRET_KEY},
 };
 use serde_json::{Value, json};
+use shared::timestamp::Timestamp;
 use tests::{
     World,
-    unith::{MORE_HEADS, Unith},
+    unith::{MORE_HEADS, QUICK, Unith},
 };
 
 #[tokio::test]
@@ -185,6 +187,23 @@ async fn a_scheduled_runs_line_has_metrics_and_a_commands_has_none() {
     // Registered and subscribed one; the other one is not there.
     assert_eq!((&line["Drift"], &line["StepFailed"]), (&json!(2), &json!(1)), "{line}");
     assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Namespace"], "UnithWebhooks");
+}
+
+#[tokio::test]
+async fn a_key_whose_time_is_over_is_no_drift() {
+    let pace = Pace { key_grace: time::Duration::seconds(2), ..QUICK };
+    let world = Unith::start().await.with_pace(pace);
+    world.command("apply").await;
+    world.command("rotate").await;
+    let ring = world.ring().await;
+    assert_eq!(ring.keys().len(), 2, "the old key is there");
+    let is_over = |now: Timestamp| ring.keys().iter().any(|key| !key.usable(now));
+    while !is_over(Timestamp::now()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.command("status").await["ok"], true);
+    world.invoke(json!({"source": "aws.scheduler", "detail": {}})).await.unwrap();
+    assert_eq!((&world.last_line()["Drift"], world.ring().await.keys().len()), (&json!(0), 1));
 }
 
 #[tokio::test]

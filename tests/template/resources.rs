@@ -24,13 +24,12 @@ fn nothing_has_a_fixed_name_so_that_two_stacks_fit_into_one_account() {
         "FilterName",
     ];
     for (id, resource) in Template::read().resources("") {
-        // A filter names the group it reads, a record set the host it is for.
-        let of_another =
-            ["AWS::Logs::MetricFilter", "AWS::Route53::RecordSet"].contains(&resource["Type"].as_str().unwrap());
-        let fixed: Vec<_> = names.iter().filter(|name| resource["Properties"].get(**name).is_some()).collect();
-        assert!(fixed.is_empty() || of_another, "{id}: {fixed:?}");
-        for name in fixed.into_iter().copied() {
-            assert!(resource["Properties"][name].is_object(), "{id}: {name} is fixed");
+        // A filter names the group it reads, a record set the host it is for; a name made of the stack's is its own.
+        for name in names.iter().filter(|name| resource["Properties"].get(**name).is_some()) {
+            let value = &resource["Properties"][*name];
+            let of_the_stack = value["Fn::Sub"].as_str().is_some_and(|name| name.ends_with("/${AWS::StackName}"));
+            let of_another = value["Ref"].is_string();
+            assert!(of_the_stack || of_another, "{id}: {name} is fixed");
         }
     }
 }
@@ -78,6 +77,7 @@ fn the_webhook_comes_after_all_that_a_delivery_needs() {
     assert_eq!(webhook["Properties"]["ServiceTimeout"], 120);
     let timeout = template.0["Resources"]["Provision"]["Properties"]["Timeout"].as_u64().unwrap();
     assert!(timeout < 120, "CloudFormation would have given up before provision does");
+    assert_eq!(short(&webhook["Properties"]["KeyRing"]), "if CreateKeyRing: KeyRing, else KeyRingSecretArn");
     let after = short(&webhook["Properties"]["After"]);
     assert!(after.contains("DomainMapping") && after.contains("DomainAddress"), "{after}");
     assert_eq!(short(&template.0["Resources"]["Reconcile"]["DependsOn"]), "Webhook");
@@ -100,9 +100,11 @@ fn the_table_is_the_one_the_store_writes_to() {
 fn a_key_of_ones_own_encrypts_all_that_is_kept() {
     let template = Template::read();
     let own = "if HasKmsKey: KmsKeyArn, else AWS::NoValue";
-    for kind in ["AWS::SecretsManager::Secret", "AWS::Logs::LogGroup"] {
+    // A secret keeps the key it had unless it is given another one.
+    let own_or_default = "if HasKmsKey: KmsKeyArn, else alias/aws/secretsmanager";
+    for (kind, expected) in [("AWS::SecretsManager::Secret", own_or_default), ("AWS::Logs::LogGroup", own)] {
         for (id, resource) in template.resources(kind) {
-            assert_eq!(short(&resource["Properties"]["KmsKeyId"]), own, "{id}");
+            assert_eq!(short(&resource["Properties"]["KmsKeyId"]), expected, "{id}");
         }
     }
     let table = &template.0["Resources"]["Events"]["Properties"]["SSESpecification"];

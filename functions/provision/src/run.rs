@@ -127,7 +127,7 @@ impl Run {
     pub async fn apply(&self, declared: &Declared, head_id: &str) -> HeadReport {
         let mut done = Vec::new();
         let result = self.converge(declared, head_id, &mut done).await;
-        let done = done.iter().map(ToString::to_string).collect();
+        let done = done.iter().filter(|step| !step.is_housekeeping()).map(ToString::to_string).collect();
         HeadReport::new(head_id, done, &result)
     }
 
