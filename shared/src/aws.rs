@@ -26,7 +26,7 @@ const AMAZON_ROOTS: [&str; 5] = [
 ];
 
 /// Other partitions (China, `GovCloud`, isolated regions) may chain elsewhere.
-const OTHER_PARTITIONS: [&str; 4] = ["cn-", "us-gov-", "us-iso", "eu-isoe-"];
+const OTHER_PARTITIONS: [&str; 5] = ["cn-", "us-gov-", "us-iso", "eu-isoe-", "eusc-"];
 
 /// An AWS service of the same region answers in some milliseconds. What has not answered by then is asked again, on
 /// another connection: this is also what ends a wait on one that died while the environment was frozen.

@@ -220,17 +220,50 @@ async fn credentials_that_stopped_working_need_force_to_delete() {
 
 #[tokio::test]
 async fn unith_down_or_hanging_is_answered_before_the_time_is_over() {
-    for how in [json!({"status": [503, null]}), json!("reset"), json!("hang")] {
-        let world = Unith::start().await;
-        world.faults(json!({"failing": [{"call": "*", "how": how, "times": 1_000_000}]}));
-        let limit = Duration::from_secs(10);
-        let started = tokio::time::Instant::now();
-        let answer = world.cloudformation_within("create", &json!({}), limit).await;
-        assert!(started.elapsed() < limit, "{how}: the answer came after {:?}", started.elapsed());
-        assert_eq!(answer["Status"], "FAILED", "{how}: {answer}");
-        assert!(!answer["Reason"].as_str().unwrap().is_empty());
-        assert!(world.platform.webhooks().is_empty() && !world.platform.events_enabled(HEAD_ID), "{how}");
+    let each = [json!({"status": [503, null]}), json!("reset"), json!("hang")].map(|how| tokio::spawn(down(how)));
+    for result in each {
+        result.await.unwrap();
     }
+}
+
+async fn down(how: Value) {
+    let world = Unith::start().await;
+    world.faults(json!({"failing": [{"call": "*", "how": how, "times": 1_000_000}]}));
+    let limit = Duration::from_secs(10);
+    let started = tokio::time::Instant::now();
+    let answer = world.cloudformation_within("create", &json!({}), limit).await;
+    assert!(started.elapsed() < limit, "{how}: the answer came after {:?}", started.elapsed());
+    assert_eq!(answer["Status"], "FAILED", "{how}: {answer}");
+    assert!(!answer["Reason"].as_str().unwrap().is_empty());
+    assert!(world.platform.webhooks().is_empty() && !world.platform.events_enabled(HEAD_ID), "{how}");
+    // The rollback must not fail for the same reason: there is nothing to take away.
+    let deleted = world.cloudformation_within("delete", &json!({}), limit).await;
+    assert_eq!(deleted["Status"], "SUCCESS", "{how}: {deleted}");
+}
+
+#[tokio::test]
+async fn force_delete_can_be_set_while_unith_is_down() {
+    let world = Unith::start().await;
+    world.cloudformation("create", &json!({})).await;
+    world.faults(json!({"failing": [{"call": "*", "how": {"status": [503, null]}, "times": 1_000_000}]}));
+    let limit = Duration::from_secs(10);
+    let properties = request("create")["ResourceProperties"].clone();
+    for (changes, expected) in [(json!({"EndConversation": "false"}), "FAILED"), (json!({}), "SUCCESS")] {
+        let mut update = request("update");
+        update["OldResourceProperties"] = properties.clone();
+        update["ResourceProperties"] = properties.clone();
+        update["ResourceProperties"]["ForceDelete"] = "true".into();
+        for (name, value) in changes.as_object().unwrap() {
+            update["ResourceProperties"][name] = value.clone();
+        }
+        let answer = world.answer_to(update, limit).await;
+        assert_eq!(answer["Status"], expected, "{changes}: {answer}");
+    }
+    let refused = world.cloudformation_within("delete", &json!({}), limit).await;
+    assert_eq!(refused["Status"], "FAILED", "{refused}");
+    let deleted = world.cloudformation_within("delete", &json!({"ForceDelete": "true"}), limit).await;
+    assert_eq!(deleted["Status"], "SUCCESS", "{deleted}");
+    assert!(world.ring().await.keys().is_empty());
 }
 
 #[tokio::test]

@@ -1,14 +1,19 @@
 //! Commands, the schedule, and what they say.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
+use provision::run::Pace;
 use sandbox::{
     front::{Front, Function},
     listen::listen,
     platform::{EMAIL, HEAD_ID, SECRET_KEY},
 };
 use serde_json::{Value, json};
-use tests::{World, unith::Unith};
+use shared::timestamp::Timestamp;
+use tests::{
+    World,
+    unith::{MORE_HEADS, QUICK, Unith},
+};
 
 #[tokio::test]
 async fn plan_says_what_apply_would_do_and_does_nothing() {
@@ -157,6 +162,48 @@ async fn a_self_test_goes_the_way_of_a_delivery() {
     let world = testing(world, &blind);
     let result = world.command("self-test").await;
     assert_eq!((&result["ok"], &result["heads"][0]["signed"]["status"]), (&json!(false), &json!(503)), "{result}");
+}
+
+#[tokio::test]
+async fn a_self_test_of_several_heads_forges_one_delivery() {
+    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
+    world.command("apply").await;
+    let receiving = World::without_ring().await;
+    receiving.set_ring(&world.ring_text().await).await;
+    let front = front(&receiving).await;
+    let result = testing(world, &front).command("self-test").await;
+    assert_eq!(result["ok"], true, "{result}");
+    let forged = |index: usize| &result["heads"][index]["forged"]["status"];
+    assert_eq!((forged(0), forged(1)), (&json!(401), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_scheduled_runs_line_has_metrics_and_a_commands_has_none() {
+    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},no-such-head"));
+    world.command("status").await;
+    assert!(world.last_line()["_aws"].is_null(), "{}", world.last_line());
+    world.invoke(json!({"source": "aws.scheduler", "detail": {}})).await.unwrap_err();
+    let line = world.last_line();
+    // Registered and subscribed one; the other one is not there.
+    assert_eq!((&line["Drift"], &line["StepFailed"]), (&json!(2), &json!(1)), "{line}");
+    assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Namespace"], "UnithWebhooks");
+}
+
+#[tokio::test]
+async fn a_key_whose_time_is_over_is_no_drift() {
+    let pace = Pace { key_grace: time::Duration::seconds(2), ..QUICK };
+    let world = Unith::start().await.with_pace(pace);
+    world.command("apply").await;
+    world.command("rotate").await;
+    let ring = world.ring().await;
+    assert_eq!(ring.keys().len(), 2, "the old key is there");
+    let is_over = |now: Timestamp| ring.keys().iter().any(|key| !key.usable(now));
+    while !is_over(Timestamp::now()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.command("status").await["ok"], true);
+    world.invoke(json!({"source": "aws.scheduler", "detail": {}})).await.unwrap();
+    assert_eq!((&world.last_line()["Drift"], world.ring().await.keys().len()), (&json!(0), 1));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 use tests::{KEY, SESSION, World, event, proxy::Fault, text};
 
@@ -109,4 +110,19 @@ async fn a_write_whose_answer_was_lost_is_recognised_by_the_retry() {
     world.table.proxy.set(Fault::None);
     assert_eq!(delivery.await.unwrap().word(), (200, "duplicate".into()));
     assert_eq!(world.table.items().await.len(), 1);
+}
+
+/// What an event costs is counted in write units of 1 KiB: names and values of all attributes.
+#[tokio::test]
+async fn an_ordinary_event_takes_one_write_unit() {
+    let world = World::new().await.with("RETENTION_DAYS", "36500");
+    world.receiver().await.deliver(&event(&json!({})), KEY).await;
+    let item = world.table.items().await.remove(0);
+    let size = |value: &AttributeValue| match value {
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+        other => panic!("an event has no such attribute: {other:?}"),
+    };
+    let bytes: usize = item.iter().map(|(name, value)| name.len() + size(value)).sum();
+    assert!((600..=1_024).contains(&bytes), "{bytes} bytes");
 }

@@ -14,6 +14,7 @@
     reason = "a test that cannot go on should stop right there"
 )]
 
+pub mod log;
 pub mod proxy;
 pub mod runtime_api;
 pub mod unith;
@@ -214,9 +215,11 @@ impl Answer {
 impl Caller {
     fn new(receiver: Arc<Receiver>) -> Self {
         let records = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&records);
+        let lines = Arc::clone(&records);
         let service = receive::runtime::service(receiver, move |record| {
-            log.lock().unwrap().push(serde_json::to_value(record).unwrap());
+            let line = serde_json::to_value(record).unwrap();
+            log::assert_known(&line);
+            lines.lock().unwrap().push(line);
         });
         Self { function: front::function(service), records }
     }

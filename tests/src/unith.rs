@@ -38,6 +38,7 @@ pub struct Unith {
     pub secrets_proxy: Proxy,
     answers: Served,
     answered: Arc<Mutex<Vec<Value>>>,
+    logged: Arc<Mutex<Vec<Value>>>,
     env: BTreeMap<&'static str, String>,
     pace: Pace,
 }
@@ -54,7 +55,7 @@ impl Unith {
         let platform = Platform::serve(listen("UNITH", 0).await.unwrap(), settings).unwrap();
         let secrets = SecretsManager::serve(listen("Secrets Manager", 0).await.unwrap()).unwrap();
         let secrets_proxy = Proxy::start(secrets.url()).await;
-        let answered = Arc::default();
+        let (answered, logged) = (Arc::default(), Arc::default());
         let router = Router::new().route("/answer", put(answer)).with_state(Arc::clone(&answered));
         let answers = Served::router(listen("answers", 0).await.unwrap(), router).unwrap();
         let env = BTreeMap::from([
@@ -64,7 +65,7 @@ impl Unith {
             ("WEBHOOK_URL", URL.to_owned()),
             ("HEAD_IDS", HEAD_ID.to_owned()),
         ]);
-        let world = Self { platform, secrets, secrets_proxy, answers, answered, env, pace: QUICK };
+        let world = Self { platform, secrets, secrets_proxy, answers, answered, logged, env, pace: QUICK };
         world.set_secret(CREDENTIALS_SECRET, &json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string()).await;
         world.set_secret(RING_SECRET, r#"{"keys": []}"#).await;
         world
@@ -113,7 +114,12 @@ impl Unith {
     pub async fn provisioner(&self) -> Arc<Provisioner> {
         let env: Env = self.env.clone().into_iter().collect();
         let secrets = sandbox::secrets_client(self.secrets_proxy.url()).await;
-        Arc::new(Provisioner::new(env, secrets).with_pace(self.pace).with_log(|_| ()))
+        let logged = Arc::clone(&self.logged);
+        let log = move |line: &Value| {
+            crate::log::assert_known(line);
+            logged.lock().unwrap().push(line.clone());
+        };
+        Arc::new(Provisioner::new(env, secrets).with_pace(self.pace).with_log(log))
     }
 
     /// Gives the function an input that must be done in half a minute.
@@ -151,6 +157,12 @@ impl Unith {
         // An answer that cannot be made or sent is an error; that it was sent is what counts.
         let _ = self.invoke_within(request, time).await;
         self.take_answer().expect("CloudFormation was not answered")
+    }
+
+    /// The last line of the function's log.
+    #[must_use]
+    pub fn last_line(&self) -> Value {
+        self.logged.lock().unwrap().last().cloned().unwrap_or_default()
     }
 
     /// Where answers are to go.

@@ -160,6 +160,10 @@ async fn carry_out(provisioner: &Provisioner, request: &Request, deadline: Insta
 
 async fn answer_for(provisioner: &Provisioner, request: &Request, deadline: Instant) -> Answer {
     match request.request_type.as_str() {
+        "Update" if only_force_delete_changed(request) => {
+            // Whoever sets it may have no way to UNITH any more: that is what it is for.
+            Answer::success("ForceDelete is noted; nothing else changed, and UNITH was not asked")
+        }
         "Create" | "Update" => match bring_about(provisioner, request, deadline).await {
             Ok(answer) => answer,
             Err(error) => Answer::failure(error.to_string()),
@@ -167,6 +171,16 @@ async fn answer_for(provisioner: &Provisioner, request: &Request, deadline: Inst
         "Delete" => remove(provisioner, request, deadline).await,
         other => Answer::failure(BadRequest::Type(other.to_owned()).to_string()),
     }
+}
+
+fn only_force_delete_changed(request: &Request) -> bool {
+    let without = |properties: &Map<String, Value>| {
+        let mut properties = properties.clone();
+        properties.remove("ForceDelete");
+        properties
+    };
+    let (new, old) = (&request.resource_properties, &request.old_resource_properties);
+    new.get("ForceDelete") != old.get("ForceDelete") && without(new) == without(old)
 }
 
 async fn bring_about(
@@ -243,7 +257,10 @@ async fn remove(provisioner: &Provisioner, request: &Request, deadline: Instant)
 }
 
 fn with_hint(reason: &str) -> String {
-    format!("{reason}; to delete the stack without UNITH, set the resource's ForceDelete to true first")
+    format!(
+        "{reason}; to delete the stack without UNITH, set ForceDelete to true first, or, now that deleting has failed, \
+         delete it again and retain this resource"
+    )
 }
 
 /// One sentence of what was done, or of what was not.

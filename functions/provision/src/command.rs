@@ -110,7 +110,7 @@ pub async fn handle(provisioner: &Provisioner, input: &Value, deadline: Instant)
         provisioner.log_line(false, [("action", command.action.to_string().into()), ("reason", reason)]);
         return Err(CommandError::OutOfTime);
     };
-    provisioner.log_run(command.action, &result);
+    provisioner.log_run(command.action, &result, scheduled);
     let ok = result.get("ok").and_then(Value::as_bool).unwrap_or_default();
     if scheduled && !ok { Err(CommandError::Scheduled(result)) } else { Ok(result) }
 }
@@ -135,7 +135,7 @@ async fn carry_out(provisioner: &Provisioner, action: Action, run: &Run, declare
                 Action::Enable => json!(run.enable(declared, head_id).await),
                 Action::Disable => json!(run.disable(head_id).await),
                 Action::Remove => json!(run.remove(declared.webhook_url.as_str(), head_id).await),
-                Action::SelfTest | Action::Rotate => test_report(provisioner, run, declared, head_id).await,
+                Action::SelfTest | Action::Rotate => test_report(provisioner, run, declared, head_id, index == 0).await,
             });
         }
     }
@@ -153,25 +153,25 @@ async fn plan_report(run: &Run, declared: &Declared, head_id: &str) -> Value {
     }
 }
 
-async fn test_report(provisioner: &Provisioner, run: &Run, declared: &Declared, head_id: &str) -> Value {
+async fn test_report(provisioner: &Provisioner, run: &Run, declared: &Declared, head_id: &str, forge: bool) -> Value {
     // Where the public name does not lead to this deployment (the sandbox), the test has to be told where it is.
     let url = provisioner.env.optional("SELF_TEST_URL").unwrap_or(declared.webhook_url.as_str());
-    match self_test(&provisioner.http, &run.ring, url, head_id).await {
+    match self_test(&provisioner.http, &run.ring, url, head_id, forge).await {
         Ok(report) => json!(report),
         Err(error) => json!({"head_id": head_id, "ok": false, "error": error.to_string()}),
     }
 }
 
 impl Provisioner {
-    /// One line a run, with its metrics: how much had to be changed, and how many heads could not be looked after.
-    fn log_run(&self, action: Action, result: &Value) {
+    /// One line a run; that of a scheduled one, whose result nobody reads, with metrics: how much had to be changed, and
+    /// how many heads could not be looked after.
+    fn log_run(&self, action: Action, result: &Value, scheduled: bool) {
         let heads = result["heads"].as_array().cloned().unwrap_or_default();
         let failed = heads.iter().filter(|head| !head["error"].is_null()).count();
-        let count = |name: &str| -> usize { heads.iter().filter_map(|head| Some(head[name].as_array()?.len())).sum() };
+        let drift: usize = heads.iter().filter_map(|head| Some(head["done"].as_array()?.len())).sum();
         let ok = result["ok"] == true;
         let namespace = self.env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_METRICS_NAMESPACE).trim();
-        let measured = !namespace.is_empty() && matches!(action, Action::Apply | Action::Status);
-        let drift = if action == Action::Apply { count("done") } else { count("drift") };
+        let measured = scheduled && !namespace.is_empty();
         let fields = [("action", action.to_string().into()), ("result", result.clone())];
         let metrics = [
             ("Service", SERVICE.into()),

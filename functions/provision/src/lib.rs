@@ -40,8 +40,11 @@ pub struct Provisioner {
     secrets: Result<Secrets, EnvError>,
     http: reqwest::Client,
     pace: Pace,
-    log: fn(&Value),
+    log: Log,
 }
+
+/// Where a run's line goes.
+type Log = Box<dyn Fn(&Value) + Send + Sync>;
 
 /// A run that could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -83,13 +86,13 @@ impl Provisioner {
     /// CloudFormation request from being answered, and neither must what keeps the clients from being made.
     #[must_use]
     pub fn new(env: Env, secrets: Result<Secrets, EnvError>) -> Self {
-        Self { env, secrets, http: unith::http_client(), pace: Pace::default(), log: telemetry::write_line }
+        Self { env, secrets, http: unith::http_client(), pace: Pace::default(), log: Box::new(telemetry::write_line) }
     }
 
     /// With its runs' lines going elsewhere than to standard output.
     #[must_use]
-    pub fn with_log(mut self, log: fn(&Value)) -> Self {
-        self.log = log;
+    pub fn with_log(mut self, log: impl Fn(&Value) + Send + Sync + 'static) -> Self {
+        self.log = Box::new(log);
         self
     }
 

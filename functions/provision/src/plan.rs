@@ -54,6 +54,14 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Whether nobody has to have changed anything for it to be due: a key whose time is over is what a rotation leaves.
+    #[must_use]
+    pub fn is_housekeeping(&self) -> bool {
+        matches!(self, Self::DropKey { .. })
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -83,14 +83,6 @@ pub enum RunError {
     TooManySteps,
 }
 
-impl RunError {
-    /// Whether UNITH does not let us in.
-    #[must_use]
-    pub fn is_unauthorised(&self) -> bool {
-        matches!(self, Self::Unith(error) if error.is_unauthorised())
-    }
-}
-
 /// A webhook that was registered.
 pub(crate) struct Registered {
     /// UNITH's id of it.
@@ -135,7 +127,7 @@ impl Run {
     pub async fn apply(&self, declared: &Declared, head_id: &str) -> HeadReport {
         let mut done = Vec::new();
         let result = self.converge(declared, head_id, &mut done).await;
-        let done = done.iter().map(ToString::to_string).collect();
+        let done = done.iter().filter(|step| !step.is_housekeeping()).map(ToString::to_string).collect();
         HeadReport::new(head_id, done, &result)
     }
 
@@ -361,8 +353,9 @@ impl Run {
     pub async fn remove(&self, url: &str, head_id: &str) -> HeadReport {
         let mut done = Vec::new();
         let mut result = self.take_away(url, head_id, &mut done).await;
-        // UNITH does not let us in, and we know of nothing of ours there: this was never created.
-        if result.as_ref().is_err_and(RunError::is_unauthorised) && self.knows_nothing_of(head_id).await {
+        // UNITH does not let us in, or is not there, and we know of nothing of ours at it: this was never created, and a
+        // creation that failed must not fail to be rolled back.
+        if result.is_err() && self.knows_nothing_of(head_id).await {
             result = Ok(());
         }
         HeadReport::new(head_id, done, &result)

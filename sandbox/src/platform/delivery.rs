@@ -2,7 +2,7 @@
 //! the most, with a pause that doubles. Then the event is gone.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -83,13 +83,19 @@ type Queues = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<(Job, oneshot::Sender
 #[derive(Debug, Clone)]
 pub(super) struct Courier {
     settings: Arc<Settings>,
+    hosts: Arc<Mutex<BTreeMap<String, String>>>,
     http: reqwest::Client,
     queues: Queues,
 }
 
 impl Courier {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings: Arc::new(settings), http: provision::unith::http_client(), queues: Queues::default() }
+        let hosts = Arc::new(Mutex::new(settings.hosts.clone()));
+        Self { settings: Arc::new(settings), hosts, http: provision::unith::http_client(), queues: Queues::default() }
+    }
+
+    pub(super) fn map_host(&self, host: String, base: String) {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).insert(host, base);
     }
 
     /// Puts a job behind those that wait for this webhook.
@@ -157,7 +163,8 @@ impl Courier {
         let unknown = || NoAnswer::UnknownHost(webhook_url.to_owned());
         let rest = webhook_url.strip_prefix("https://").ok_or_else(unknown)?;
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let base = self.settings.hosts.get(host).ok_or_else(unknown)?;
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let base = hosts.get(host).ok_or_else(unknown)?;
         Ok((host, format!("{base}/{path}")))
     }
 }

@@ -231,6 +231,11 @@ impl Platform {
         self.core.lock().faults = faults;
     }
 
+    /// From now on, a webhook's host is found at this base URL.
+    pub fn map_host(&self, host: impl Into<String>, base: impl Into<String>) {
+        self.core.courier.map_host(host.into(), base.into());
+    }
+
     /// Whether a head's events are switched on.
     #[must_use]
     pub fn events_enabled(&self, head_id: &str) -> bool {

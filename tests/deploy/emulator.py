@@ -1,0 +1,227 @@
+"""Starts MiniStack with what it lacks of CloudFormation's ways that the deploy test stands on.
+
+Each change below is a gap of MiniStack (1.4.21), named with what AWS does instead. None of it is about our template
+in particular: that is written for AWS alone.
+"""
+
+import copy
+import http.server
+import json
+import sys
+import threading
+
+from ministack.services import apigateway, lambda_svc
+from ministack.services.cloudformation import _stacks, changesets, custom_resource, engine, provisioners, stacks
+
+# --- A list parameter is a list -----------------------------------------------------------------------------------
+# A reference to a CommaDelimitedList resolves to its text, so that `!Join` joins the text's characters.
+
+resolve_parameters = engine._resolve_parameters
+resolve_refs = engine._resolve_refs
+
+
+def resolve_parameters_and_mark_lists(template, *rest):
+    resolved = resolve_parameters(template, *rest)
+    for name, definition in template.get("Parameters", {}).items():
+        resolved[name]["IsList"] = definition.get("Type") == "CommaDelimitedList"
+    return resolved
+
+
+def resolve_lists(value, resources, params, *rest):
+    if isinstance(value, dict) and params.get(value.get("Ref"), {}).get("IsList"):
+        return [item.strip() for item in params[value["Ref"]]["Value"].split(",")]
+    return resolve_refs(value, resources, params, *rest)
+
+
+# --- An invocation is served once -----------------------------------------------------------------------------------
+# Its Runtime API hands the one invocation out again to a function that asks for the next one, so that an event may be
+# received twice by the time its first answer is read. Here the function waits, until MiniStack ends it.
+
+RequestHandler = http.server.BaseHTTPRequestHandler
+
+
+class ServesOnce(RequestHandler):
+    def __init_subclass__(cls):
+        serve_next = cls.do_GET
+        served = threading.Event()
+
+        def do_GET(self):
+            if "/invocation/next" not in self.path or not served.is_set():
+                served.set()
+                serve_next(self)
+            else:
+                self.rfile.read(1)  # returns when the function is gone
+
+        cls.do_GET = do_GET
+
+
+# --- Resource types -----------------------------------------------------------------------------------------------
+# An alarm on metric math, and a metric filter, are refused. Nothing here evaluates them, so being there is enough.
+
+create_alarm = provisioners._RESOURCE_HANDLERS["AWS::CloudWatch::Alarm"]["create"]
+
+
+def create_alarm_on_math(logical_id, props, stack_name):
+    metrics = props.get("Metrics")
+    if metrics:
+        stat = next(metric["MetricStat"] for metric in metrics if "MetricStat" in metric)
+        props = {**props, **stat["Metric"], "Period": stat["Period"], "Statistic": stat["Stat"], "Metrics": None}
+    return create_alarm(logical_id, props, stack_name)
+
+
+def create_metric_filter(logical_id, props, stack_name):
+    return f"{stack_name}-{logical_id}", {}
+
+
+# --- An HTTP API's routes ------------------------------------------------------------------------------------------
+# The OpenAPI body, which SAM describes routes by, is not imported; nor is the quick create's route made.
+
+create_api_resource = provisioners._RESOURCE_HANDLERS["AWS::ApiGatewayV2::Api"]["create"]
+create_api = apigateway._create_api
+
+
+def make_route(api_id, route_key, function, payload_version="2.0"):
+    integration = {"integrationType": "AWS_PROXY", "integrationUri": function, "payloadFormatVersion": payload_version}
+    _, _, made = apigateway._create_integration(api_id, integration)
+    target = f"integrations/{json.loads(made)['integrationId']}"
+    apigateway._create_route(api_id, {"routeKey": route_key, "target": target})
+
+
+def create_api_resource_with_routes(logical_id, props, stack_name):
+    api_id, attributes = create_api_resource(logical_id, props, stack_name)
+    for path, methods in props["Body"]["paths"].items():
+        for method, operation in methods.items():
+            wanted = operation["x-amazon-apigateway-integration"]
+            make_route(api_id, f"{method.upper()} {path}", wanted["uri"], wanted["payloadFormatVersion"])
+    return api_id, attributes
+
+
+def quick_create_api(data):
+    response = create_api(data)
+    if data.get("target"):
+        api_id = json.loads(response[2])["apiId"]
+        make_route(api_id, data["routeKey"], data["target"])
+        apigateway._create_stage(api_id, {"stageName": "$default", "autoDeploy": True})
+    return response
+
+
+# --- Updating a function ------------------------------------------------------------------------------------------
+# The function is made anew, without what belongs to it.
+
+create_function = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]["create"]
+
+
+def create_or_update_function(logical_id, props, stack_name):
+    before = dict(lambda_svc._functions.items())
+    name, attributes = create_function(logical_id, props, stack_name)
+    for belonging in ("versions", "next_version", "aliases", "policy", "event_invoke_config", "event_invoke_configs"):
+        if name in before:
+            lambda_svc._functions[name][belonging] = before[name][belonging]
+    return name, attributes
+
+
+# --- What outlives a stack ----------------------------------------------------------------------------------------
+# DeletionPolicy is not looked at.
+
+delete_resource = stacks._delete_resource
+
+
+def delete_unless_retained(resource_type, physical_id, props, stack_name, logical_id):
+    stack = _stacks[stack_name]
+    resource = engine._parse_template(stack["_template_body"])["Resources"].get(logical_id, {})
+    creating = stack["StackStatus"] == "ROLLBACK_IN_PROGRESS"
+    policy = resource.get("DeletionPolicy")
+    if policy == "Retain" or (policy == "RetainExceptOnCreate" and not creating):
+        return
+    delete_resource(resource_type, physical_id, props, stack_name, logical_id)
+
+
+# --- A custom resource that could not be created ------------------------------------------------------------------
+# It is not told to delete what it may have left, and nobody hears if a Delete fails.
+
+create_custom_resource = provisioners._custom_resource_create
+delete_custom_resource = provisioners._custom_resource_delete
+deliver_response = custom_resource.deliver_response
+last_response = {}
+
+
+def remember_response(token, response):
+    last_response.update(response)
+    return deliver_response(token, response)
+
+
+def create_or_delete(logical_id, props, stack_name, resource_type="AWS::CloudFormation::CustomResource"):
+    try:
+        return create_custom_resource(logical_id, props, stack_name, resource_type)
+    except RuntimeError:
+        physical_id = last_response["PhysicalResourceId"]
+        delete_custom_resource(physical_id, props, stack_name, logical_id, resource_type)
+        raise
+
+
+# --- What a custom resource is told when an update is rolled back ---------------------------------------------------
+# CloudFormation's second Update has as its old properties those of the attempt that failed.
+
+attempted = {}
+update_custom_resource = provisioners._custom_resource_update
+
+
+def remember_attempt(physical_id, old_props, new_props, stack_name, **rest):
+    attempted[stack_name, rest["logical_id"]] = new_props
+    return update_custom_resource(physical_id, old_props, new_props, stack_name, **rest)
+
+
+# --- Rolling an update back ---------------------------------------------------------------------------------------
+# It deletes all resources it has looked at, unchanged ones too. CloudFormation updates them back to what they were
+# (custom resources by an Update with the old properties), and removes those that are new.
+
+deploy_stack = stacks._deploy_stack_async
+
+
+async def deploy_or_roll_back(name, stack_id, template, params, disable_rollback, tags, is_update=False, previous_stack=None):
+    if not is_update or disable_rollback:
+        await deploy_stack(name, stack_id, template, params, disable_rollback, tags, is_update, previous_stack)
+        return
+    before = copy.deepcopy(previous_stack)
+    await deploy_stack(name, stack_id, template, params, True, tags, True, previous_stack)
+    stack = _stacks[name]
+    if stack["StackStatus"] != "UPDATE_FAILED":
+        return
+    reason = stack["StackStatusReason"]
+    stack["StackStatus"] = "UPDATE_ROLLBACK_IN_PROGRESS"
+    now = {"_resources": stack["_resources"]}
+    for logical_id, resource in now["_resources"].items():
+        resource["Properties"] = attempted.get((name, logical_id), resource["Properties"])
+    stack["_conditions"] = engine._evaluate_conditions(before["_template"], before["_resolved_params"])
+    await deploy_stack(name, stack_id, before["_template"], before["_resolved_params"], True, tags, True, copy.deepcopy(now))
+    rolled_back = stack["StackStatus"] == "UPDATE_COMPLETE"
+    stack["StackStatus"] = "UPDATE_ROLLBACK_COMPLETE" if rolled_back else "UPDATE_ROLLBACK_FAILED"
+    stack["StackStatusReason"] = reason
+    stacks._add_event(stack_id, name, name, "AWS::CloudFormation::Stack", stack["StackStatus"], reason, stack_id)
+
+
+def main():
+    for module in (engine, stacks, changesets):
+        module._resolve_refs = resolve_lists
+    for module in (engine, changesets):
+        module._resolve_parameters = resolve_parameters_and_mark_lists
+    http.server.BaseHTTPRequestHandler = ServesOnce
+    apigateway._create_api = quick_create_api
+    handlers = provisioners._RESOURCE_HANDLERS
+    handlers["AWS::ApiGatewayV2::Api"]["create"] = create_api_resource_with_routes
+    handlers["AWS::CloudWatch::Alarm"]["create"] = create_alarm_on_math
+    handlers["AWS::Lambda::Function"]["create"] = create_or_update_function
+    handlers["AWS::Logs::MetricFilter"] = {"create": create_metric_filter, "delete": lambda physical_id, props: None}
+    stacks._delete_resource = delete_unless_retained
+    custom_resource.deliver_response = remember_response
+    provisioners._custom_resource_create = create_or_delete
+    provisioners._custom_resource_update = remember_attempt
+    changesets._deploy_stack_async = deploy_or_roll_back
+
+    from ministack.app import main as serve
+
+    return serve()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

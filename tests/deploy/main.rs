@@ -1,0 +1,300 @@
+//! The whole life of a stack: `sam deploy`, deliveries, rotation, updates, a failed one, deletion, and a second stack on
+//! the table that stayed; with the functions' real binaries, under MiniStack.
+//!
+//! Not part of `cargo test --workspace`, since it needs what `.ci/requirements.txt` lists, and a `sam build` before it.
+//! `.ci/run` has the commands.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop right there, in its helpers too; what it is at should be seen"
+)]
+
+mod emulator;
+mod stack;
+mod without_sam;
+
+use std::{collections::BTreeSet, time::Instant};
+
+use sandbox::{
+    listen::listen,
+    platform::{EMAIL, EventKind, HEAD_ID, Platform, SECRET_KEY, Sent, Settings, Webhook},
+};
+use serde_json::json;
+use shared::timestamp::Timestamp;
+
+use crate::{
+    emulator::{Emulator, repository},
+    stack::{Deployed, Stack},
+};
+
+const HEAD_B: &str = "9c1f0f3e-7f0e-4f7e-8f5d-0f4c3a2b1d00";
+const HEAD_C: &str = "0d3f6a52-6f0c-4b5e-9a65-7a1b2c3d4e5f";
+const NO_HEAD: &str = "ffffffff-ffff-4fff-8fff-ffffffffffff";
+
+#[tokio::test]
+async fn a_stack_from_its_first_deploy_to_its_end() {
+    let story = Story::begin().await;
+    let empty = story.emulator.contents().await;
+    story.a_wrong_secret_key_leaves_nothing().await;
+
+    let stack = Stack::new("unith-webhooks", &story.emulator);
+    let two_heads = format!("{HEAD_ID},{HEAD_B}");
+    let deployed = story
+        .deploys(
+            &stack,
+            &[
+                ("HeadIds", &two_heads),
+                ("UnithEmail", EMAIL),
+                ("UnithSecretKey", SECRET_KEY),
+                ("UnithApiUrl", story.platform.url()),
+                ("Architecture", "x86_64"),
+            ],
+        )
+        .await;
+    story.is_registered(&deployed, &[HEAD_ID, HEAD_B]).await;
+    story.delivers(&deployed, "first", &[HEAD_ID, HEAD_B]).await;
+    story.refuses_what_is_tampered_with(&deployed).await;
+    story.takes_commands(&deployed).await;
+    story.rotates(&deployed).await;
+    story.repairs_drift_on_schedule(&deployed).await;
+
+    let version = deployed.live_version().await;
+    let three_heads = format!("{HEAD_ID},{HEAD_B},{HEAD_C}");
+    let changes = [("HeadIds", three_heads.as_str()), ("InactivityWarning", "false"), ("RetentionDays", "0")];
+    let deployed = story.deploys(&stack, &changes).await;
+    story.is_registered(&deployed, &[HEAD_ID, HEAD_B, HEAD_C]).await;
+    assert!(story.platform.webhooks().iter().all(|webhook| !webhook.subscriptions.inactivity_warning));
+    assert_ne!(deployed.live_version().await, version, "the alias still points to the version with the old variables");
+    story.delivers(&deployed, "updated", &[HEAD_ID, HEAD_B, HEAD_C]).await;
+
+    story.rolls_a_failed_update_back(&stack, &deployed).await;
+    story.erases_a_session(&stack, &deployed, HEAD_B, &format!("updated-{HEAD_B}")).await;
+
+    let (kept, table) = (deployed.items().await, deployed.output("TableArn").to_owned());
+    story.deletes(&stack).await;
+    let left: Vec<_> = story.emulator.contents().await.difference(&empty).cloned().collect();
+    assert_eq!(left, [format!("dynamodb {}", deployed.output("TableName"))], "of all it made, the table alone is left");
+    assert_eq!(deployed.items().await, kept, "the events outlive the stack");
+
+    story.a_new_stack_goes_on_with_the_table(&table, &kept).await;
+}
+
+/// What the stacks live between, and when it began.
+struct Story {
+    emulator: Emulator,
+    platform: Platform,
+    begun: Instant,
+}
+
+impl Story {
+    async fn begin() -> Self {
+        let settings = Settings { more_heads: vec![HEAD_B.to_owned(), HEAD_C.to_owned()], ..Settings::default() };
+        let platform = Platform::serve(listen("UNITH", 0).await.unwrap(), settings).unwrap();
+        Self { emulator: Emulator::start("life").await, platform, begun: Instant::now() }
+    }
+
+    fn tell(&self, what: &str) {
+        println!("[{:>3} s] {what}", self.begun.elapsed().as_secs());
+    }
+
+    async fn a_wrong_secret_key_leaves_nothing(&self) {
+        let before = self.emulator.contents().await;
+        let stack = Stack::new("wrong-key", &self.emulator);
+        let parameters = [
+            ("HeadIds", HEAD_ID),
+            ("UnithEmail", EMAIL),
+            ("UnithSecretKey", "not-the-key"),
+            ("UnithApiUrl", self.platform.url()),
+            ("Architecture", "x86_64"),
+        ];
+        let told = stack.deploy(&parameters).await.expect_err("UNITH does not let us in");
+        assert!(stack.status().await.is_some(), "{told}");
+        let reason = stack.why_the_webhook_failed().await;
+        assert!(reason.contains("POST /auth/token: UNITH answered 401"), "{reason}");
+        assert_eq!(stack.status().await.as_deref(), Some("ROLLBACK_COMPLETE"));
+        assert_eq!(self.platform.webhooks().len(), 0);
+        // SAM's own bucket for uploads is none of these.
+        assert_eq!(self.emulator.contents().await, before);
+        self.tell("a wrong secret key: sam deploy fails, says why, and leaves nothing");
+    }
+
+    /// Deploys, and lets the platform find the API.
+    async fn deploys<'e>(&self, stack: &Stack<'e>, parameters: &[(&str, &str)]) -> Deployed<'e> {
+        stack.deploy(parameters).await.expect("sam deploy");
+        let deployed = stack.deployed().await;
+        let (host, base) = deployed.api();
+        self.platform.map_host(host, base);
+        self.tell(&format!("{} is deployed: {}", stack.name, deployed.output("WebhookUrl")));
+        deployed
+    }
+
+    /// Each head has our webhook, its key is in the ring, and events are on.
+    async fn is_registered(&self, deployed: &Deployed<'_>, heads: &[&str]) {
+        let webhooks = self.platform.webhooks();
+        let ring = deployed.ring().await;
+        for head in heads {
+            let ours: Vec<_> = webhooks.iter().filter(|webhook| webhook.head_id == *head).collect();
+            assert_eq!(ours.len(), 1, "{head}: {webhooks:?}");
+            assert_eq!(ours[0].webhook_url, deployed.output("WebhookUrl"));
+            let known = ring.keys().iter().any(|key| {
+                key.head_id.as_deref() == Some(*head)
+                    && key.key.expose() == ours[0].shared_key
+                    && key.state.as_str() == "active"
+            });
+            assert!(known, "{head}: {ring:?}");
+            assert!(self.platform.events_enabled(head), "{head}");
+        }
+        assert_eq!(webhooks.len(), heads.len(), "{webhooks:?}");
+        self.tell(&format!("registered: {} webhooks, their keys are in the ring, events are on", heads.len()));
+    }
+
+    /// A conversation of each head is delivered; each event is in the table once, however often it comes.
+    async fn delivers(&self, deployed: &Deployed<'_>, name: &str, heads: &[&str]) -> Vec<Sent> {
+        let before = deployed.items().await.len();
+        let at = Timestamp::now();
+        let mut queued = Vec::new();
+        for head in heads {
+            for (seconds, kind) in [(-2, EventKind::StartConversation), (-1, EventKind::EndConversation)] {
+                let at = at.plus(time::Duration::seconds(seconds));
+                let sent = self.platform.emit(head, &format!("{name}-{head}"), kind, at);
+                assert_eq!(sent.len(), 1, "{head}: one webhook is to hear of it");
+                queued.extend(sent);
+            }
+        }
+        for sent in &mut queued {
+            let attempts = (&mut sent.attempts).await.unwrap();
+            let answer = attempts.last().unwrap().answer.clone().unwrap();
+            assert_eq!((answer.status, answer.word().as_str()), (200, "stored"), "{}", answer.body);
+        }
+        for sent in &queued {
+            let answer = self.intrudes(deployed, sent.body.clone(), &sent.signature).await;
+            assert_eq!(answer, (200, "duplicate".to_owned()));
+        }
+        assert_eq!(deployed.items().await.len(), before + queued.len(), "each event once");
+        self.tell(&format!("delivered: {} events, twice each, stored once each", queued.len()));
+        queued
+    }
+
+    async fn intrudes(&self, deployed: &Deployed<'_>, body: Vec<u8>, signature: &str) -> (u16, String) {
+        let attempt = self.platform.intrude(deployed.output("WebhookUrl"), body, signature.to_owned()).await;
+        let answer = attempt.answer.unwrap();
+        (answer.status, answer.word())
+    }
+
+    async fn refuses_what_is_tampered_with(&self, deployed: &Deployed<'_>) {
+        let sent = self.delivers(deployed, "to-tamper-with", &[HEAD_ID]).await.remove(0);
+        let before = deployed.items().await;
+        let mut tampered = sent.body.clone();
+        *tampered.last_mut().unwrap() = b' ';
+        for (body, signature) in
+            [(tampered, sent.signature.as_str()), (sent.body.clone(), "00"), (sent.body, &"0".repeat(64))]
+        {
+            assert_eq!(self.intrudes(deployed, body, signature).await.0, 401);
+        }
+        assert_eq!(deployed.items().await, before);
+        self.tell("refused: a tampered body and two wrong signatures, with 401");
+    }
+
+    async fn takes_commands(&self, deployed: &Deployed<'_>) {
+        let status = deployed.invoke(json!({"action": "status"})).await;
+        assert_eq!(status["ok"], true, "{status}");
+        let plan = deployed.invoke(json!({"action": "plan", "head_ids": [HEAD_B]})).await;
+        assert_eq!(plan["heads"][0]["steps"], json!([]), "{plan}");
+        // The webhook's name leads nowhere from here.
+        let (_, base) = deployed.api();
+        deployed.set_variable_of_provision("SELF_TEST_URL", &format!("{base}{}", receive::WEBHOOK_PATH)).await;
+        let tested = deployed.invoke(json!({"action": "self-test"})).await;
+        assert_eq!(tested["ok"], true, "{tested}");
+        self.tell("commands: nothing differs, and a self-test goes through");
+    }
+
+    async fn rotates(&self, deployed: &Deployed<'_>) {
+        let before = self.platform.webhooks();
+        let result = deployed.invoke(json!({"action": "rotate"})).await;
+        assert_eq!(result["ok"], true, "{result}");
+        let after = self.platform.webhooks();
+        assert!(after.iter().all(|webhook| before.iter().all(|old| old.shared_key != webhook.shared_key)), "{after:?}");
+        self.is_registered(deployed, &[HEAD_ID, HEAD_B]).await;
+        self.delivers(deployed, "rotated", &[HEAD_ID, HEAD_B]).await;
+        self.tell("rotated: new keys, and what they sign is taken");
+    }
+
+    async fn repairs_drift_on_schedule(&self, deployed: &Deployed<'_>) {
+        let webhook = self.platform.webhooks().remove(0);
+        self.platform.delete_by_hand(webhook.id);
+        self.platform.enable_by_hand(&webhook.head_id, false);
+        let schedule =
+            json!({"version": "0", "source": "aws.scheduler", "detail-type": "Scheduled Event", "detail": "{}"});
+        deployed.invoke(schedule).await;
+        self.is_registered(deployed, &[HEAD_ID, HEAD_B]).await;
+        self.tell("repaired: a webhook that somebody had deleted at UNITH");
+    }
+
+    async fn rolls_a_failed_update_back(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
+        let before = self.platform.webhooks();
+        let heads = format!("{HEAD_ID},{NO_HEAD}");
+        let changes = [("HeadIds", heads.as_str()), ("InactivityWarning", "true")];
+        stack.deploy(&changes).await.expect_err("UNITH knows no such head");
+        let reason = stack.why_the_webhook_failed().await;
+        assert!(reason.contains(NO_HEAD) && reason.contains("404"), "{reason}");
+        assert_eq!(stack.status().await.as_deref(), Some("UPDATE_ROLLBACK_COMPLETE"));
+        // Those that the failed update had taken away are others now, for the same heads and types.
+        let of = |webhooks: &[Webhook]| -> BTreeSet<_> {
+            webhooks.iter().map(|webhook| (webhook.head_id.clone(), webhook.subscriptions.inactivity_warning)).collect()
+        };
+        assert_eq!(of(&self.platform.webhooks()), of(&before));
+        self.is_registered(deployed, &[HEAD_ID, HEAD_B, HEAD_C]).await;
+        self.delivers(deployed, "rolled-back", &[HEAD_ID, HEAD_B, HEAD_C]).await;
+        self.tell("rolled back: an update with a head that UNITH does not know");
+    }
+
+    /// With the commands of `docs/security.md`.
+    async fn erases_a_session(&self, stack: &Stack<'_>, deployed: &Deployed<'_>, head: &str, session: &str) {
+        let document = std::fs::read_to_string(repository().join("docs/security.md")).unwrap();
+        let commands = document.split("## Erase a session").nth(1).unwrap().split("```").nth(1).unwrap();
+        let (_, commands) = commands.split_once("\n\n").expect("the names come first");
+        let script = format!("HEAD={head}\nSESSION={session}\nSTACK={}\n{commands}", stack.name);
+        let before = deployed.items().await;
+        let output = self.emulator.run("bash", &["-euo", "pipefail", "-c", &script]).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let (erased, kept): (Vec<_>, Vec<_>) = before.into_iter().partition(|item| item.contains(session));
+        assert_eq!(erased.len(), 2, "{erased:?}");
+        assert_eq!(deployed.items().await, kept);
+        self.tell("erased: one session, and nothing else");
+    }
+
+    async fn deletes(&self, stack: &Stack<'_>) {
+        stack.delete().await;
+        assert_eq!(self.platform.webhooks().len(), 0, "{:?}", self.platform.webhooks());
+        for head in [HEAD_ID, HEAD_B, HEAD_C] {
+            assert!(!self.platform.events_enabled(head), "{head}");
+        }
+        self.tell("deleted: nothing is left at UNITH");
+    }
+
+    /// A stack under another name, one head, and the account in a secret that was there before.
+    async fn a_new_stack_goes_on_with_the_table(&self, table: &str, kept: &[String]) {
+        let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();
+        let create = ["secretsmanager", "create-secret", "--name", "account", "--secret-string", &account];
+        let secret = self.emulator.aws(&create).await;
+        let stack = Stack::new("another", &self.emulator);
+        let parameters = [
+            ("HeadIds", HEAD_ID),
+            ("CredentialsSecretArn", secret["ARN"].as_str().unwrap()),
+            ("UnithApiUrl", self.platform.url()),
+            ("Architecture", "x86_64"),
+            ("TableArn", table),
+        ];
+        let deployed = self.deploys(&stack, &parameters).await;
+        self.is_registered(&deployed, &[HEAD_ID]).await;
+        assert_eq!(deployed.items().await, kept);
+        self.delivers(&deployed, "another", &[HEAD_ID]).await;
+        stack.delete().await;
+        assert_eq!(self.platform.webhooks().len(), 0);
+        self.tell("a new stack went on with the table");
+    }
+}

@@ -1,0 +1,162 @@
+//! A stack: deployed with `sam`, looked at with the AWS CLI and SDK.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::Value;
+use shared::key_ring::KeyRing;
+use tokio::time::{Instant, sleep};
+
+use crate::emulator::{Emulator, repository};
+
+/// Where `sam build` is to put what it makes; not its default, from which `sam deploy` would take a build for this
+/// machine instead of one for Lambda.
+pub(crate) const BUILT: &str = "target/deploy/sam";
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// A stack by name.
+pub(crate) struct Stack<'e> {
+    pub(crate) name: &'static str,
+    emulator: &'e Emulator,
+}
+
+/// A stack that is there.
+pub(crate) struct Deployed<'e> {
+    name: &'static str,
+    emulator: &'e Emulator,
+    outputs: BTreeMap<String, String>,
+}
+
+impl<'e> Stack<'e> {
+    pub(crate) fn new(name: &'static str, emulator: &'e Emulator) -> Self {
+        let template = format!("{BUILT}/template.yaml");
+        let how = format!("run `sam build --build-dir {BUILT} --parameter-overrides Architecture=x86_64` first");
+        assert!(repository().join(&template).exists(), "{template} is missing: {how}");
+        Self { name, emulator }
+    }
+
+    /// `sam deploy` with these parameters, the others as they were; what it says if it fails.
+    pub(crate) async fn deploy(&self, parameters: &[(&str, &str)]) -> Result<(), String> {
+        let overrides: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let template = format!("{BUILT}/template.yaml");
+        // SAM looks for it beside the template.
+        let defaults = repository().join("samconfig.toml").display().to_string();
+        let mut arguments = vec!["deploy", "--template-file", &template, "--config-file", &defaults];
+        arguments.extend(["--stack-name", self.name, "--no-confirm-changeset", "--parameter-overrides"]);
+        arguments.extend(overrides.iter().map(String::as_str));
+        let output = self.emulator.run("sam", &arguments).await;
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() { Ok(()) } else { Err(said) }
+    }
+
+    /// Its status; `None` if there is no such stack.
+    pub(crate) async fn status(&self) -> Option<String> {
+        let stacks = self.emulator.try_aws(&["cloudformation", "describe-stacks", "--stack-name", self.name]).await;
+        Some(stacks.ok()?["Stacks"][0]["StackStatus"].as_str().unwrap().to_owned())
+    }
+
+    /// Why CloudFormation failed to make or change the webhook, the last time it did. (`sam deploy` prints it, wrapped
+    /// into a narrow column.)
+    pub(crate) async fn why_the_webhook_failed(&self) -> String {
+        let events = [self.events("UPDATE_FAILED").await, self.events("CREATE_FAILED").await].concat();
+        let failed = events.iter().find(|event| event["LogicalResourceId"] == "Webhook");
+        failed.expect("the webhook has failed")["ResourceStatusReason"].as_str().unwrap().to_owned()
+    }
+
+    /// What is there of it.
+    pub(crate) async fn deployed(&self) -> Deployed<'e> {
+        let stacks = self.emulator.aws(&["cloudformation", "describe-stacks", "--stack-name", self.name]).await;
+        let outputs = stacks["Stacks"][0]["Outputs"].as_array().unwrap();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Deployed {
+            name: self.name,
+            emulator: self.emulator,
+            outputs: outputs.iter().map(|output| (text(&output["OutputKey"]), text(&output["OutputValue"]))).collect(),
+        }
+    }
+
+    /// Deletes it, and waits until it is gone. (`sam delete` wants more of S3 and ECR than MiniStack has.)
+    pub(crate) async fn delete(&self) {
+        self.emulator.aws(&["cloudformation", "delete-stack", "--stack-name", self.name]).await;
+        let began = Instant::now();
+        while let Some(status) = self.status().await {
+            if status == "DELETE_COMPLETE" {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE && status == "DELETE_IN_PROGRESS", "{}: {status}", self.name);
+            sleep(Duration::from_millis(200)).await;
+        }
+        // MiniStack calls a stack deleted, whatever became of its resources.
+        let failed: Vec<_> = self.events("DELETE_FAILED").await;
+        assert!(failed.is_empty(), "{failed:?}");
+    }
+
+    async fn events(&self, status: &str) -> Vec<Value> {
+        let events = self.emulator.aws(&["cloudformation", "describe-stack-events", "--stack-name", self.name]).await;
+        let events = events["StackEvents"].as_array().unwrap().iter();
+        events.filter(|event| event["ResourceStatus"] == status).cloned().collect()
+    }
+}
+
+impl Deployed<'_> {
+    pub(crate) fn output(&self, name: &str) -> &str {
+        self.outputs.get(name).unwrap_or_else(|| panic!("no output {name}: {:?}", self.outputs))
+    }
+
+    /// Where the API answers: the host in its URL, and the base URL of that on this machine.
+    pub(crate) fn api(&self) -> (String, String) {
+        let url = self.output("WebhookUrl").strip_prefix("https://").unwrap();
+        let host = url.split('/').next().unwrap().to_owned();
+        let base = format!("{}/_aws/execute-api/{}/$default", self.emulator.url(), self.output("ApiId"));
+        (host, base)
+    }
+
+    /// Gives `provision` an input, as an operator does; what it answers.
+    pub(crate) async fn invoke(&self, input: Value) -> Value {
+        let input = input.to_string();
+        let invoke = ["remote", "invoke", "Provision", "--stack-name", self.name, "--event", &input];
+        let output = self.emulator.run("sam", &invoke).await;
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{answer}{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+
+    /// Sets a variable of `provision` that the template does not know.
+    pub(crate) async fn set_variable_of_provision(&self, name: &str, value: &str) {
+        let function = self.output("ProvisionFunction");
+        let configuration = ["lambda", "get-function-configuration", "--function-name", function];
+        let mut environment = self.emulator.aws(&configuration).await["Environment"].clone();
+        environment["Variables"][name] = value.into();
+        let environment = environment.to_string();
+        let update =
+            ["lambda", "update-function-configuration", "--function-name", function, "--environment", &environment];
+        self.emulator.aws(&update).await;
+    }
+
+    /// The version of `receive` that answers.
+    pub(crate) async fn live_version(&self) -> Value {
+        let name = self.output("ReceiveFunction");
+        self.emulator.aws(&["lambda", "get-alias", "--function-name", name, "--name", "live"]).await["FunctionVersion"]
+            .clone()
+    }
+
+    /// The table's items, each as text, sorted.
+    pub(crate) async fn items(&self) -> Vec<String> {
+        let client = sandbox::dynamodb_client(self.emulator.url()).await.unwrap();
+        let scan = client.scan().table_name(self.output("TableName")).consistent_read(true);
+        let items = scan.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await.unwrap();
+        let text = |item: &tests::Item, name| tests::text(item, name).to_owned();
+        let mut items: Vec<_> = items
+            .iter()
+            .map(|item| format!("{} {} {}", text(item, "pk"), text(item, "sk"), text(item, "event_id")))
+            .collect();
+        items.sort();
+        items
+    }
+
+    /// The key ring.
+    pub(crate) async fn ring(&self) -> KeyRing {
+        let client = sandbox::secrets_client(self.emulator.url()).await.unwrap();
+        let value = client.get_secret_value().secret_id(self.output("KeyRingSecret")).send().await.unwrap();
+        KeyRing::parse(value.secret_string().unwrap()).unwrap()
+    }
+}

@@ -1,0 +1,60 @@
+//! What the functions' log lines hold. Every line of every test is held against these lists, so that what is built on
+//! them (the dashboard, the runbooks' queries) names what is there.
+
+use serde_json::Value;
+
+/// The fields of `receive`'s and `provision`'s lines.
+pub const FIELDS: [&str; 20] = [
+    "timestamp",
+    "level",
+    "message",
+    "request_id",
+    "trace_id",
+    "outcome",
+    "reason",
+    "event_id",
+    "head_id",
+    "session_id",
+    "event_type",
+    "key_state",
+    "lag_ms",
+    "store_ms",
+    "total_ms",
+    "action",
+    "result",
+    "request_type",
+    "stack_id",
+    "Service",
+];
+
+/// The metrics in them, with the service whose they are.
+pub const METRICS: [(&str, &str); 13] = [
+    ("receive", "Stored"),
+    ("receive", "Duplicate"),
+    ("receive", "Rejected"),
+    ("receive", "Quarantined"),
+    ("receive", "Expired"),
+    ("receive", "Conflict"),
+    ("receive", "Unavailable"),
+    ("receive", "RetiringKeyUsed"),
+    ("receive", "KeyRefetch"),
+    ("receive", "StoreMilliseconds"),
+    ("receive", "DeliveryLagMilliseconds"),
+    ("provision", "Drift"),
+    ("provision", "StepFailed"),
+];
+
+/// Panics if a line has a field, or declares a metric, that is not listed here.
+pub fn assert_known(line: &Value) {
+    let service = line["Service"].as_str().unwrap_or_default();
+    for name in line.as_object().unwrap().keys() {
+        let known = FIELDS.contains(&name.as_str()) || METRICS.contains(&(service, name)) || name == "_aws";
+        assert!(known, "tests/src/log.rs does not have {name}: {line}");
+    }
+    for directive in line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten() {
+        assert_eq!(directive["Dimensions"], serde_json::json!([["Service"]]), "{line}");
+        for metric in directive["Metrics"].as_array().unwrap() {
+            assert!(METRICS.contains(&(service, metric["Name"].as_str().unwrap())), "{line}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What is seen when it runs: every failure has its metric, its alarm, its place on the dashboard and its runbook.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tests::log::{FIELDS, METRICS};
+
+use crate::template::{Template, short, text};
+
+const NAMESPACE: &str = "UnithWebhooks/${AWS::StackName}";
+
+/// Namespace, metric and the value of its dimension, of everything an alarm looks at.
+fn looks_at(alarm: &Value) -> BTreeSet<String> {
+    let properties = &alarm["Properties"];
+    let line = |metric: &Value| {
+        let dimension = metric["Dimensions"].as_array().map_or(String::new(), |all| short(&all[0]["Value"]));
+        format!("{} {} {dimension}", short(&metric["Namespace"]), short(&metric["MetricName"])).trim_end().to_owned()
+    };
+    match properties["Metrics"].as_array() {
+        Some(metrics) => {
+            metrics.iter().filter_map(|metric| metric.get("MetricStat")).map(|stat| line(&stat["Metric"])).collect()
+        }
+        None => BTreeSet::from([line(properties)]),
+    }
+}
+
+fn alarms(template: &Template) -> impl Iterator<Item = (&str, &Value)> {
+    template.resources("AWS::CloudWatch::Alarm")
+}
+
+/// The dashboard with a word in the place of each reference.
+fn dashboard(template: &Template) -> Value {
+    let source = &template.0["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"][0];
+    serde_json::from_str(source.as_str().unwrap()).expect("the dashboard is JSON")
+}
+
+/// When an alarm goes off: what it looks at, how, and beyond what.
+fn rule(alarm: &Value) -> String {
+    let properties = &alarm["Properties"];
+    let of = |name: &str| short(&properties[name]);
+    let operator = match properties["ComparisonOperator"].as_str().unwrap() {
+        "GreaterThanOrEqualToThreshold" => ">=",
+        "GreaterThanThreshold" => ">",
+        "LessThanThreshold" => "<",
+        other => other,
+    };
+    let missing = match of("TreatMissingData").as_str() {
+        "notBreaching" => "",
+        "breaching" => ", or nothing",
+        other => panic!("TreatMissingData: {other}"),
+    };
+    let (what, period) = if let Some(metrics) = properties["Metrics"].as_array() {
+        let returned: Vec<_> = metrics.iter().filter(|metric| metric["ReturnData"] != false).collect();
+        assert_eq!(returned.len(), 1, "one figure is compared");
+        let stats = metrics.iter().filter_map(|metric| metric.get("MetricStat"));
+        let how: BTreeSet<_> = stats.map(|stat| format!("{} in {} s", short(&stat["Stat"]), stat["Period"])).collect();
+        (short(&returned[0]["Expression"]), how.into_iter().collect::<Vec<_>>().join(", "))
+    } else {
+        let statistic = properties.get("Statistic").or(properties.get("ExtendedStatistic")).unwrap();
+        let what: Vec<_> = looks_at(alarm).into_iter().collect();
+        (what.join(", ").replace(&format!("{NAMESPACE} "), ""), format!("{} in {} s", short(statistic), of("Period")))
+    };
+    let threshold = of("Threshold");
+    format!("{what}: {period} {operator} {threshold}{missing}, {} times", of("EvaluationPeriods"))
+}
+
+#[test]
+fn every_failure_raises_an_alarm_by_this_rule() {
+    let template = Template::read();
+    let rules: BTreeSet<_> = alarms(&template).map(|(id, alarm)| format!("{id}: {}", rule(alarm))).collect();
+    let expected = [
+        "RejectedAlarm: IF(rejected >= 4, 100 * rejected / (rejected + FILL(stored, 0) + FILL(duplicate, 0)), 0): \
+             Sum in 900 s > RejectedPercent, 1 times",
+        "UnavailableAlarm: Unavailable receive: Sum in 300 s >= 1, 1 times",
+        "QuarantinedAlarm: Quarantined receive: Sum in 300 s >= 1, 1 times",
+        "ConflictAlarm: Conflict receive: Sum in 300 s >= 1, 1 times",
+        "ExpiredAlarm: Expired receive: Sum in 300 s >= 1, 1 times",
+        "ReceiveErrorsAlarm: AWS/Lambda Errors Receive: Sum in 300 s >= 1, 1 times",
+        "ReceiveThrottlesAlarm: AWS/Lambda Throttles Receive: Sum in 300 s >= 1, 1 times",
+        "ReceiveDurationAlarm: AWS/Lambda Duration Receive: p99 in 300 s >= 3000, 1 times",
+        "ApiThrottledAlarm: ApiThrottled: Sum in 300 s >= 1, 1 times",
+        "ApiErrorsAlarm: AWS/ApiGateway 5xx Api: Sum in 300 s >= 4, 1 times",
+        "NoEventsAlarm: Stored receive: Sum in 3600 s < 1, or nothing, NoEventsHours times",
+        "DriftAlarm: Drift provision: Sum in 300 s >= 1, 1 times",
+        "StepFailedAlarm: StepFailed provision: Sum in 300 s >= 1, 1 times",
+        "ProvisionErrorsAlarm: AWS/Lambda Errors Provision: Sum in 300 s >= 1, 1 times",
+        "DeadLettersAlarm: AWS/SQS ApproximateNumberOfMessagesVisible DeadLetters.QueueName: Maximum in 300 s >= 1, 1 times",
+    ];
+    assert_eq!(rules, expected.map(str::to_owned).into());
+    let rejected = looks_at(&template.0["Resources"]["RejectedAlarm"]);
+    assert_eq!(rejected, ["Duplicate", "Rejected", "Stored"].map(|name| format!("{NAMESPACE} {name} receive")).into());
+}
+
+#[test]
+fn every_alarm_reaches_the_topic_and_has_a_runbook() {
+    let template = Template::read();
+    let runbooks = text("docs/runbooks.md");
+    let sections: BTreeSet<_> = runbooks.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    let mut named = BTreeSet::new();
+    for (id, alarm) in alarms(&template) {
+        let properties = &alarm["Properties"];
+        assert_eq!(short(&properties["AlarmActions"]), "if CreateTopic: AlarmTopic, else AlarmTopicArn", "{id}");
+        assert!(properties.get("ActionsEnabled").is_none(), "{id}");
+        let runbook = id.strip_suffix("Alarm").unwrap_or_else(|| panic!("{id} does not end in Alarm"));
+        let description = properties["AlarmDescription"].as_str().unwrap();
+        assert!(description.ends_with(&format!(" See docs/runbooks.md, {runbook}.")), "{id}: {description}");
+        named.insert(runbook);
+    }
+    assert_eq!(sections, named, "a section for each alarm, and an alarm for each section");
+}
+
+#[test]
+fn every_section_of_the_runbooks_says_what_how_and_what_to_do() {
+    for section in text("docs/runbooks.md").split("\n## ").skip(1) {
+        let name = section.lines().next().unwrap();
+        for part in ["**What it means.**", "**How to look.**", "**What to do.**"] {
+            assert!(section.contains(part), "{name}: {part}");
+        }
+    }
+}
+
+#[test]
+fn every_metric_of_ours_is_on_the_dashboard() {
+    let body = dashboard(&Template::read()).to_string();
+    for (service, metric) in METRICS {
+        assert!(body.contains(&format!(r#"["{NAMESPACE}","{metric}","Service","{service}""#)), "{metric}");
+    }
+}
+
+#[test]
+fn every_failure_is_on_the_dashboard_and_so_is_every_alarm() {
+    let template = Template::read();
+    let dashboard = dashboard(&template);
+    let body = dashboard.to_string();
+    for watched in alarms(&template).flat_map(|(_, alarm)| looks_at(alarm)) {
+        let mut words = watched.split(' ');
+        let (namespace, metric) = (words.next().unwrap(), words.next().unwrap());
+        assert!(body.contains(&format!(r#"["{namespace}","{metric}","#)), "{watched}");
+    }
+    let widgets = dashboard["widgets"].as_array().unwrap();
+    let alarm_widget = widgets.iter().find(|widget| widget["type"] == "alarm").unwrap();
+    let shown: BTreeSet<_> = alarm_widget["properties"]["alarms"].as_array().unwrap().iter().map(short).collect();
+    // One that is not always there cannot be named.
+    let always = alarms(&template).filter(|(_, alarm)| alarm.get("Condition").is_none());
+    assert_eq!(shown, always.map(|(id, _)| format!("${{{id}.Arn}}")).collect());
+    let bottom = widgets.iter().map(|widget| widget["y"].as_u64().unwrap() + widget["height"].as_u64().unwrap());
+    assert!(bottom.max().unwrap() <= 24, "one screen");
+}
+
+#[test]
+fn metrics_go_to_the_namespace_that_is_looked_at() {
+    let template = Template::read();
+    let variables = &template.0["Globals"]["Function"]["Environment"]["Variables"];
+    assert_eq!(short(&variables["METRICS_NAMESPACE"]), NAMESPACE);
+}
+
+/// Words of the query language that the queries use.
+const LANGUAGE: [&str; 24] = [
+    "fields",
+    "filter",
+    "sort",
+    "limit",
+    "stats",
+    "count",
+    "by",
+    "as",
+    "desc",
+    "asc",
+    "and",
+    "or",
+    "not",
+    "in",
+    "like",
+    "ispresent",
+    "bin",
+    "pct",
+    "max",
+    "min",
+    "m",
+    "h",
+    "s",
+    "SOURCE",
+];
+
+/// The queries of the dashboard and the runbooks.
+fn queries(template: &Template) -> Vec<String> {
+    let dashboard = dashboard(template);
+    let widget = dashboard["widgets"].as_array().unwrap().iter().find(|widget| widget["type"] == "log").unwrap();
+    let shown = widget["properties"]["query"].as_str().unwrap().to_owned();
+    let runbooks = text("docs/runbooks.md");
+    let blocks = runbooks.split("```").skip(1).step_by(2).filter_map(|block| block.strip_prefix("insights\n"));
+    blocks.map(str::to_owned).chain([shown]).collect()
+}
+
+/// The words of a query that are no text, no pattern, and no names that it gives itself.
+fn words(query: &str) -> Vec<String> {
+    let without = |text: &str, quote: char| text.split(quote).step_by(2).collect::<Vec<_>>().join(" ");
+    let bare = without(&without(query, '\''), '/');
+    let own: BTreeSet<_> = bare.split(" as ").skip(1).filter_map(|rest| rest.split([' ', ',', '\n']).next()).collect();
+    let words = bare.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '@'));
+    let words = words.filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic()) && !own.contains(word));
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn queries_name_fields_that_a_line_has() {
+    let template = Template::read();
+    let access_log = &template.0["Resources"]["Api"]["Properties"]["AccessLogSettings"]["Format"];
+    let access_log: Value = serde_json::from_str(access_log.as_str().unwrap()).expect("the access log is JSON");
+    let access_log = access_log.as_object().unwrap();
+    let queries = queries(&template);
+    assert!(queries.len() > 10, "{}", queries.len());
+    for query in queries {
+        for word in words(&query) {
+            let word = word.as_str();
+            let known = FIELDS.contains(&word) || access_log.contains_key(word) || LANGUAGE.contains(&word);
+            assert!(known, "no line has the field {word}:\n{query}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Who may do what: every IAM statement there is, and none that allows more than it names.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::template::{Template, repository, short, text};
+
+/// A statement of a role, by where it stands.
+struct Statement<'t> {
+    role: &'t str,
+    statement: &'t Value,
+}
+
+impl Statement<'_> {
+    fn sid(&self) -> &str {
+        self.statement["Sid"].as_str().unwrap_or_else(|| panic!("{} has a statement without a Sid", self.role))
+    }
+
+    fn line(&self) -> String {
+        let Self { role, statement } = self;
+        let condition = statement.get("Condition").map(|condition| format!(" [{}]", short(condition)));
+        let (action, resource) = (short(&statement["Action"]), short(&statement["Resource"]));
+        format!("{role} {}: {action} on {resource}{}", self.sid(), condition.unwrap_or_default())
+    }
+
+    /// What it allows beyond what it names.
+    fn wildcards(&self) -> Vec<String> {
+        // X-Ray has no resources that a policy could name.
+        let traces = json!(["xray:PutTraceSegments", "xray:PutTelemetryRecords"]);
+        let star = |what: &Value| short(what).contains('*');
+        let mut found = Vec::new();
+        for part in ["NotAction", "NotResource", "NotPrincipal"] {
+            if self.statement.get(part).is_some() {
+                found.push(format!("{part} allows all the rest"));
+            }
+        }
+        if star(&self.statement["Action"]) {
+            found.push("a wildcard among its actions".to_owned());
+        }
+        if star(&self.statement["Resource"]) && self.statement["Action"] != traces {
+            found.push("a wildcard among its resources".to_owned());
+        }
+        if self.statement["Effect"] != "Allow" || self.statement.get("Resource").is_none() {
+            found.push("it is no plain Allow of something on something".to_owned());
+        }
+        found
+    }
+}
+
+fn statements(template: &Template) -> Vec<Statement<'_>> {
+    let mut all = Vec::new();
+    for (role, resource) in template.resources("AWS::IAM::Role") {
+        for policy in resource["Properties"]["Policies"].as_array().unwrap() {
+            for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
+                // One that stands under a condition is a statement all the same, whichever way the condition goes.
+                let either = statement["Fn::If"].as_array().map_or(vec![statement], |parts| vec![&parts[1], &parts[2]]);
+                let there = either.into_iter().filter(|statement| statement["Ref"] != "AWS::NoValue");
+                all.extend(there.map(|statement| Statement { role, statement }));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn every_statement_is_listed_here() {
+    let lines: Vec<_> = ["ReceiveRole", "ProvisionRole", "ReconcileRole"]
+        .into_iter()
+        .flat_map(|role| {
+            statements(&Template::read()).iter().filter(|s| s.role == role).map(Statement::line).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "ReceiveRole WriteEvents: dynamodb:PutItem on if CreateTable: Events.Arn, else TableArn \
+             [ForAllValues:StringLike dynamodb:LeadingKeys SESSION#*, QUARANTINE#*]",
+            "ReceiveRole ReadKeyRing: secretsmanager:GetSecretValue on if CreateKeyRing: KeyRing, else KeyRingSecretArn",
+            "ReceiveRole WriteLogs: logs:CreateLogStream, logs:PutLogEvents on ReceiveLogs.Arn",
+            "ReceiveRole WriteTraces: xray:PutTraceSegments, xray:PutTelemetryRecords on *",
+            "ReceiveRole UseKey: kms:Decrypt on KmsKeyArn [StringEquals kms:ViaService \
+             dynamodb.${AWS::Region}.${AWS::URLSuffix}, secretsmanager.${AWS::Region}.${AWS::URLSuffix}]",
+            "ProvisionRole ReadAndWriteKeyRing: secretsmanager:GetSecretValue, secretsmanager:PutSecretValue on \
+             if CreateKeyRing: KeyRing, else KeyRingSecretArn",
+            "ProvisionRole ReadCredentials: secretsmanager:GetSecretValue on \
+             if CreateCredentials: Credentials, else CredentialsSecretArn",
+            "ProvisionRole LeaveDeadLetters: sqs:SendMessage on DeadLetters.Arn",
+            "ProvisionRole WriteLogs: logs:CreateLogStream, logs:PutLogEvents on ProvisionLogs.Arn",
+            "ProvisionRole WriteTraces: xray:PutTraceSegments, xray:PutTelemetryRecords on *",
+            "ProvisionRole UseKey: kms:Decrypt, kms:GenerateDataKey on KmsKeyArn [StringEquals kms:ViaService \
+             secretsmanager.${AWS::Region}.${AWS::URLSuffix}]",
+            "ReconcileRole RunProvision: lambda:InvokeFunction on Provision.Arn",
+            "ReconcileRole LeaveDeadLetters: sqs:SendMessage on DeadLetters.Arn",
+        ]
+    );
+    assert_eq!(lines.len(), statements(&Template::read()).len(), "a role that is not looked at");
+}
+
+#[test]
+fn no_statement_allows_more_than_it_names() {
+    for statement in statements(&Template::read()) {
+        assert_eq!(statement.wildcards(), Vec::<String>::new(), "{}", statement.line());
+    }
+}
+
+#[test]
+fn a_wildcard_would_be_found() {
+    let allow =
+        |action: Value, resource: Value| json!({"Sid": "S", "Effect": "Allow", "Action": action, "Resource": resource});
+    for statement in [
+        allow(json!("dynamodb:*"), json!("arn")),
+        allow(json!(["sqs:SendMessage", "sqs:Get*"]), json!("arn")),
+        allow(json!("sqs:SendMessage"), json!("*")),
+        allow(json!("sqs:SendMessage"), json!({"Fn::Sub": "${Table.Arn}/*"})),
+        allow(json!("xray:PutTraceSegments"), json!(["arn", "*"])),
+        json!({"Sid": "S", "Effect": "Allow", "NotAction": "sqs:SendMessage", "Resource": "arn"}),
+        json!({"Sid": "S", "Effect": "Deny", "Action": "sqs:SendMessage", "Resource": "arn"}),
+    ] {
+        assert!(!Statement { role: "R", statement: &statement }.wildcards().is_empty(), "{statement}");
+    }
+}
+
+#[test]
+fn roles_are_the_only_source_of_permissions() {
+    let template = Template::read();
+    for (name, function) in template.resources("AWS::Serverless::Function") {
+        let role =
+            function["Properties"]["Role"]["Fn::GetAtt"].as_str().unwrap_or_else(|| panic!("{name} has no role"));
+        assert_eq!(role, format!("{name}Role.Arn"), "SAM would make one with managed policies, which allow more");
+        assert!(function["Properties"].get("Policies").is_none(), "{name}: SAM ignores policies beside a role");
+    }
+    for (name, role) in template.resources("AWS::IAM::Role") {
+        let properties = &role["Properties"];
+        assert!(properties.get("ManagedPolicyArns").is_none(), "{name}");
+        let boundary = short(&properties["PermissionsBoundary"]);
+        assert_eq!(boundary, "if HasPermissionsBoundary: PermissionsBoundaryArn, else AWS::NoValue");
+        let trusted = properties["AssumeRolePolicyDocument"]["Statement"].as_array().unwrap();
+        assert_eq!(trusted.len(), 1, "{name}");
+        let who = format!("{} {}", short(&trusted[0]["Principal"]), short(&trusted[0]["Condition"]));
+        let expected = match name {
+            "ReconcileRole" => "Service scheduler.amazonaws.com StringEquals aws:SourceAccount AWS::AccountId",
+            _ => "Service lambda.amazonaws.com null",
+        };
+        assert_eq!((who.as_str(), &trusted[0]["Action"]), (expected, &json!("sts:AssumeRole")), "{name}");
+    }
+}
+
+/// Every kind of resource there is; one that gives permissions by itself would have to be looked at above.
+#[test]
+fn nothing_else_gives_permissions() {
+    let template = Template::read();
+    let kinds: BTreeSet<_> = template.resources("").map(|(_, resource)| resource["Type"].as_str().unwrap()).collect();
+    let known = [
+        "AWS::ApiGatewayV2::ApiMapping",
+        "AWS::ApiGatewayV2::DomainName",
+        "AWS::CloudWatch::Alarm",
+        "AWS::CloudWatch::Dashboard",
+        "AWS::DynamoDB::Table",
+        "AWS::IAM::Role",
+        "AWS::Logs::LogGroup",
+        "AWS::Logs::MetricFilter",
+        "AWS::Route53::RecordSet",
+        "AWS::SNS::Subscription",
+        "AWS::SNS::Topic",
+        "AWS::SQS::Queue",
+        "AWS::Scheduler::Schedule",
+        "AWS::SecretsManager::Secret",
+        "AWS::Serverless::Function",
+        "AWS::Serverless::HttpApi",
+        "Custom::UnithWebhook",
+    ];
+    assert_eq!(kinds, known.into());
+    for (name, resource) in template.resources("") {
+        for property in ["FunctionUrlConfig", "ResourcePolicy", "Connectors", "Events"] {
+            let is_the_api = name == "Receive" && property == "Events";
+            assert!(is_the_api || resource["Properties"].get(property).is_none(), "{name}: {property}");
+        }
+    }
+    let events = template.0["Resources"]["Receive"]["Properties"]["Events"].as_object().unwrap();
+    assert_eq!(events.len(), 1, "the API alone may call receive");
+}
+
+/// For those who deploy without SAM. `BLESS=1 cargo test -p tests --test template` writes the files anew.
+#[test]
+fn the_policy_files_say_what_the_template_says() {
+    let template = Template::read();
+    let placeholder = |resource: &Value| match short(resource).as_str() {
+        "if CreateTable: Events.Arn, else TableArn" => "TABLE_ARN".to_owned(),
+        "if CreateKeyRing: KeyRing, else KeyRingSecretArn" => "KEY_RING_ARN".to_owned(),
+        "if CreateCredentials: Credentials, else CredentialsSecretArn" => "CREDENTIALS_ARN".to_owned(),
+        "ReceiveLogs.Arn" | "ProvisionLogs.Arn" => "LOG_GROUP_ARN:*".to_owned(), // GetAtt's ends like this
+        other => other.to_owned(),
+    };
+    // A key of one's own, and a schedule that may fail for good, are choices of the template's parameters.
+    let needed = |statement: &&Statement| !["UseKey", "LeaveDeadLetters"].contains(&statement.sid());
+    let mut files: Vec<(String, Value)> = Vec::new();
+    for (file, role) in [("receive", "ReceiveRole"), ("provision", "ProvisionRole")] {
+        let statements: Vec<_> = statements(&template)
+            .iter()
+            .filter(|statement| statement.role == role)
+            .filter(needed)
+            .map(|Statement { statement, .. }| {
+                let mut statement = (*statement).clone();
+                statement["Resource"] = placeholder(&statement["Resource"]).into();
+                statement
+            })
+            .collect();
+        files.push((file.to_owned(), json!({"Version": "2012-10-17", "Statement": statements})));
+        let trust = &template.0["Resources"][role]["Properties"]["AssumeRolePolicyDocument"];
+        files.push(("trust".to_owned(), trust.clone()));
+    }
+    for (file, expected) in files {
+        let path = format!("docs/iam/{file}.json");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(repository(&path), serde_json::to_string_pretty(&expected).unwrap() + "\n").unwrap();
+        }
+        let found: Value = serde_json::from_str(&text(&path)).unwrap();
+        assert_eq!(found, expected, "{path} is not what the template says: see this test for how to write it anew");
+    }
+}

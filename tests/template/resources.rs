@@ -1,0 +1,179 @@
+//! What is made, how it is named, and what outlives the stack.
+
+use provision::command::Action;
+use serde_json::{Value, json};
+
+use crate::template::{Template, short, text};
+
+#[test]
+fn nothing_has_a_fixed_name_so_that_two_stacks_fit_into_one_account() {
+    // The properties that would fix one, wherever they stand as a resource's own.
+    let names = [
+        "TableName",
+        "FunctionName",
+        "RoleName",
+        "PolicyName",
+        "QueueName",
+        "TopicName",
+        "AlarmName",
+        "DashboardName",
+        "LogGroupName",
+        "Name",
+        "BucketName",
+        "GroupName",
+        "FilterName",
+    ];
+    for (id, resource) in Template::read().resources("") {
+        // A filter names the group it reads, a record set the host it is for; a name made of the stack's is its own.
+        for name in names.iter().filter(|name| resource["Properties"].get(**name).is_some()) {
+            let value = &resource["Properties"][*name];
+            let of_the_stack = value["Fn::Sub"].as_str().is_some_and(|name| name.ends_with("/${AWS::StackName}"));
+            let of_another = value["Ref"].is_string();
+            assert!(of_the_stack || of_another, "{id}: {name} is fixed");
+        }
+    }
+}
+
+#[test]
+fn what_holds_data_says_what_becomes_of_it() {
+    let template = Template::read();
+    for kind in ["AWS::DynamoDB::Table", "AWS::SecretsManager::Secret", "AWS::Logs::LogGroup", "AWS::SQS::Queue"] {
+        let (deleted, replaced) =
+            if kind == "AWS::DynamoDB::Table" { ("RetainExceptOnCreate", "Retain") } else { ("Delete", "Delete") };
+        assert!(template.resources(kind).count() > 0, "{kind}");
+        for (id, resource) in template.resources(kind) {
+            assert_eq!(
+                (&resource["DeletionPolicy"], &resource["UpdateReplacePolicy"]),
+                (&deleted.into(), &replaced.into()),
+                "{id}"
+            );
+        }
+    }
+    let ring = template.0["Resources"]["KeyRing"]["Properties"].as_object().unwrap();
+    let names: Vec<_> = ring.keys().collect();
+    assert_eq!(
+        names,
+        ["Description", "KmsKeyId"],
+        "with a value, an update of the secret could put it in the ring's place"
+    );
+}
+
+#[test]
+fn every_log_is_kept_for_a_time_that_is_chosen() {
+    let template = Template::read();
+    for (id, group) in template.resources("AWS::Logs::LogGroup") {
+        assert_eq!(short(&group["Properties"]["RetentionInDays"]), "LogRetentionDays", "{id}");
+    }
+    for (id, function) in template.resources("AWS::Serverless::Function") {
+        assert_eq!(short(&function["Properties"]["LoggingConfig"]["LogGroup"]), format!("{id}Logs"), "{id}");
+    }
+}
+
+#[test]
+fn the_webhook_comes_after_all_that_a_delivery_needs() {
+    let template = Template::read();
+    let webhook = &template.0["Resources"]["Webhook"];
+    assert_eq!(short(&webhook["DependsOn"]), "ReceiveDeliveryPermission, ApiApiGatewayDefaultStage");
+    assert_eq!(webhook["Properties"]["ServiceTimeout"], 120);
+    let timeout = template.0["Resources"]["Provision"]["Properties"]["Timeout"].as_u64().unwrap();
+    assert!(timeout < 120, "CloudFormation would have given up before provision does");
+    assert_eq!(short(&webhook["Properties"]["KeyRing"]), "if CreateKeyRing: KeyRing, else KeyRingSecretArn");
+    let after = short(&webhook["Properties"]["After"]);
+    assert!(after.contains("DomainMapping") && after.contains("DomainAddress"), "{after}");
+    assert_eq!(short(&template.0["Resources"]["Reconcile"]["DependsOn"]), "Webhook");
+}
+
+#[test]
+fn the_table_is_the_one_the_store_writes_to() {
+    let table = &Template::read().0["Resources"]["Events"]["Properties"];
+    assert_eq!(table["BillingMode"], "PAY_PER_REQUEST");
+    assert_eq!(table["StreamSpecification"]["StreamViewType"], "NEW_IMAGE");
+    assert_eq!(table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"], true);
+    assert_eq!(table["TimeToLiveSpecification"], json!({"AttributeName": "expires_at", "Enabled": true}));
+    let keys = json!([{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}]);
+    assert_eq!(table["KeySchema"], keys);
+    let types = json!([{"AttributeName": "pk", "AttributeType": "S"}, {"AttributeName": "sk", "AttributeType": "S"}]);
+    assert_eq!(table["AttributeDefinitions"], types);
+}
+
+#[test]
+fn a_key_of_ones_own_encrypts_all_that_is_kept() {
+    let template = Template::read();
+    let own = "if HasKmsKey: KmsKeyArn, else AWS::NoValue";
+    // A secret keeps the key it had unless it is given another one.
+    let own_or_default = "if HasKmsKey: KmsKeyArn, else alias/aws/secretsmanager";
+    for (kind, expected) in [("AWS::SecretsManager::Secret", own_or_default), ("AWS::Logs::LogGroup", own)] {
+        for (id, resource) in template.resources(kind) {
+            assert_eq!(short(&resource["Properties"]["KmsKeyId"]), expected, "{id}");
+        }
+    }
+    let table = &template.0["Resources"]["Events"]["Properties"]["SSESpecification"];
+    assert_eq!((&table["SSEEnabled"], short(&table["KMSMasterKeyId"]).as_str()), (&json!(true), own));
+    assert_eq!(template.0["Resources"]["DeadLetters"]["Properties"]["SqsManagedSseEnabled"], true);
+}
+
+#[test]
+fn the_schedule_runs_provision_and_what_fails_for_good_is_kept() {
+    let template = Template::read();
+    let target = &template.0["Resources"]["Reconcile"]["Properties"]["Target"];
+    assert_eq!(short(&target["Arn"]), "Provision.Arn");
+    assert_eq!(short(&target["DeadLetterConfig"]["Arn"]), "DeadLetters.Arn");
+    assert!(target.get("Input").is_none(), "with one it would be a command, whose failure is a result");
+    let failed =
+        &template.0["Resources"]["Provision"]["Properties"]["EventInvokeConfig"]["DestinationConfig"]["OnFailure"];
+    assert_eq!((&failed["Type"], short(&failed["Destination"]).as_str()), (&json!("SQS"), "DeadLetters.Arn"));
+}
+
+#[test]
+fn functions_run_where_they_are_built_for_and_are_traced() {
+    let function = &Template::read().0["Globals"]["Function"];
+    assert_eq!((&function["Runtime"], &function["Handler"]), (&json!("provided.al2023"), &json!("bootstrap")));
+    assert_eq!(
+        (short(&function["Architectures"]).as_str(), short(&function["Tracing"]).as_str()),
+        ("Architecture", "Tracing")
+    );
+    let template = Template::read();
+    assert_eq!(template.0["Parameters"]["Architecture"]["Default"], "arm64");
+    assert_eq!(template.0["Parameters"]["Tracing"]["Default"], "Active");
+}
+
+#[test]
+fn the_functions_are_given_variables_that_the_readme_explains() {
+    let template = Template::read();
+    let readme = text("README.md");
+    let mut count = 0;
+    let global = &template.0["Globals"]["Function"];
+    let functions = template.resources("AWS::Serverless::Function").map(|(_, function)| &function["Properties"]);
+    for variables in functions.chain([global]).map(|properties| &properties["Environment"]["Variables"]) {
+        for name in variables.as_object().unwrap().keys() {
+            assert!(readme.contains(&format!("| `{name}` |")) || readme.contains(&format!("`{name}`, ")), "{name}");
+            count += 1;
+        }
+    }
+    assert!(count > 10, "{count}");
+}
+
+#[test]
+fn the_route_is_the_one_receive_answers() {
+    let delivery = &Template::read().0["Resources"]["Receive"]["Properties"]["Events"]["Delivery"]["Properties"];
+    assert_eq!(delivery["Path"], receive::WEBHOOK_PATH);
+    assert_eq!(delivery["Method"], "POST");
+    let template = text("template.yaml");
+    let urls = template.lines().filter(|line| line.contains("https://${") && line.contains("/webhooks")).count();
+    let right = template.lines().filter(|line| line.ends_with(&format!("}}{}", receive::WEBHOOK_PATH))).count();
+    assert_eq!((urls, right), (6, 6), "the webhook's URL stands in three places, with and without a domain");
+}
+
+#[test]
+fn commands_that_the_documents_name_exist() {
+    let mut count = 0;
+    for path in ["README.md", "docs/deploy.md", "docs/runbooks.md", "docs/security.md"] {
+        for part in text(path).split(r#"{"action":""#).skip(1) {
+            let name = part.split('"').next().unwrap();
+            serde_json::from_value::<Action>(Value::from(name))
+                .unwrap_or_else(|error| panic!("{path}: {name}: {error}"));
+            count += 1;
+        }
+    }
+    assert!(count > 5, "{count}");
+}
