@@ -21,9 +21,10 @@ async fn function() {
     if env.optional("AWS_LAMBDA_RUNTIME_API").is_none() {
         return; // somebody runs all ignored tests
     }
-    let aws = aws::config_loader(&env).unwrap().load().await;
-    let (dynamodb, secrets) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_secretsmanager::Client::new(&aws));
-    let receiver = Receiver::new(Config::from_env(&env).unwrap(), dynamodb, secrets);
+    let aws = aws::config(&env).unwrap();
+    let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
+    let receiver =
+        Receiver::new(Config::from_env(&env).unwrap(), dynamodb, || aws_sdk_secretsmanager::Client::new(&aws));
     runtime::run(receiver.into()).await.unwrap();
 }
 

@@ -22,7 +22,7 @@ use std::{
 };
 
 use anyhow::Context;
-use aws_sdk_dynamodb::config::Credentials;
+use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
 use provision::Provisioner;
 use receive::{Receiver, config::Config, record::Record};
 use serde_json::json;
@@ -184,7 +184,8 @@ impl Sandbox {
         let config = Config::from_env(&services.environment().into_iter().collect())?;
         let provisioner = services.provisioner().await?;
         let stack = services.stack(Arc::clone(&provisioner)).await?;
-        let receiver = Receiver::new(config, services.dynamodb_client().await?, services.secrets_client().await?);
+        let secrets = services.secrets_client().await?;
+        let receiver = Receiver::new(config, services.dynamodb_client().await?, || secrets);
         receiver.warm_up().await;
         let function = front::function(receive::runtime::service(Arc::new(receiver), log));
         let route = format!("POST {}", receive::WEBHOOK_PATH);
@@ -195,20 +196,21 @@ impl Sandbox {
 
 /// A client of a DynamoDB at `endpoint`, with the functions' time-outs and retries.
 pub async fn dynamodb_client(endpoint: &str) -> Result<aws_sdk_dynamodb::Client, EnvError> {
-    let config = aws_sdk_dynamodb::config::Builder::from(&sdk_config().await?).endpoint_url(endpoint).build();
+    let config = aws_sdk_dynamodb::config::Builder::from(&sdk_config()?).endpoint_url(endpoint).build();
     Ok(aws_sdk_dynamodb::Client::from_conf(config))
 }
 
 /// A client of a Secrets Manager at `endpoint`, with the functions' time-outs and retries.
 pub async fn secrets_client(endpoint: &str) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
-    let config = aws_sdk_secretsmanager::config::Builder::from(&sdk_config().await?).endpoint_url(endpoint).build();
+    let config = aws_sdk_secretsmanager::config::Builder::from(&sdk_config()?).endpoint_url(endpoint).build();
     Ok(aws_sdk_secretsmanager::Client::from_conf(config))
 }
 
-async fn sdk_config() -> Result<aws::SdkConfig, EnvError> {
+fn sdk_config() -> Result<aws::SdkConfig, EnvError> {
     let env: Env = [("AWS_REGION", REGION)].into_iter().collect();
     let credentials = Credentials::new(ACCESS_KEY, ACCESS_KEY, None, None, "sandbox");
-    Ok(aws::config_loader(&env)?.credentials_provider(credentials).load().await)
+    let config = aws::config_without_credentials(&env)?;
+    Ok(config.into_builder().credentials_provider(SharedCredentialsProvider::new(credentials)).build())
 }
 
 /// Writes the environment as a file of `NAME=value` lines, as `cargo lambda watch --env-file` reads.

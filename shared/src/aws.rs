@@ -3,14 +3,19 @@
 //! The default TLS of the SDK spends 30 ms of CPU on its first handshake, and its default time-outs are longer than
 //! UNITH waits for an answer.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, fmt, time::Duration};
 
 pub use aws_config::SdkConfig;
-use aws_config::{BehaviorVersion, ConfigLoader, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, Region, identity::IdentityCache, retry::RetryConfig,
+    stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
+};
+use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
 use aws_smithy_http_client::{
     Builder,
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::env::{Env, EnvError};
@@ -38,11 +43,28 @@ const MAX_ATTEMPTS: u32 = 4;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_millis(400);
 
-/// The SDK's configuration for a function, to be loaded: region, credentials and endpoints from the SDK's own variables.
+/// The SDK's configuration for a function: region, credentials and endpoints from the SDK's own variables.
+///
+/// From variables alone, which is where Lambda puts them: the SDK's chains of providers (profiles, web identities,
+/// instance metadata) would be a third of the binary, and are walked through at every start.
 ///
 /// # Errors
-/// A missing `AWS_REGION`, or an `AWS_CA_BUNDLE` or `SSL_CERT_FILE` that cannot be read or holds no certificates.
-pub fn config_loader(env: &Env) -> Result<ConfigLoader, EnvError> {
+/// A missing `AWS_REGION`, missing credentials, or an `AWS_CA_BUNDLE` or `SSL_CERT_FILE` that cannot be read or holds no
+/// certificates.
+pub fn config(env: &Env) -> Result<SdkConfig, EnvError> {
+    let config = config_without_credentials(env)?;
+    let key = env.required("AWS_ACCESS_KEY_ID", CREDENTIALS)?;
+    let secret = env.required("AWS_SECRET_ACCESS_KEY", CREDENTIALS)?;
+    let token = env.optional("AWS_SESSION_TOKEN").map(str::to_owned);
+    let credentials = Credentials::new(key, secret, token, None, "environment");
+    Ok(config.into_builder().credentials_provider(SharedCredentialsProvider::new(credentials)).build())
+}
+
+/// The same, for whoever has credentials of their own.
+///
+/// # Errors
+/// As for [`config`].
+pub fn config_without_credentials(env: &Env) -> Result<SdkConfig, EnvError> {
     let region = env
         .optional("AWS_REGION")
         .or_else(|| env.optional("AWS_DEFAULT_REGION"))
@@ -58,11 +80,41 @@ pub fn config_loader(env: &Env) -> Result<ConfigLoader, EnvError> {
         .with_max_attempts(MAX_ATTEMPTS)
         .with_initial_backoff(INITIAL_BACKOFF)
         .with_max_backoff(MAX_BACKOFF);
-    Ok(aws_config::defaults(BehaviorVersion::latest())
+    let is_on = |name: &str| env.optional(name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let mut config = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region.to_owned()))
         .http_client(http)
         .timeout_config(timeouts)
-        .retry_config(retries))
+        .retry_config(retries)
+        // They are the environment's, and do not change while it lives.
+        .identity_cache(IdentityCache::no_cache())
+        // An attempt that stalls is ended by its time-out.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .use_fips(is_on("AWS_USE_FIPS_ENDPOINT"))
+        .use_dual_stack(is_on("AWS_USE_DUALSTACK_ENDPOINT"))
+        .service_config(Variables(env.clone()));
+    config.set_endpoint_url(env.optional("AWS_ENDPOINT_URL").map(str::to_owned));
+    Ok(config.build())
+}
+
+const CREDENTIALS: &str =
+    "what the SDK signs with; Lambda sets it, on your machine use `aws configure export-credentials --format env`";
+
+/// What a single service is told by variables: `AWS_ENDPOINT_URL_DYNAMODB` and its like.
+struct Variables(Env);
+
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Variables") // credentials are among them
+    }
+}
+
+impl LoadServiceConfig for Variables {
+    fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+        let service = key.service_id().to_uppercase().replace(' ', "_");
+        self.0.optional(&format!("{}_{service}", key.env())).map(str::to_owned)
+    }
 }
 
 /// An SDK error and its causes in one line, without the raw response, which may repeat what was stored.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{
     Client,
+    config::{Builder, retry::RetryConfig},
     error::{ProvideErrorMetadata, SdkError},
     operation::put_item::PutItemError,
     primitives::Blob,
@@ -122,6 +123,22 @@ impl Table {
     #[must_use]
     pub fn retention(&self) -> Retention {
         self.retention
+    }
+
+    /// Opens the connection that the first write will use, by what load balancers ask a DynamoDB endpoint: `GET /`. What
+    /// comes of it does not matter.
+    pub async fn connect(&self) {
+        let once = Builder::default().retry_config(RetryConfig::disabled());
+        let hello = self.client.put_item().table_name(&self.name).customize().config_override(once);
+        let hello = hello.mutate_request(|request| {
+            // Fails for a name that is none, which this is not.
+            let _ = request.set_method("GET");
+            *request.body_mut() = "".into();
+            for name in ["content-length", "content-type", "x-amz-target"] {
+                request.headers_mut().remove(name);
+            }
+        });
+        let _ = hello.send().await;
     }
 
     /// Writes an event and its raw `body`, if it is not there yet.

@@ -98,13 +98,14 @@ async fn events_that_differ_in_what_makes_them_are_different_items() {
 async fn a_write_whose_answer_was_lost_is_recognised_by_the_retry() {
     let world = World::new().await;
     let receiver = world.receiver().await;
+    let before = world.table.proxy.requests();
     world.table.proxy.set(Fault::LoseAnswer);
     let body = event(&json!({}));
     let delivery = tokio::spawn({
         let (receiver, body) = (receiver.clone(), body.clone());
         async move { receiver.deliver(&body, KEY).await }
     });
-    while world.table.proxy.requests() == 0 {
+    while world.table.proxy.requests() == before {
         tokio::task::yield_now().await;
     }
     world.table.proxy.set(Fault::None);

@@ -105,3 +105,17 @@ async fn an_invocation_that_ends_sooner_is_answered_sooner() {
     assert_eq!((answer.status, answer.reason()), (503, "out of time while writing to the table"));
     assert!(answer.record["total_ms"].as_f64().unwrap() < 1_000.0, "{}", answer.record);
 }
+
+#[tokio::test]
+async fn the_table_is_connected_to_before_the_first_request_and_need_not_be_there_yet() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    assert_eq!(world.table.proxy.requests(), 1, "one request opens the connection");
+    assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.word(), (200, "stored".into()));
+    assert_eq!((world.table.proxy.requests(), world.table.items().await.len()), (2, 1), "and writes nothing");
+
+    world.table.proxy.set(Fault::Refuse);
+    let receiver = world.receiver().await;
+    world.table.proxy.set(Fault::None);
+    assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.word(), (200, "duplicate".into()));
+}

@@ -158,7 +158,7 @@ impl World {
         let dynamodb = sandbox::dynamodb_client(self.table.proxy.url()).await.unwrap();
         let secrets =
             sandbox::secrets_client(self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url())).await.unwrap();
-        let receiver = Receiver::new(config, dynamodb, secrets);
+        let receiver = Receiver::new(config, dynamodb, || secrets);
         receiver.warm_up().await;
         Caller::new(Arc::new(receiver))
     }

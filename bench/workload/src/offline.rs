@@ -6,7 +6,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use anyhow::Context as _;
-use aws_sdk_dynamodb::config::Credentials;
+use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::{
     client::{
         http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
@@ -55,12 +55,13 @@ async fn receiver(path: Path) -> anyhow::Result<Arc<Receiver>> {
     .into_iter()
     .collect();
     let credentials = Credentials::new("AKIDEXAMPLE", "secret", Some("session-token".to_owned()), None, "workload");
-    let aws = aws::config_loader(&env)?
+    let aws = aws::config_without_credentials(&env)?
+        .into_builder()
         .http_client(http_client_fn(|_, _| SharedHttpConnector::new(Agreeable)))
-        .credentials_provider(credentials)
-        .load()
-        .await;
-    let (dynamodb, secrets) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_secretsmanager::Client::new(&aws));
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .build();
+    let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
+    let secrets = || aws_sdk_secretsmanager::Client::new(&aws);
     Ok(Arc::new(Receiver::new(Config::from_env(&env)?, dynamodb, secrets)))
 }
 

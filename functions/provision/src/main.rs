@@ -35,10 +35,7 @@ async fn start() -> Result<(), Error> {
     if let Err(error) = level {
         tracing::warn!("{error}; logging from INFO on");
     }
-    let secrets = match aws::config_loader(&env) {
-        Ok(loader) => Ok(aws_sdk_secretsmanager::Client::new(&loader.load().await)),
-        Err(error) => Err(error),
-    };
+    let secrets = aws::config(&env).map(|aws| aws_sdk_secretsmanager::Client::new(&aws));
     let provisioner = Arc::new(Provisioner::new(env, secrets));
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let provisioner = Arc::clone(&provisioner);

@@ -47,20 +47,25 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver as `config` says, on these two services.
+    /// A receiver as `config` says, on these two services; a client of the second one is made if there is a ring to read.
     #[must_use]
-    pub fn new(config: Config, dynamodb: aws_sdk_dynamodb::Client, secrets: aws_sdk_secretsmanager::Client) -> Self {
+    pub fn new(
+        config: Config,
+        dynamodb: aws_sdk_dynamodb::Client,
+        secrets: impl FnOnce() -> aws_sdk_secretsmanager::Client,
+    ) -> Self {
         let keys = match config.keys {
             KeySource::Fixed(key) => Keys::Fixed(Arc::new(KeyRing::of_one(key))),
-            KeySource::Secret { id, cache_for } => Keys::Secret(SecretRing::new(secrets, id, cache_for)),
+            KeySource::Secret { id, cache_for } => Keys::Secret(SecretRing::new(secrets(), id, cache_for)),
         };
         let table = Table::new(dynamodb, config.table_name, config.retention);
         Self { keys, table, metrics_namespace: config.metrics_namespace, log_level: config.log_level }
     }
 
-    /// Does before the first request what can be done then. A failure is logged, and left to the first request.
+    /// Does before the first request what can be done then: the ring is read, and the table connected to. What fails is
+    /// left to the first request.
     pub async fn warm_up(&self) {
-        let _ = self.keys.ring(Timestamp::now()).await;
+        let _ = tokio::join!(self.keys.ring(Timestamp::now()), self.table.connect());
     }
 
     /// The level lines are logged from.

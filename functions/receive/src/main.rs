@@ -29,9 +29,9 @@ async fn start() -> Result<Arc<Receiver>, Error> {
     let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
     env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
     telemetry::init(config.log_level);
-    let aws = aws::config_loader(&env)?.load().await;
-    let (dynamodb, secrets) = (aws_sdk_dynamodb::Client::new(&aws), aws_sdk_secretsmanager::Client::new(&aws));
-    let receiver = Receiver::new(config, dynamodb, secrets);
+    let aws = aws::config(&env)?;
+    let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
+    let receiver = Receiver::new(config, dynamodb, || aws_sdk_secretsmanager::Client::new(&aws));
     receiver.warm_up().await;
     Ok(Arc::new(receiver))
 }
