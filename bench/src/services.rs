@@ -45,11 +45,11 @@ impl Services {
             let secrets = SecretsManager::serve(listen("Secrets Manager", 0).await?)?;
             let key = json!({"head_id": HEAD, "webhook_id": 4, "key": KEY, "state": "active"});
             let ring = json!({"keys": [key]}).to_string();
-            let secrets_client = secrets_client(secrets.url()).await?;
+            let secrets_client = secrets_client(secrets.url())?;
             secrets_client.create_secret().name(KEYS_SECRET).secret_string(ring).send().await?;
             let dynamodb_front = authority.front("DynamoDB over TLS", dynamodb.url()).await?;
             let secrets_front = authority.front("Secrets Manager over TLS", secrets.url()).await?;
-            let client = dynamodb_client(dynamodb.url()).await?;
+            let client = dynamodb_client(dynamodb.url())?;
             anyhow::Ok((dynamodb, secrets, client, dynamodb_front, secrets_front))
         })?;
         Ok(Self { runtime, client, authority, dynamodb_front, secrets_front, _dynamodb: dynamodb, _secrets: secrets })

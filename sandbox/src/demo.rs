@@ -98,7 +98,7 @@ struct Mishaps {
 impl Demo {
     /// Plays the conversations and reports each delivery as it is done; then looks at the table.
     pub async fn play(self, sandbox: &Sandbox, report: &mut Report) -> anyhow::Result<Verdict> {
-        let client = sandbox.services.dynamodb_client().await?;
+        let client = sandbox.services.dynamodb_client()?;
         let before = keys(&scan(&client).await?);
         let mut random = Rng::with_seed(self.seed);
         let mut verdict = Verdict::default();
@@ -159,7 +159,7 @@ pub async fn check_removed(sandbox: &Sandbox, verdict: &mut Verdict) -> anyhow::
     if platform.events_enabled(HEAD_ID) {
         verdict.mismatches.push("the head's events are still on".to_owned());
     }
-    let ring = sandbox.services.secrets_client().await?.get_secret_value().secret_id(KEYS_SECRET).send().await?;
+    let ring = sandbox.services.secrets_client()?.get_secret_value().secret_id(KEYS_SECRET).send().await?;
     let ring = KeyRing::parse(ring.secret_string().unwrap_or_default())?;
     if !ring.keys().is_empty() {
         verdict.mismatches.push(format!("{} keys are still in the ring", ring.keys().len()));

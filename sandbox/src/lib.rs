@@ -120,8 +120,8 @@ impl Services {
         };
         let platform = Platform::serve(listen("UNITH", options.ports.unith).await?, settings)?;
         let services = Self { dynamodb, secrets_manager, platform, webhook_base };
-        dynamodb::create_table(&services.dynamodb_client().await?, TABLE_NAME).await?;
-        let secrets = services.secrets_client().await?;
+        dynamodb::create_table(&services.dynamodb_client()?, TABLE_NAME).await?;
+        let secrets = services.secrets_client()?;
         let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();
         for (name, value) in [(KEYS_SECRET, r#"{"keys": []}"#), (CREDENTIALS_SECRET, &account)] {
             secrets.create_secret().name(name).secret_string(value).send().await?;
@@ -130,9 +130,9 @@ impl Services {
     }
 
     /// The function `provision`, as it runs against these services.
-    pub async fn provisioner(&self) -> Result<Arc<Provisioner>, EnvError> {
+    pub fn provisioner(&self) -> Result<Arc<Provisioner>, EnvError> {
         let env: Env = self.environment().into_iter().collect();
-        Ok(Arc::new(Provisioner::new(env, self.secrets_client().await).with_log(|_| ())))
+        Ok(Arc::new(Provisioner::new(env, self.secrets_client()).with_log(|_| ())))
     }
 
     /// The stack that the webhook belongs to, created: the webhook is registered, its key in the ring, events are on.
@@ -163,13 +163,13 @@ impl Services {
     }
 
     /// A client of the DynamoDB, set up as the functions' are.
-    pub async fn dynamodb_client(&self) -> Result<aws_sdk_dynamodb::Client, EnvError> {
-        dynamodb_client(self.dynamodb.url()).await
+    pub fn dynamodb_client(&self) -> Result<aws_sdk_dynamodb::Client, EnvError> {
+        dynamodb_client(self.dynamodb.url())
     }
 
     /// A client of the Secrets Manager, set up as the functions' are.
-    pub async fn secrets_client(&self) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
-        secrets_client(self.secrets_manager.url()).await
+    pub fn secrets_client(&self) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
+        secrets_client(self.secrets_manager.url())
     }
 }
 
@@ -182,10 +182,10 @@ impl Sandbox {
         let listener = listen("the front", options.ports.front).await?;
         let services = Services::start(options, format!("http://{}", listener.local_addr()?)).await?;
         let config = Config::from_env(&services.environment().into_iter().collect())?;
-        let provisioner = services.provisioner().await?;
+        let provisioner = services.provisioner()?;
         let stack = services.stack(Arc::clone(&provisioner)).await?;
-        let secrets = services.secrets_client().await?;
-        let receiver = Receiver::new(config, services.dynamodb_client().await?, || secrets);
+        let secrets = services.secrets_client()?;
+        let receiver = Receiver::new(config, services.dynamodb_client()?, || secrets);
         receiver.warm_up().await;
         let function = front::function(receive::runtime::service(Arc::new(receiver), log));
         let route = format!("POST {}", receive::WEBHOOK_PATH);
@@ -195,13 +195,13 @@ impl Sandbox {
 }
 
 /// A client of a DynamoDB at `endpoint`, with the functions' time-outs and retries.
-pub async fn dynamodb_client(endpoint: &str) -> Result<aws_sdk_dynamodb::Client, EnvError> {
+pub fn dynamodb_client(endpoint: &str) -> Result<aws_sdk_dynamodb::Client, EnvError> {
     let config = aws_sdk_dynamodb::config::Builder::from(&sdk_config()?).endpoint_url(endpoint).build();
     Ok(aws_sdk_dynamodb::Client::from_conf(config))
 }
 
 /// A client of a Secrets Manager at `endpoint`, with the functions' time-outs and retries.
-pub async fn secrets_client(endpoint: &str) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
+pub fn secrets_client(endpoint: &str) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
     let config = aws_sdk_secretsmanager::config::Builder::from(&sdk_config()?).endpoint_url(endpoint).build();
     Ok(aws_sdk_secretsmanager::Client::from_conf(config))
 }

@@ -119,7 +119,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     if arguments.services_only {
         let services = Services::start(&options, arguments.webhook_base).await?;
-        let _stack = services.stack(services.provisioner().await?).await?;
+        let _stack = services.stack(services.provisioner()?).await?;
         let environment = services.environment();
         write_env_file(&arguments.env_file, &environment)?;
         report.services_only(&services, &environment, &arguments.env_file.display().to_string())?;

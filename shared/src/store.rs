@@ -7,7 +7,10 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{
     Client,
-    config::{Builder, retry::RetryConfig},
+    config::{
+        Builder,
+        retry::{ReconnectMode, RetryConfig},
+    },
     error::{ProvideErrorMetadata, SdkError},
     operation::put_item::PutItemError,
     primitives::Blob,
@@ -128,7 +131,9 @@ impl Table {
     /// Opens the connection that the first write will use, by what load balancers ask a DynamoDB endpoint: `GET /`. What
     /// comes of it does not matter.
     pub async fn connect(&self) {
-        let once = Builder::default().retry_config(RetryConfig::disabled());
+        // The answer is none to a put, which the SDK takes for a fault of the connection: it must be kept all the same.
+        let once = RetryConfig::disabled().with_reconnect_mode(ReconnectMode::ReuseAllConnections);
+        let once = Builder::default().retry_config(once);
         let hello = self.client.put_item().table_name(&self.name).customize().config_override(once);
         let hello = hello.mutate_request(|request| {
             // Fails for a name that is none, which this is not.

@@ -118,7 +118,7 @@ async fn applies_at_once_lose_nothing() {
     world
         .set_secret(tests::RING_SECRET, r#"{"keys": [{"key": "by-hand", "note": "kept"}], "owner": "somebody"}"#)
         .await;
-    let provisioner = world.provisioner().await;
+    let provisioner = world.provisioner();
     let runs: Vec<_> = heads
         .iter()
         .map(|head| {
@@ -150,7 +150,7 @@ async fn applies_at_once_for_one_head_end_with_one_webhook() {
                 register(&world, HEAD_ID, URL, Subscriptions::ALL);
             }
             world.faults(json!({"masked_keys": masked, "latency_ms": 5}));
-            let provisioner = world.provisioner().await;
+            let provisioner = world.provisioner();
             let runs: Vec<_> = (0..3)
                 .map(|_| {
                     let provisioner = provisioner.clone();

@@ -280,7 +280,7 @@ async fn secrets_manager_down_or_hanging_is_answered() {
 #[tokio::test]
 async fn a_panic_is_answered() {
     let world = Unith::start().await;
-    let secrets = sandbox::secrets_client(world.secrets.url()).await;
+    let secrets = sandbox::secrets_client(world.secrets.url());
     let panics = provision::Provisioner::new(shared::env::Env::default(), secrets).with_log(|_| panic!("on purpose"));
     let mut create = request("create");
     create["ResponseURL"] = world.response_url().into();

@@ -102,7 +102,7 @@ async fn what_is_no_command_is_told_what_is_one() {
 #[tokio::test]
 async fn a_token_that_ended_is_got_anew_and_a_stored_one_is_used() {
     let world = Unith::start().await;
-    let provisioner = world.provisioner().await;
+    let provisioner = world.provisioner();
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
     let run = provisioner.run(deadline).await.unwrap();
     run.unith.webhooks(HEAD_ID).await.unwrap();

@@ -94,7 +94,7 @@ async fn a_rotation_that_died_anywhere_is_completed_by_the_next_run() {
             world.faults(json!({"failing": [fail(1_000)]}));
             if nth == 2 {
                 world.faults(json!({}));
-                let provisioner = world.provisioner().await;
+                let provisioner = world.provisioner();
                 let run = provisioner.run(tokio::time::Instant::now() + Duration::from_secs(30)).await.unwrap();
                 // The second registration, made as a rotation makes it, and then nothing more.
                 run.unith.register(HEAD_ID, URL, provision::declared::Subscriptions::NONE).await.unwrap();

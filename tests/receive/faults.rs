@@ -113,6 +113,7 @@ async fn the_table_is_connected_to_before_the_first_request_and_need_not_be_ther
     assert_eq!(world.table.proxy.requests(), 1, "one request opens the connection");
     assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.word(), (200, "stored".into()));
     assert_eq!((world.table.proxy.requests(), world.table.items().await.len()), (2, 1), "and writes nothing");
+    assert_eq!(world.table.proxy.connections(), 1, "the write uses it");
 
     world.table.proxy.set(Fault::Refuse);
     let receiver = world.receiver().await;

@@ -73,7 +73,7 @@ impl Table {
             let served = dynamodb::serve(listen("DynamoDB", 0).await.unwrap(), None).unwrap();
             embedded.insert(served).url().to_owned()
         };
-        let client = sandbox::dynamodb_client(&endpoint).await.unwrap();
+        let client = sandbox::dynamodb_client(&endpoint).unwrap();
         let name = format!("events-{:08x}", fastrand::u32(..));
         dynamodb::create_table(&client, &name).await.unwrap();
         Self { proxy: Proxy::start(&endpoint).await, name, client, _embedded: embedded }
@@ -138,7 +138,7 @@ impl World {
 
     /// Replaces the ring's secret.
     pub async fn set_ring(&self, secret: &str) {
-        let client = sandbox::secrets_client(self.secrets.url()).await.unwrap();
+        let client = sandbox::secrets_client(self.secrets.url()).unwrap();
         let put = client.put_secret_value().secret_id(RING_SECRET).secret_string(secret).send().await;
         if put.is_err() {
             client.create_secret().name(RING_SECRET).secret_string(secret).send().await.unwrap();
@@ -155,9 +155,9 @@ impl World {
     /// A receiver in this world, as it is after a cold start.
     pub async fn receiver(&self) -> Caller {
         let config = Config::from_env(&self.env.clone().into_iter().collect::<Env>()).unwrap();
-        let dynamodb = sandbox::dynamodb_client(self.table.proxy.url()).await.unwrap();
+        let dynamodb = sandbox::dynamodb_client(self.table.proxy.url()).unwrap();
         let secrets =
-            sandbox::secrets_client(self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url())).await.unwrap();
+            sandbox::secrets_client(self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url())).unwrap();
         let receiver = Receiver::new(config, dynamodb, || secrets);
         receiver.warm_up().await;
         Caller::new(Arc::new(receiver))

@@ -89,6 +89,12 @@ impl Proxy {
         *self.plan.stale_below.lock().unwrap() = (self.plan.connections.load(Ordering::SeqCst), how);
     }
 
+    /// How many connections were made.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.plan.connections.load(Ordering::SeqCst)
+    }
+
     /// How many requests were read.
     #[must_use]
     pub fn requests(&self) -> u64 {

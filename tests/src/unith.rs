@@ -87,7 +87,7 @@ impl Unith {
 
     /// Writes a secret, whatever was in it.
     pub async fn set_secret(&self, name: &str, value: &str) {
-        let client = sandbox::secrets_client(self.secrets.url()).await.unwrap();
+        let client = sandbox::secrets_client(self.secrets.url()).unwrap();
         if client.put_secret_value().secret_id(name).secret_string(value).send().await.is_err() {
             client.create_secret().name(name).secret_string(value).send().await.unwrap();
         }
@@ -100,7 +100,7 @@ impl Unith {
 
     /// The ring's text.
     pub async fn ring_text(&self) -> String {
-        let client = sandbox::secrets_client(self.secrets.url()).await.unwrap();
+        let client = sandbox::secrets_client(self.secrets.url()).unwrap();
         let value = client.get_secret_value().secret_id(RING_SECRET).send().await.unwrap();
         value.secret_string().unwrap().to_owned()
     }
@@ -111,9 +111,10 @@ impl Unith {
     }
 
     /// The function, as after a cold start.
-    pub async fn provisioner(&self) -> Arc<Provisioner> {
+    #[must_use]
+    pub fn provisioner(&self) -> Arc<Provisioner> {
         let env: Env = self.env.clone().into_iter().collect();
-        let secrets = sandbox::secrets_client(self.secrets_proxy.url()).await;
+        let secrets = sandbox::secrets_client(self.secrets_proxy.url());
         let logged = Arc::clone(&self.logged);
         let log = move |line: &Value| {
             crate::log::assert_known(line);
@@ -129,7 +130,7 @@ impl Unith {
 
     /// Gives the function an input, and this much time.
     pub async fn invoke_within(&self, input: Value, time: Duration) -> Result<Value, Failure> {
-        self.provisioner().await.handle(input, Instant::now() + time).await
+        self.provisioner().handle(input, Instant::now() + time).await
     }
 
     /// A command that can be begun; its result.

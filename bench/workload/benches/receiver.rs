@@ -113,7 +113,7 @@ fn whole_path(c: &mut Criterion) {
         let log = |record: &Record| {
             black_box(serde_json::to_vec(record).unwrap());
         };
-        let mut receiving = runtime.block_on(receiving(path, log)).unwrap();
+        let mut receiving = receiving(path, log).unwrap();
         group.bench_function(name, |b| b.iter(|| runtime.block_on(receiving.take(event.as_bytes())).unwrap()));
     }
     group.finish();

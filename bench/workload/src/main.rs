@@ -85,7 +85,7 @@ fn per_event(path: Path, events: usize) -> anyhow::Result<ExitCode> {
     // One thread and no clock, as the function runs; without a network there is no I/O to drive.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
-        let mut receiving = offline::receiving(path.into(), telemetry::write_line).await?;
+        let mut receiving = offline::receiving(path.into(), telemetry::write_line)?;
         for _ in 0..events {
             receiving.take(delivery.event.as_bytes()).await?;
         }

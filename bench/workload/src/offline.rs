@@ -43,7 +43,7 @@ impl HttpConnector for Agreeable {
 }
 
 /// The receiver as `main` makes it, on these services.
-async fn receiver(path: Path) -> anyhow::Result<Arc<Receiver>> {
+fn receiver(path: Path) -> anyhow::Result<Arc<Receiver>> {
     // Of events that are as old as the fixture's, one day of retention is over and none at all is not.
     let retention = if path == Path::Expired { "1" } else { "0" };
     let env: Env = [
@@ -70,12 +70,12 @@ async fn receiver(path: Path) -> anyhow::Result<Arc<Receiver>> {
 pub struct Receiving<S>(S);
 
 /// The receiver, set up to take deliveries along `path`; `log` is given the record of each.
-pub async fn receiving(
+pub fn receiving(
     path: Path,
     log: impl Fn(&Record) + Clone + Send + Sync + 'static,
 ) -> anyhow::Result<Receiving<impl Service<LambdaEvent<LambdaRequest>, Response = impl Serialize, Error = Infallible>>>
 {
-    Ok(Receiving(runtime::service(receiver(path).await?, log)))
+    Ok(Receiving(runtime::service(receiver(path)?, log)))
 }
 
 impl<S> Receiving<S>
@@ -103,7 +103,7 @@ mod tests {
         let deliveries = Deliveries::of("test", 1).unwrap();
         let event = deliveries.iter().next().unwrap().event.as_bytes();
         for (path, word) in [(Path::Stored, "stored"), (Path::Expired, "expired")] {
-            let answer = receiving(path, |_| ()).await.unwrap().take(event).await.unwrap();
+            let answer = receiving(path, |_| ()).unwrap().take(event).await.unwrap();
             let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
             assert_eq!(answer["statusCode"], 200);
             let body: serde_json::Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
