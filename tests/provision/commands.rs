@@ -103,7 +103,7 @@ async fn what_is_no_command_is_told_what_is_one() {
 async fn a_token_that_ended_is_got_anew_and_a_stored_one_is_used() {
     let world = Unith::start().await;
     let provisioner = world.provisioner();
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     let run = provisioner.run(deadline).await.unwrap();
     run.unith.webhooks(HEAD_ID).await.unwrap();
     world.platform.expire_tokens();
