@@ -178,9 +178,10 @@ async fn what_is_no_http_event_fails_and_the_next_one_is_served() {
 #[tokio::test]
 async fn sigterm_lets_the_invocation_in_flight_finish() {
     let mut function = Running::start().await;
+    let before = function.table.proxy.requests();
     function.table.proxy.set(Fault::Delay(Duration::from_millis(400)));
     let outcome = function.api.queue(delivery("in-flight"));
-    while function.table.proxy.requests() == 0 {
+    while function.table.proxy.requests() == before {
         tokio::task::yield_now().await;
     }
     function.send_terminate();
