@@ -14,7 +14,7 @@ use crate::{
     candidate::{Candidate, Contract},
     cores::Cores,
     environment::{Environment, Used},
-    services::{KEYS_SECRET, Services},
+    services::Services,
     statistics::{median, percentile},
 };
 
@@ -164,7 +164,7 @@ impl Bench<'_> {
             variables.push(("IDEMPOTENCY_TABLE_NAME", idempotency_table.to_owned()));
         }
         variables.push(if self.settings.key_ring {
-            ("UNITH_KEYS_SECRET", KEYS_SECRET.to_owned())
+            ("UNITH_KEYS_SECRET", sandbox::KEYS_SECRET.to_owned())
         } else {
             ("UNITH_SHARED_KEY", KEY.to_owned())
         });

@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::{
     types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, Select},
 };
 use sandbox::{
-    dynamodb, dynamodb_client,
+    KEYS_SECRET, dynamodb, dynamodb_client,
     listen::{Served, listen},
     secrets_client,
     secrets_manager::SecretsManager,
@@ -19,8 +19,6 @@ use workload::delivery::{HEAD, KEY};
 
 use crate::tls::{Authority, Front};
 
-/// The secret that holds the key ring.
-pub const KEYS_SECRET: &str = "unith-webhook-keys";
 /// The attribute that Powertools' idempotency records are keyed by.
 const IDEMPOTENCY_KEY: &str = "id";
 

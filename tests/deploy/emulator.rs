@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeSet,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Output, Stdio},
     time::Duration,
 };
 
 use serde_json::Value;
+use tests::repository;
 use tokio::{
     process::{Child, Command},
     time::{Instant, sleep},
@@ -29,12 +30,12 @@ impl Emulator {
     pub(crate) async fn start(name: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("http://127.0.0.1:{port}");
-        let folder = repository().join("target/deploy");
+        let folder = repository("target/deploy");
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join(format!("{name}.log"));
         let log = std::fs::File::create(&path).unwrap();
         let process = command(&url, "python3")
-            .arg(repository().join("tests/deploy/emulator.py"))
+            .arg(repository("tests/deploy/emulator.py"))
             .envs([("GATEWAY_PORT", port.to_string().as_str()), ("MINISTACK_HOST", "127.0.0.1")])
             // On loopback, and nothing on the ports of other services.
             .envs([("BIND_HOST", "127.0.0.1"), ("IOT_MTLS_ENABLED", "0")])
@@ -65,9 +66,14 @@ impl Emulator {
         &self.url
     }
 
+    /// Where an API answers, without its host's name.
+    pub(crate) fn api(&self, id: &str) -> String {
+        format!("{}/_aws/execute-api/{id}/$default", self.url)
+    }
+
     /// Runs a tool, in the repository, with MiniStack for AWS.
     pub(crate) async fn run(&self, tool: &str, arguments: &[&str]) -> Output {
-        let output = command(&self.url, tool).args(arguments).current_dir(repository()).output().await;
+        let output = command(&self.url, tool).args(arguments).current_dir(repository("")).output().await;
         output.unwrap_or_else(|error| {
             panic!("{tool} cannot be run ({error}): .ci/requirements.txt lists what to install")
         })
@@ -86,6 +92,17 @@ impl Emulator {
         }
         Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
     }
+
+    /// All that is in the account, of all kinds that a stack makes.
+    pub(crate) async fn contents(&self) -> BTreeSet<String> {
+        let mut all = BTreeSet::new();
+        for (service, command, query) in CONTENTS {
+            let names = self.aws(&[service, command, "--query", query]).await;
+            let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
+            all.extend(names.map(|name| format!("{service} {name}")));
+        }
+        all
+    }
 }
 
 /// What there may be in an account: how it is listed, and what names it.
@@ -103,19 +120,6 @@ const CONTENTS: [(&str, &str, &str); 11] = [
     ("sqs", "list-queues", "QueueUrls"),
 ];
 
-impl Emulator {
-    /// All that is in the account, of all kinds that a stack makes.
-    pub(crate) async fn contents(&self) -> BTreeSet<String> {
-        let mut all = BTreeSet::new();
-        for (service, command, query) in CONTENTS {
-            let names = self.aws(&[service, command, "--query", query]).await;
-            let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
-            all.extend(names.map(|name| format!("{service} {name}")));
-        }
-        all
-    }
-}
-
 /// A command whose AWS is at `url`, and that reads no settings of whoever runs the test.
 fn command(url: &str, tool: &str) -> Command {
     let mut command = Command::new(tool);
@@ -131,9 +135,4 @@ fn command(url: &str, tool: &str) -> Command {
     ]);
     command.env_remove("AWS_PROFILE");
     command
-}
-
-/// The repository's root.
-pub(crate) fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }

@@ -25,9 +25,10 @@ use sandbox::{
 };
 use serde_json::json;
 use shared::timestamp::Timestamp;
+use tests::repository_text;
 
 use crate::{
-    emulator::{Emulator, repository},
+    emulator::Emulator,
     stack::{Deployed, Stack},
 };
 
@@ -81,6 +82,13 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
     assert_eq!(deployed.items().await, kept, "the events outlive the stack");
 
     story.a_new_stack_goes_on_with_the_table(&table, &kept).await;
+}
+
+/// A delivery on its way was stored, by its last attempt.
+async fn is_stored(sent: &mut Sent) {
+    let attempts = (&mut sent.attempts).await.unwrap();
+    let answer = attempts.last().unwrap().answer.clone().unwrap();
+    assert_eq!((answer.status, answer.word().as_str()), (200, "stored"), "{}", answer.body);
 }
 
 /// What the stacks live between, and when it began.
@@ -166,9 +174,7 @@ impl Story {
             }
         }
         for sent in &mut queued {
-            let attempts = (&mut sent.attempts).await.unwrap();
-            let answer = attempts.last().unwrap().answer.clone().unwrap();
-            assert_eq!((answer.status, answer.word().as_str()), (200, "stored"), "{}", answer.body);
+            is_stored(sent).await;
         }
         for sent in &queued {
             let answer = self.intrudes(deployed, sent.body.clone(), &sent.signature).await;
@@ -254,7 +260,7 @@ impl Story {
 
     /// With the commands of `docs/security.md`.
     async fn erases_a_session(&self, stack: &Stack<'_>, deployed: &Deployed<'_>, head: &str, session: &str) {
-        let document = std::fs::read_to_string(repository().join("docs/security.md")).unwrap();
+        let document = repository_text("docs/security.md");
         let commands = document.split("## Erase a session").nth(1).unwrap().split("```").nth(1).unwrap();
         let (_, commands) = commands.split_once("\n\n").expect("the names come first");
         let script = format!("HEAD={head}\nSESSION={session}\nSTACK={}\n{commands}", stack.name);

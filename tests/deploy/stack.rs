@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 use shared::key_ring::KeyRing;
+use tests::repository;
 use tokio::time::{Instant, sleep};
 
-use crate::emulator::{Emulator, repository};
+use crate::emulator::Emulator;
 
 /// Where `sam build` is to put what it makes; not its default, from which `sam deploy` would take a build for this
 /// machine instead of one for Lambda.
@@ -30,7 +31,7 @@ impl<'e> Stack<'e> {
     pub(crate) fn new(name: &'static str, emulator: &'e Emulator) -> Self {
         let template = format!("{BUILT}/template.yaml");
         let how = format!("run `sam build --build-dir {BUILT} --parameter-overrides Architecture=x86_64` first");
-        assert!(repository().join(&template).exists(), "{template} is missing: {how}");
+        assert!(repository(&template).exists(), "{template} is missing: {how}");
         Self { name, emulator }
     }
 
@@ -39,7 +40,7 @@ impl<'e> Stack<'e> {
         let overrides: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let template = format!("{BUILT}/template.yaml");
         // SAM looks for it beside the template.
-        let defaults = repository().join("samconfig.toml").display().to_string();
+        let defaults = repository("samconfig.toml").display().to_string();
         let mut arguments = vec!["deploy", "--template-file", &template, "--config-file", &defaults];
         arguments.extend(["--stack-name", self.name, "--no-confirm-changeset", "--parameter-overrides"]);
         arguments.extend(overrides.iter().map(String::as_str));
@@ -97,6 +98,11 @@ impl<'e> Stack<'e> {
     }
 }
 
+/// The host of an https URL.
+pub(crate) fn host(url: &str) -> &str {
+    url.strip_prefix("https://").unwrap().split('/').next().unwrap()
+}
+
 impl Deployed<'_> {
     pub(crate) fn output(&self, name: &str) -> &str {
         self.outputs.get(name).unwrap_or_else(|| panic!("no output {name}: {:?}", self.outputs))
@@ -104,10 +110,7 @@ impl Deployed<'_> {
 
     /// Where the API answers: the host in its URL, and the base URL of that on this machine.
     pub(crate) fn api(&self) -> (String, String) {
-        let url = self.output("WebhookUrl").strip_prefix("https://").unwrap();
-        let host = url.split('/').next().unwrap().to_owned();
-        let base = format!("{}/_aws/execute-api/{}/$default", self.emulator.url(), self.output("ApiId"));
-        (host, base)
+        (host(self.output("WebhookUrl")).to_owned(), self.emulator.api(self.output("ApiId")))
     }
 
     /// Gives `provision` an input, as an operator does; what it answers.

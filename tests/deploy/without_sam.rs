@@ -5,17 +5,18 @@ use sandbox::{
     platform::{EMAIL, EventKind, HEAD_ID, Platform, SECRET_KEY, Settings},
 };
 use shared::timestamp::Timestamp;
+use tests::{repository, repository_text};
 
 use crate::{
-    emulator::{Emulator, repository},
-    stack::BUILT,
+    HEAD_B,
+    emulator::Emulator,
+    is_stored,
+    stack::{BUILT, host},
 };
-
-const ANOTHER_HEAD: &str = "9c1f0f3e-7f0e-4f7e-8f5d-0f4c3a2b1d00";
 
 #[tokio::test]
 async fn the_commands_without_sam_make_what_the_template_makes() {
-    let settings = Settings { more_heads: vec![ANOTHER_HEAD.to_owned()], ..Settings::default() };
+    let settings = Settings { more_heads: vec![HEAD_B.to_owned()], ..Settings::default() };
     let platform = Platform::serve(listen("UNITH", 0).await.unwrap(), settings).unwrap();
     let emulator = Emulator::start("without-sam").await;
     let script = script(platform.url());
@@ -25,30 +26,28 @@ async fn the_commands_without_sam_make_what_the_template_makes() {
 
     let webhooks = platform.webhooks();
     assert_eq!(webhooks.len(), 2, "{said}");
-    assert!(platform.events_enabled(HEAD_ID) && platform.events_enabled(ANOTHER_HEAD));
+    assert!(platform.events_enabled(HEAD_ID) && platform.events_enabled(HEAD_B));
     let apis = emulator.aws(&["apigatewayv2", "get-apis"]).await;
     let api = apis["Items"][0]["ApiId"].as_str().unwrap();
-    let host = webhooks[0].webhook_url.strip_prefix("https://").unwrap().split('/').next().unwrap();
+    let host = host(&webhooks[0].webhook_url);
     assert!(host.starts_with(api), "{host}");
 
-    platform.map_host(host, format!("{}/_aws/execute-api/{api}/$default", emulator.url()));
+    platform.map_host(host, emulator.api(api));
     let mut sent = platform.emit(HEAD_ID, "without-sam", EventKind::StartConversation, Timestamp::now()).remove(0);
-    let attempts = (&mut sent.attempts).await.unwrap();
-    let answer = attempts.last().unwrap().answer.clone().unwrap();
-    assert_eq!((answer.status, answer.word().as_str()), (200, "stored"), "{}", answer.body);
+    is_stored(&mut sent).await;
     println!("without SAM: deployed, registered and delivered to");
 }
 
 /// The document's commands, with what it leaves to the reader filled in.
 fn script(unith: &str) -> String {
-    let document = std::fs::read_to_string(repository().join("docs/deploy.md")).unwrap();
+    let document = repository_text("docs/deploy.md");
     let section = document.split("## Without SAM").nth(1).unwrap();
     let mut script = section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
     // Copies, since a build for another processor may have been made meanwhile.
-    let folder = repository().join("target/deploy/lambda");
+    let folder = repository("target/deploy/lambda");
     for (function, built) in [("receive", "Receive"), ("provision", "Provision")] {
         std::fs::create_dir_all(folder.join(function)).unwrap();
-        let from = repository().join(BUILT).join(built).join("bootstrap");
+        let from = repository(BUILT).join(built).join("bootstrap");
         std::fs::copy(&from, folder.join(function).join("bootstrap"))
             .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     }
@@ -57,7 +56,7 @@ fn script(unith: &str) -> String {
         assert!(script.contains(what), "docs/deploy.md does not have: {what}");
         script = script.replace(what, by);
     };
-    replace(&format!("HEADS={HEAD_ID}"), &format!("HEADS={HEAD_ID},{ANOTHER_HEAD}"));
+    replace(&format!("HEADS={HEAD_ID}"), &format!("HEADS={HEAD_ID},{HEAD_B}"));
     replace("jane@example.com", EMAIL);
     replace(r#""secretKey":"…""#, &format!(r#""secretKey":"{SECRET_KEY}""#));
     replace("https://platform-api.unith.ai", unith);

@@ -9,6 +9,7 @@
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     clippy::unwrap_used,
     clippy::missing_panics_doc,
     reason = "a test that cannot go on should stop right there"
@@ -21,6 +22,7 @@ pub mod unith;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -48,6 +50,19 @@ pub const HEAD: &str = "8eab5b23-024a-45cb-a0e1-9d3ffd6c9610";
 pub const SESSION: &str = "f47ac10b-58cc-4372-a567-0e02b2c3d479";
 /// The secret that worlds keep their ring in.
 pub const RING_SECRET: &str = "ring";
+
+/// A file or folder of the repository; its root for an empty path.
+#[must_use]
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
+}
+
+/// The text of a file of the repository.
+#[must_use]
+pub fn repository_text(path: &str) -> String {
+    let path = repository(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
 
 /// An item of the table.
 pub type Item = HashMap<String, AttributeValue>;

@@ -1,19 +1,7 @@
 //! The template as JSON, its short forms (`!Ref`, `!GetAtt` …) spelled out.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::{Map, Value};
-
-/// A file of the repository.
-pub(crate) fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
-}
-
-/// A file's text.
-pub(crate) fn text(path: &str) -> String {
-    let path = repository(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
+pub(crate) use tests::{repository, repository_text as text};
 
 /// `template.yaml`.
 pub(crate) struct Template(pub(crate) Value);

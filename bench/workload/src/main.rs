@@ -3,9 +3,13 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use shared::telemetry;
-use workload::{budget::Figures, delivery::Deliveries, offline};
+use workload::{
+    budget::Figures,
+    delivery::Deliveries,
+    offline::{self, Path},
+};
 
 /// What the receiver costs in instructions, bytes and crates.
 #[derive(Debug, Parser)]
@@ -34,23 +38,6 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Path::Stored)]
         path: Path,
     },
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Path {
-    /// To the table, and back
-    Stored,
-    /// Up to the table: the event is too old to be written
-    Expired,
-}
-
-impl From<Path> for offline::Path {
-    fn from(path: Path) -> Self {
-        match path {
-            Path::Stored => Self::Stored,
-            Path::Expired => Self::Expired,
-        }
-    }
 }
 
 fn main() -> ExitCode {
@@ -85,7 +72,7 @@ fn per_event(path: Path, events: usize) -> anyhow::Result<ExitCode> {
     // One thread and no clock, as the function runs; without a network there is no I/O to drive.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
-        let mut receiving = offline::receiving(path.into(), telemetry::write_line)?;
+        let mut receiving = offline::receiving(path, telemetry::write_line)?;
         for _ in 0..events {
             receiving.take(delivery.event.as_bytes()).await?;
         }

@@ -23,7 +23,7 @@ use shared::{aws, env::Env};
 use crate::delivery::KEY;
 
 /// How far a delivery goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Path {
     /// To the table: all there is.
     Stored,
