@@ -11,14 +11,14 @@ use aws_config::{
     stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
 };
 use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
-use aws_smithy_http_client::{
-    Builder,
-    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
-};
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
+use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use crate::env::{Env, EnvError};
+use crate::{
+    env::{Env, EnvError},
+    https::Https,
+};
 
 /// Amazon Trust Services' four roots and the one they are cross-signed by: what AWS endpoints of the commercial
 /// partition chain to. From Debian's `ca-certificates`; the first to end does so on 2037-12-31.
@@ -69,11 +69,8 @@ pub fn config_without_credentials(env: &Env) -> Result<SdkConfig, EnvError> {
         .optional("AWS_REGION")
         .or_else(|| env.optional("AWS_DEFAULT_REGION"))
         .ok_or(EnvError::Missing { name: "AWS_REGION", meaning: "the region of the table and the secrets" })?;
-    let tls = TlsContext::builder()
-        .with_trust_store(trust_store(env, region)?)
-        .build()
+    let http = Https::new(roots(env, region)?)
         .map_err(|_| EnvError::Contradiction("the TLS roots cannot be used: see AWS_CA_BUNDLE and SSL_CERT_FILE"))?;
-    let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(tls).build_https();
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
     let retries = RetryConfig::standard()
@@ -129,25 +126,31 @@ pub fn causes(error: &dyn Error) -> String {
     told
 }
 
-fn trust_store(env: &Env, region: &str) -> Result<TrustStore, EnvError> {
+fn roots(env: &Env, region: &str) -> Result<RootCertStore, EnvError> {
     for name in ["AWS_CA_BUNDLE", "SSL_CERT_FILE"] {
         if let Some(path) = env.optional(name) {
-            return Ok(TrustStore::empty().with_pem_certificate(read_bundle(name, path)?));
+            return read_bundle(name, path);
         }
     }
+    let mut roots = RootCertStore::empty();
     if OTHER_PARTITIONS.iter().any(|prefix| region.starts_with(prefix)) {
-        return Ok(TrustStore::default());
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    } else {
+        let amazons = AMAZON_ROOTS.iter().flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()));
+        roots.add_parsable_certificates(amazons.flatten());
     }
-    Ok(AMAZON_ROOTS.iter().fold(TrustStore::empty(), |store, root| store.with_pem_certificate(*root)))
+    Ok(roots)
 }
 
-/// Reads a bundle and looks into it: the SDK would panic on one that it cannot parse.
-fn read_bundle(name: &'static str, path: &str) -> Result<Vec<u8>, EnvError> {
+fn read_bundle(name: &'static str, path: &str) -> Result<RootCertStore, EnvError> {
     let invalid =
         || EnvError::Invalid { name, value: path.to_owned(), expected: "a readable file of PEM certificates" };
     let pem = std::fs::read(path).map_err(|_| invalid())?;
-    let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().map_err(|_| invalid())?;
-    if certificates.is_empty() { Err(invalid()) } else { Ok(pem) }
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(certificate.map_err(|_| invalid())?).map_err(|_| invalid())?;
+    }
+    if roots.is_empty() { Err(invalid()) } else { Ok(roots) }
 }
 
 #[cfg(test)]
@@ -155,10 +158,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_five_roots_are_certificates() {
-        for root in AMAZON_ROOTS {
-            assert_eq!(CertificateDer::pem_slice_iter(root.as_bytes()).flatten().count(), 1);
-        }
+    fn the_five_roots_are_roots() {
+        assert_eq!(roots(&Env::default(), "eu-west-1").unwrap().len(), AMAZON_ROOTS.len());
     }
 
     #[test]
@@ -166,17 +167,17 @@ mod tests {
         let this_file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/aws.rs");
         for path in ["/nonexistent.pem", this_file] {
             let env: Env = [("AWS_CA_BUNDLE", path)].into_iter().collect();
-            let error = trust_store(&env, "eu-west-1").unwrap_err().to_string();
+            let error = roots(&env, "eu-west-1").unwrap_err().to_string();
             assert_eq!(error, format!("AWS_CA_BUNDLE is `{path}`: expected a readable file of PEM certificates"));
         }
     }
 
     #[test]
     fn other_partitions_use_the_systems_roots() {
-        let native = |region| {
-            format!("{:?}", trust_store(&Env::default(), region).unwrap()).contains("enable_native_roots: true")
-        };
-        assert!(native("cn-north-1") && native("us-gov-west-1") && native("us-iso-east-1"));
-        assert!(!native("eu-west-1") && !native("us-east-1"));
+        let native = rustls_native_certs::load_native_certs().certs.len();
+        assert_ne!(native, AMAZON_ROOTS.len());
+        for region in ["cn-north-1", "us-gov-west-1", "us-iso-east-1"] {
+            assert_eq!(roots(&Env::default(), region).unwrap().len(), native, "{region}");
+        }
     }
 }

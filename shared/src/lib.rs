@@ -10,6 +10,7 @@
 pub mod aws;
 pub mod env;
 pub mod event;
+pub mod https;
 pub mod key_ring;
 pub mod signature;
 pub mod store;

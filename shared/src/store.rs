@@ -7,10 +7,6 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{
     Client,
-    config::{
-        Builder,
-        retry::{ReconnectMode, RetryConfig},
-    },
     error::{ProvideErrorMetadata, SdkError},
     operation::put_item::PutItemError,
     primitives::Blob,
@@ -113,13 +109,24 @@ pub struct Table {
     client: Client,
     name: String,
     retention: Retention,
+    takes: Takes,
 }
+
+/// Which items a table takes.
+#[derive(Debug, Clone, Copy)]
+enum Takes {
+    New,
+    Nothing,
+}
+
+/// A condition no item meets, be it there or not.
+const NEVER: &str = "attribute_exists(pk) AND attribute_not_exists(pk)";
 
 impl Table {
     /// The table `name`, written to through `client`; items live for `retention`.
     #[must_use]
     pub fn new(client: Client, name: String, retention: Retention) -> Self {
-        Self { client, name, retention }
+        Self { client, name, retention, takes: Takes::New }
     }
 
     /// How long items live.
@@ -128,22 +135,11 @@ impl Table {
         self.retention
     }
 
-    /// Opens the connection that the first write will use, by what load balancers ask a DynamoDB endpoint: `GET /`. What
-    /// comes of it does not matter.
-    pub async fn connect(&self) {
-        // The answer is none to a put, which the SDK takes for a fault of the connection: it must be kept all the same.
-        let once = RetryConfig::disabled().with_reconnect_mode(ReconnectMode::ReuseAllConnections);
-        let once = Builder::default().retry_config(once);
-        let hello = self.client.put_item().table_name(&self.name).customize().config_override(once);
-        let hello = hello.mutate_request(|request| {
-            // Fails for a name that is none, which this is not.
-            let _ = request.set_method("GET");
-            *request.body_mut() = "".into();
-            for name in ["content-length", "content-type", "x-amz-target"] {
-                request.headers_mut().remove(name);
-            }
-        });
-        let _ = hello.send().await;
+    /// The same table, written to under a condition that nothing meets: it takes no item, and answers as if each were
+    /// there. Retention is for ever, so that every event is asked about.
+    #[must_use]
+    pub fn refusing(&self) -> Self {
+        Self { takes: Takes::Nothing, retention: Retention::Forever, ..self.clone() }
     }
 
     /// Writes an event and its raw `body`, if it is not there yet.
@@ -153,7 +149,10 @@ impl Table {
             .put_item()
             .table_name(&self.name)
             .set_item(Some(self.event_item(event, body, received_at)))
-            .condition_expression("attribute_not_exists(pk)")
+            .condition_expression(match self.takes {
+                Takes::New => "attribute_not_exists(pk)",
+                Takes::Nothing => NEVER,
+            })
             // The item that is there comes back with the refusal, which saves reading it to compare.
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         match request.send().await {
@@ -183,6 +182,10 @@ impl Table {
         item.extend(head_id.map(|head_id| ("head_id".to_owned(), string(head_id))));
         item.extend(self.expiry(received_at));
         let request = self.client.put_item().table_name(&self.name).set_item(Some(item));
+        let request = match self.takes {
+            Takes::New => request,
+            Takes::Nothing => request.condition_expression(NEVER),
+        };
         request.send().await.map_err(|error| self.error("quarantined body", error))?;
         Ok(())
     }

@@ -50,11 +50,18 @@ pub fn init(level: Level) {
 
 /// Writes `record` as one line on standard output, in one write.
 pub fn write_line(record: &impl Serialize) {
-    if let Ok(mut line) = serde_json::to_vec(record) {
+    // Standard output gone means nobody reads: there is nobody to tell.
+    let _ = std::io::stdout().lock().write_all(&line(record));
+}
+
+/// `record` as one line of JSON with its end; empty for what JSON cannot hold.
+#[must_use]
+pub fn line(record: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(record).unwrap_or_default();
+    if !line.is_empty() {
         line.push(b'\n');
-        // Standard output gone means nobody reads: there is nobody to tell.
-        let _ = std::io::stdout().lock().write_all(&line);
     }
+    line
 }
 
 fn report_panic(panic: &PanicHookInfo<'_>) {

@@ -9,6 +9,7 @@ pub mod config;
 pub mod delivery;
 pub mod keys;
 pub mod record;
+pub mod rehearsal;
 pub mod runtime;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use lambda_http::{Body, Response, http::Method};
 use shared::{
     event::{Event, NoEvent},
     key_ring::KeyRing,
-    signature::Signature,
+    signature::{SharedKey, Signature},
     store::{Put, Table},
     timestamp::Timestamp,
     verify::{Verified, verify},
@@ -30,6 +31,7 @@ use crate::{
     delivery::Delivery,
     keys::{Keys, SecretRing},
     record::Record,
+    rehearsal::rehearse,
 };
 
 /// The one path there is.
@@ -62,10 +64,20 @@ impl Receiver {
         Self { keys, table, metrics_namespace: config.metrics_namespace, log_level: config.log_level }
     }
 
-    /// Does before the first request what can be done then: the ring is read, and the table connected to. What fails is
+    /// Does before the first request what can be done then: the ring is read, and a delivery rehearsed. What fails is
     /// left to the first request.
     pub async fn warm_up(&self) {
-        let _ = tokio::join!(self.keys.ring(Timestamp::now()), self.table.connect());
+        let _ = tokio::join!(self.keys.ring(Timestamp::now()), rehearse(self));
+    }
+
+    /// A receiver that does what this one does, with `key` for its only one, and to no effect: its table takes nothing.
+    fn rehearsing(&self, key: SharedKey) -> Self {
+        Self {
+            keys: Keys::Fixed(Arc::new(KeyRing::of_one(key))),
+            table: self.table.refusing(),
+            metrics_namespace: self.metrics_namespace.clone(),
+            log_level: self.log_level,
+        }
     }
 
     /// The level lines are logged from.

@@ -15,6 +15,7 @@ use crate::{
 };
 
 const SERVICE: &str = "receive";
+const UNAVAILABLE: &str = "unavailable";
 
 /// What is known of a request, filled in as it becomes known.
 #[derive(Debug, Serialize)]
@@ -137,7 +138,7 @@ impl Record {
                 }
                 _ => (Level::INFO, accepted.word(), None),
             },
-            Err(refusal) if refusal.is_ours() => (Level::ERROR, "unavailable", Some(refusal.to_string())),
+            Err(refusal) if refusal.is_ours() => (Level::ERROR, UNAVAILABLE, Some(refusal.to_string())),
             Err(refusal) => (Level::WARN, "rejected", Some(refusal.to_string())),
         };
         // A request that ran out of time was cut off while it waited.
@@ -178,6 +179,12 @@ impl Record {
         // A clock ahead of ours is not an early delivery.
         let lag = self.lag_ms.map(|ms| Metric::milliseconds("DeliveryLagMilliseconds", ms.max(0).into()));
         counts.chain(store).chain(lag).collect()
+    }
+
+    /// Why it could not be decided, if that is what became of it.
+    #[must_use]
+    pub fn unavailable(&self) -> Option<&str> {
+        self.reason.as_deref().filter(|_| self.outcome == UNAVAILABLE)
     }
 
     /// Whether the line is written at `level`. One that carries metrics always is: they would be lost with it.

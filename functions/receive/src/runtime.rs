@@ -2,14 +2,14 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, ready},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use lambda_http::{
-    Adapter, Body, Error, Request, Response, Service,
+    Adapter, Body, Error, IntoResponse, Request, Response, Service,
     lambda_runtime::{LambdaEvent, LambdaInvocation, Runtime},
     request::LambdaRequest,
     service_fn,
@@ -39,13 +39,22 @@ pub fn service(
         async move {
             let (response, record) = receiver.handle(Delivery::from_request(request, Timestamp::now())).await;
             log(&record);
-            Ok::<Response<Body>, Infallible>(response)
+            Ok::<_, Infallible>(Answered(response))
         }
     });
     Adapter::from(handler).map_request(|event: LambdaEvent<LambdaRequest>| LambdaEvent {
         payload: mend(event.payload),
         context: event.context,
     })
+}
+
+/// An answer as it is. A bare response would be asked for its character set, to be decoded with tables of all that exist.
+struct Answered(Response<Body>);
+
+impl IntoResponse for Answered {
+    fn into_response(self) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+        Box::pin(ready(self.0))
+    }
 }
 
 /// Serves Lambda's invocations until SIGTERM; the one in flight is finished, its answer sent, before this returns.
@@ -63,8 +72,10 @@ pub async fn run(receiver: Arc<Receiver>) -> Result<(), Error> {
     let busy = Arc::new(Mutex::new(()));
     let runtime = Runtime::new(service(receiver, log)).layer(HoldWhileBusy(Arc::clone(&busy)));
     let mut terminate = signal(SignalKind::terminate())?;
+    // A task of its own: waking it is a word in memory, waking what the runtime itself waits for is a system call.
+    let serving = tokio::spawn(runtime.run());
     tokio::select! {
-        result = runtime.run() => result,
+        ended = serving => ended?,
         _ = async { terminate.recv().await; busy.lock().await } => Ok(()),
     }
 }
@@ -86,11 +97,11 @@ impl<S> Layer<S> for HoldWhileBusy {
 
 impl<S> Service<LambdaInvocation> for Holding<S>
 where
-    S: Service<LambdaInvocation, Future: 'static>,
+    S: Service<LambdaInvocation, Future: Send + 'static>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>>>>;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
