@@ -13,7 +13,6 @@ use bench::{
     machine::Machine,
     report::Report,
     rounds::{Bench, Settings},
-    services::Services,
 };
 use clap::Parser;
 
@@ -80,8 +79,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     // Before any thread is started: they inherit where they may run.
     let cores = Cores::split(arguments.pin)?;
-    let services = Services::start(&std::path::absolute(&folder)?)?;
-    let measured = Bench { services: &services, cores: &cores, settings }
+    let folder = std::path::absolute(&folder)?;
+    let measured = Bench { folder: &folder, cores: &cores, settings }
         .rounds(&candidates, |round, name| tell_progress(round, settings.rounds, name));
     if std::io::stderr().is_terminal() {
         anstream::eprint!("\r{:40}\r", "");

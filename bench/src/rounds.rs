@@ -1,7 +1,7 @@
 //! The measuring itself: rounds, in each of which every candidate has its turn, so that what the machine does besides
 //! meets them all.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
@@ -80,9 +80,9 @@ impl Measured {
 
 /// What is measured with.
 pub struct Bench<'a> {
-    /// The services behind the functions.
-    pub services: &'a Services,
-    /// Where they run.
+    /// Where its files go.
+    pub folder: &'a Path,
+    /// Where functions and services run.
     pub cores: &'a Cores,
     /// How.
     pub settings: Settings,
@@ -113,8 +113,10 @@ impl Bench<'_> {
     }
 
     fn turn(&self, candidate: &Candidate, round: usize) -> anyhow::Result<Turn> {
-        let cold = self.run(candidate, &format!("{}-{round}-cold", candidate.name), 1)?;
-        let warm = self.run(candidate, &format!("{}-{round}-warm", candidate.name), self.settings.events)?;
+        // New ones each time: the embedded DynamoDB gets slower with all that it has seen.
+        let services = Services::start(self.folder)?;
+        let run = |what, events| self.run(&services, candidate, &format!("{}-{round}-{what}", candidate.name), events);
+        let (cold, warm) = (run("cold", 1)?, run("warm", self.settings.events)?);
         let first = cold.events.first().copied().unwrap_or_default();
         let after_the_first: Vec<f64> = warm.events.iter().skip(1).copied().map(milliseconds).collect();
         let (long, short) = (milliseconds(warm.used.cpu), milliseconds(cold.used.cpu));
@@ -130,15 +132,15 @@ impl Bench<'_> {
         })
     }
 
-    fn run(&self, candidate: &Candidate, table: &str, events: usize) -> anyhow::Result<Run> {
+    fn run(&self, services: &Services, candidate: &Candidate, table: &str, events: usize) -> anyhow::Result<Run> {
         let deliveries = Deliveries::of(table, events)?;
         let idempotency_table = format!("{table}-idempotency");
-        self.services.create_table(table)?;
+        services.create_table(table)?;
         if candidate.contract == Contract::ReceiverWithIdempotencyTable {
-            self.services.create_idempotency_table(&idempotency_table)?;
+            services.create_idempotency_table(&idempotency_table)?;
         }
-        let variables = self.variables(candidate, table, &idempotency_table);
-        let mut environment = Environment::start(candidate, &variables, self.cores, self.services.runtime())?;
+        let variables = self.variables(services, candidate, table, &idempotency_table);
+        let mut environment = Environment::start(candidate, &variables, self.cores, services.runtime())?;
         let init = environment.init();
         let mut took = Vec::with_capacity(events);
         for (index, delivery) in deliveries.iter().enumerate() {
@@ -149,15 +151,21 @@ impl Bench<'_> {
         }
         let used = environment.end()?;
         let expected = if candidate.contract == Contract::Nothing { 0 } else { deliveries.stored() };
-        self.count(table, expected)?;
+        count(services, table, expected)?;
         if candidate.contract == Contract::ReceiverWithIdempotencyTable {
-            self.count(&idempotency_table, expected)?;
+            count(services, &idempotency_table, expected)?;
         }
         Ok(Run { init, events: took, used })
     }
 
-    fn variables(&self, candidate: &Candidate, table: &str, idempotency_table: &str) -> Vec<(&'static str, String)> {
-        let mut variables = self.services.environment();
+    fn variables(
+        &self,
+        services: &Services,
+        candidate: &Candidate,
+        table: &str,
+        idempotency_table: &str,
+    ) -> Vec<(&'static str, String)> {
+        let mut variables = services.environment();
         variables.push(("TABLE_NAME", table.to_owned()));
         variables.push(("RETENTION_DAYS", "0".to_owned()));
         if candidate.contract == Contract::ReceiverWithIdempotencyTable {
@@ -170,12 +178,12 @@ impl Bench<'_> {
         });
         variables
     }
+}
 
-    fn count(&self, table: &str, expected: usize) -> anyhow::Result<()> {
-        let items = self.services.count_and_delete(table)?;
-        ensure!(items == expected, "the table {table} holds {items} items, and must hold {expected}");
-        Ok(())
-    }
+fn count(services: &Services, table: &str, expected: usize) -> anyhow::Result<()> {
+    let items = services.count_and_delete(table)?;
+    ensure!(items == expected, "the table {table} holds {items} items, and must hold {expected}");
+    Ok(())
 }
 
 /// Whole microseconds: more digits are noise.

@@ -8,7 +8,6 @@ use bench::{
     candidate::{Candidate, Contract},
     cores::Cores,
     rounds::{Bench, Measured, Settings},
-    services::Services,
 };
 use receive::{Receiver, config::Config, runtime};
 use shared::{aws, env::Env};
@@ -48,9 +47,9 @@ fn shell(script: &str) -> Candidate {
 fn round(test: &str, candidate: Candidate, key_ring: bool) -> Result<Vec<Measured>, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
     std::fs::create_dir_all(&folder).unwrap();
-    let (services, cores) = (Services::start(&folder).unwrap(), Cores::split(None).unwrap());
+    let cores = Cores::split(None).unwrap();
     let settings = Settings { rounds: 1, events: 12, pin: None, key_ring };
-    Bench { services: &services, cores: &cores, settings }
+    Bench { folder: &folder, cores: &cores, settings }
         .rounds(&[candidate], |_, _| ())
         .map_err(|error| format!("{error:#}"))
 }
