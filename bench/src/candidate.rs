@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 
 /// The names of the candidates in the tree, in the order in which they are measured.
-pub const NAMES: [&str; 5] = ["floor", "receive", "tutorial", "python-powertools", "node"];
+pub const NAMES: [&str; 6] = ["floor", "floor-static", "receive", "tutorial", "python-powertools", "node"];
 
 /// What a function is expected to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,9 @@ impl Candidate {
         let built = target.join("bench");
         let candidate = match name {
             "floor" => Self { contract: Contract::Nothing, ..Self::binary(name, &built.join("rust/release/floor")) },
+            "floor-static" => {
+                Self { contract: Contract::Nothing, ..Self::binary(name, &built.join("floor-static/bootstrap")) }
+            }
             "receive" => Self::binary(name, receive),
             "tutorial" => Self { takes_key_ring: false, ..Self::binary(name, &built.join("rust/tutorial/tutorial")) },
             "python-powertools" => Self {
@@ -151,7 +154,7 @@ mod tests {
         let message = |name| Candidate::named(name, nowhere, &nowhere.join("receive")).unwrap_err().to_string();
         assert!(message("floor").ends_with(": bench/prepare floor"), "{}", message("floor"));
         assert!(message("receive").ends_with(": bench/prepare receive"));
-        assert!(message("rust").contains("there are floor, receive,"));
+        assert!(message("rust").contains("there are floor, floor-static, receive,"));
         assert!(Candidate::command("no-equals-sign").unwrap_err().to_string().contains("expected <name>=<command>"));
         assert!(Candidate::command("a=/no/such/file").unwrap_err().to_string().ends_with("/no/such/file is not there"));
     }

@@ -44,7 +44,7 @@ struct Arguments {
     command: Vec<String>,
 
     /// The binary of the candidate `receive`
-    #[arg(long, value_name = "PATH", default_value = "target/release/receive")]
+    #[arg(long, value_name = "PATH", default_value = "target/lambda/receive/bootstrap")]
     receive: PathBuf,
 
     /// Have keys fetched from Secrets Manager, by the candidates that can

@@ -278,3 +278,161 @@ impl HttpClient for Https {
         SharedHttpConnector::new(Connector { https: self.clone(), connect_within })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_smithy_runtime_api::http::Request;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    const HANG_UP: &str = "hang up";
+    const WITHIN: Duration = Duration::from_secs(5);
+
+    /// A server that answers the requests of its n-th connection with the n-th script, and then says nothing; its URL.
+    async fn server(scripts: &'static [&'static [&'static str]]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut silent = Vec::new();
+            for script in scripts {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                for answer in script.iter().filter(|answer| **answer != HANG_UP) {
+                    let mut request = Vec::new();
+                    while !request.ends_with(b"\r\n\r\n") {
+                        request.push(connection.read_u8().await.unwrap());
+                    }
+                    connection.write_all(answer.as_bytes()).await.unwrap();
+                }
+                if script.last() != Some(&HANG_UP) {
+                    silent.push(connection);
+                }
+            }
+            std::future::pending::<()>().await;
+        });
+        url
+    }
+
+    fn client() -> Https {
+        Https::new(RootCertStore::empty()).unwrap()
+    }
+
+    async fn get(client: &Https, url: &str) -> Result<(u16, Vec<u8>), ConnectorError> {
+        let answer = client.clone().exchange(Request::get(url).unwrap(), WITHIN).await?;
+        Ok((answer.status().as_u16(), answer.body().bytes().unwrap().to_vec()))
+    }
+
+    fn kept(client: &Https) -> usize {
+        client.idle.lock().unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_used_again() {
+        let (client, url) = (client(), server(&[&[OK, OK]]).await);
+        for _ in 0..2 {
+            assert_eq!(get(&client, &url).await.unwrap(), (200, b"ok".to_vec()));
+            assert_eq!(kept(&client), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_while_idle_is_not() {
+        let (client, url) = (client(), server(&[&[OK, HANG_UP], &[OK]]).await);
+        get(&client, &url).await.unwrap();
+        // It may have been noticed at once.
+        let idle = client.idle.lock().unwrap().pop();
+        if let Some(mut idle) = idle {
+            let closed = async {
+                while idle.connection.is_ready().await {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(WITHIN, closed).await.unwrap();
+            client.idle.lock().unwrap().push(idle);
+        }
+        assert_eq!(get(&client, &url).await.unwrap().0, 200);
+    }
+
+    #[tokio::test]
+    async fn nor_is_one_that_is_old_or_for_somebody_else() {
+        let (client, url, other) = (client(), server(&[&[OK], &[OK]]).await, server(&[&[OK]]).await);
+        get(&client, &url).await.unwrap();
+        get(&client, &other).await.unwrap();
+        assert_eq!(kept(&client), 2);
+        for idle in client.idle.lock().unwrap().iter_mut() {
+            idle.since = Instant::now().checked_sub(MAX_IDLE).unwrap();
+        }
+        get(&client, &url).await.unwrap();
+        assert_eq!(kept(&client), 2, "the old one went, a new one came, the other's stayed");
+    }
+
+    #[tokio::test]
+    async fn what_is_closed_or_in_trouble_is_not_kept() {
+        const CLOSED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        const TROUBLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+        let (client, url) = (client(), server(&[&[CLOSED], &[TROUBLE]]).await);
+        for status in [200, 503] {
+            assert_eq!(get(&client, &url).await.unwrap().0, status);
+            assert_eq!(kept(&client), 0, "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_given_up_takes_its_connection_along() {
+        let (client, url) = (client(), server(&[&[OK], &[OK]]).await);
+        get(&client, &url).await.unwrap();
+        let given_up = tokio::time::timeout(Duration::from_millis(1), get(&client, &url)).await;
+        assert!(given_up.is_err());
+        assert_eq!(kept(&client), 0);
+        assert_eq!(get(&client, &url).await.unwrap().0, 200);
+    }
+
+    #[tokio::test]
+    async fn the_sdk_is_told_what_may_be_tried_again() {
+        let client = client();
+        let transient = Some(ErrorKind::TransientError);
+        let broken = server(&[&["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nbro", HANG_UP]]).await;
+        assert!(get(&client, &broken).await.unwrap_err().is_io());
+        let error = get(&client, &server(&[&["nonsense\r\n\r\n"]]).await).await.unwrap_err();
+        assert!(error.is_other() && error.as_other().is_none(), "{error:?}");
+        let error = get(&client, &server(&[&[HANG_UP]]).await).await.unwrap_err();
+        assert!(error.is_io() || error.as_other() == transient, "{error:?}");
+        assert!(get(&client, "ftp://localhost").await.unwrap_err().is_user());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_cannot_be_connected_to_is_named() {
+        let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let error = get(&client(), &format!("http://{unused}")).await.unwrap_err();
+        assert!(error.is_io());
+        assert!(error.into_source().to_string().starts_with(&format!("no connection to {unused}: ")));
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = listener.local_addr().unwrap();
+        let request = Request::get(format!("https://{silent}")).unwrap();
+        let error = client().exchange(request, Duration::from_millis(20)).await.unwrap_err();
+        assert!(error.is_timeout());
+        assert_eq!(error.into_source().to_string(), format!("no connection to {silent} within 20 ms"));
+    }
+
+    #[test]
+    fn hosts_are_written_without_the_schemes_own_port() {
+        for (uri, expected) in [
+            ("https://dynamodb.eu-west-1.amazonaws.com/", ("dynamodb.eu-west-1.amazonaws.com", 443, None)),
+            ("https://localhost:443", ("localhost", 443, Some("localhost"))),
+            ("https://localhost:8000", ("localhost", 8000, Some("localhost:8000"))),
+            ("http://localhost/path?query", ("localhost", 80, None)),
+            ("http://[::1]:8000", ("::1", 8000, Some("[::1]:8000"))),
+        ] {
+            let origin = Origin::of(&uri.parse().unwrap()).unwrap();
+            let (host, port, authority) = expected;
+            assert_eq!((origin.host.as_str(), origin.port), (host, port));
+            assert_eq!(origin.authority, authority.unwrap_or(host));
+            assert_eq!(origin.is_secure, uri.starts_with("https"));
+        }
+        assert!(Origin::of(&"/path".parse().unwrap()).is_err());
+    }
+}

@@ -61,7 +61,7 @@ fn script(unith: &str) -> String {
     replace(r#""secretKey":"…""#, &format!(r#""secretKey":"{SECRET_KEY}""#));
     replace("https://platform-api.unith.ai", unith);
     // `sam build` has made them, for this machine.
-    replace("cargo lambda build --release --arm64\n", "");
+    replace("cargo lambda build --release --target aarch64-unknown-linux-musl\n", "");
     replace("cargo lambda deploy", &deploy);
     // The URL's name leads nowhere from here.
     replace(r#"cargo lambda invoke --remote provision --data-ascii '{"action":"self-test"}'"#, "");

@@ -24,7 +24,7 @@ enum Command {
     /// Measure, and compare with the budget; fails where something is above it. Needs valgrind
     Guard {
         /// The deployed binary
-        #[arg(long, value_name = "PATH", default_value = "target/release/receive")]
+        #[arg(long, value_name = "PATH", default_value = "target/lambda/receive/bootstrap")]
         receive: PathBuf,
         /// The limits
         #[arg(long, value_name = "PATH", default_value = "bench/budget.json")]
