@@ -8,7 +8,8 @@ use std::{
 use anyhow::{Context, bail, ensure};
 
 /// The names of the candidates in the tree, in the order in which they are measured.
-pub const NAMES: [&str; 6] = ["floor", "floor-static", "receive", "tutorial", "python-powertools", "node"];
+pub const NAMES: [&str; 7] =
+    ["floor", "floor-static", "receive", "hand-signed", "tutorial", "python-powertools", "node"];
 
 /// What a function is expected to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,7 @@ impl Candidate {
                 Self { contract: Contract::Nothing, ..Self::binary(name, &built.join("floor-static/bootstrap")) }
             }
             "receive" => Self::binary(name, receive),
+            "hand-signed" => Self { takes_key_ring: false, ..Self::binary(name, &built.join("hand-signed/bootstrap")) },
             "tutorial" => Self { takes_key_ring: false, ..Self::binary(name, &built.join("rust/tutorial/tutorial")) },
             "python-powertools" => Self {
                 contract: Contract::ReceiverWithIdempotencyTable,

@@ -75,6 +75,17 @@ fn a_wrong_answer_fails_the_run_and_names_the_event() {
     assert!(error.starts_with(start), "{error}");
 }
 
+/// Behind TLS, the embedded DynamoDB stands under a CA that was made for this run.
+#[test]
+fn a_function_that_does_not_trust_the_authority_stores_nothing() {
+    let function = receiver();
+    let roots = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/src/roots/amazon-root-ca-1.pem");
+    let program = function.program.display();
+    let other_roots = format!("AWS_CA_BUNDLE={roots} exec {program} {}", function.arguments.join(" "));
+    let error = round("authority", shell(&other_roots), false).unwrap_err();
+    assert!(error.contains("expected 200 stored, got {\"statusCode\":503"), "{error}");
+}
+
 #[test]
 fn a_surplus_item_fails_the_run() {
     let error = round("surplus", Candidate { contract: Contract::Nothing, ..receiver() }, false).unwrap_err();

@@ -47,7 +47,7 @@ use tokio_rustls::TlsConnector;
 /// The largest answer that is read: DynamoDB's and Secrets Manager's are far smaller.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// A connection that nobody used for this long is not used any more: servers hang up on it about then.
-const MAX_IDLE: Duration = Duration::from_secs(60);
+const MAX_IDLE: Duration = Duration::from_mins(1);
 /// Where the SDK has no time-out of its own.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 

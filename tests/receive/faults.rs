@@ -3,6 +3,14 @@
 use std::time::Duration;
 
 use serde_json::json;
+use shared::{
+    event::Event,
+    key_ring::KeyRing,
+    signature::SharedKey,
+    store::{Put, Retention},
+    timestamp::Timestamp,
+    verify::verify,
+};
 use tests::{
     KEY, World, event, http_api_event,
     proxy::{Fault, Stale},
@@ -108,16 +116,40 @@ async fn an_invocation_that_ends_sooner_is_answered_sooner() {
 }
 
 #[tokio::test]
-async fn the_table_is_connected_to_before_the_first_request_and_need_not_be_there_yet() {
+async fn a_delivery_is_rehearsed_before_the_first_request_and_leaves_nothing() {
     let world = World::new().await;
     let receiver = world.receiver().await;
-    assert_eq!(world.table.proxy.requests(), 1, "one request opens the connection");
+    assert_eq!(world.table.proxy.requests(), 1, "the rehearsal's");
     assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.word(), (200, "stored".into()));
-    assert_eq!((world.table.proxy.requests(), world.table.items().await.len()), (2, 1), "and writes nothing");
-    assert_eq!(world.table.proxy.connections(), 1, "the write uses it");
+    assert_eq!((world.table.proxy.requests(), world.table.items().await.len()), (2, 1), "and it wrote nothing");
+    assert_eq!(world.table.proxy.connections(), 1, "its connection is used");
 
     world.table.proxy.set(Fault::Refuse);
     let receiver = world.receiver().await;
     world.table.proxy.set(Fault::None);
     assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.word(), (200, "duplicate".into()));
+}
+
+#[tokio::test]
+async fn a_rehearsals_table_takes_nothing() {
+    let world = World::new().await;
+    let client = sandbox::dynamodb_client(world.table.proxy.url()).unwrap();
+    let table = shared::store::Table::new(client, world.table.name.clone(), Retention::Days(1)).refusing();
+    let now = Timestamp::now();
+    let body = event(&json!({}));
+    let ring = KeyRing::parse(KEY).unwrap();
+    let signature = SharedKey::new(KEY).unwrap().sign(&body);
+    let read = Event::parse(&verify(&body, &signature, &ring, now).unwrap()).unwrap();
+    assert_eq!(table.put_event(&read, &body, now).await.unwrap(), Put::Duplicate);
+    assert!(table.quarantine(&body, "no reason", None, now).await.is_err());
+    assert_eq!(world.table.items().await.len(), 0);
+}
+
+#[tokio::test]
+async fn who_knows_how_a_rehearsal_is_signed_gets_nowhere() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let answer = receiver.deliver(&event(&json!({})), "rehearsal").await;
+    assert_eq!(answer.status, 401);
+    assert_eq!(world.table.items().await.len(), 0);
 }

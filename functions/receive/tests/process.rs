@@ -55,7 +55,11 @@ struct Running {
 
 impl Running {
     async fn start() -> Self {
-        let (api, table) = (RuntimeApi::start().await, Table::create().await);
+        Self::start_on(Table::create().await).await
+    }
+
+    async fn start_on(table: Table) -> Self {
+        let api = RuntimeApi::start().await;
         let process = command(&[
             ("AWS_LAMBDA_RUNTIME_API", api.address()),
             ("AWS_LAMBDA_FUNCTION_NAME", "receive"),
@@ -150,6 +154,20 @@ async fn it_serves_logs_a_line_each_and_stops_on_sigterm() {
     let line = &lines(&output)[0];
     assert_eq!(line["request_id"], "00000000-0000-0000-0000-000000000001");
     assert_eq!(line["trace_id"], "1-67891233-abcdef012345678912345678");
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_be_written_to_is_warned_of_at_the_start() {
+    let mut table = Table::create().await;
+    table.name = "missing".into();
+    let function = Running::start_on(table).await;
+    let lines = lines(&function.terminate().await);
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    let message = line["message"].as_str().unwrap();
+    let start = "a delivery that was rehearsed could not be stored: table `missing` did not take the event: ";
+    assert!(
+        line["level"] == "WARN" && message.starts_with(start) && message.ends_with("see TABLE_NAME and AWS_REGION")
+    );
 }
 
 /// What makes a handler panic is what no gateway sends: a body said to be base64 that is none, say.
