@@ -1,8 +1,8 @@
 //! The HTTP client under the AWS SDK: HTTP/1.1, over TLS by rustls on ring, on connections that are kept.
 //!
 //! It does what a function needs of the SDK's own client and no more. That one has HTTP/2, proxies and a pool for many
-//! hosts beside it, which were a fifth of a function's binary, and each connection is a task there, which costs an event
-//! a dozen switches. Here a connection moves when somebody waits for its answer, and at no other time.
+//! hosts beside it, which were a tenth of a function's code, and each connection is a task of its own there. Here a
+//! connection moves when somebody waits for its answer, and at no other time.
 //!
 //! What always holds: a connection serves one request at a time; it is kept for the next one only after its answer was
 //! read to the end and it says that it is ready. A request that was given up on (a time-out) takes its connection along.
