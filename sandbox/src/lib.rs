@@ -186,7 +186,7 @@ impl Sandbox {
         let stack = services.stack(Arc::clone(&provisioner)).await?;
         let secrets = services.secrets_client()?;
         let receiver = Receiver::new(config, services.dynamodb_client()?, || secrets);
-        receiver.warm_up().await;
+        receive::rehearsal::warm_up(&receiver).await;
         let function = front::function(receive::runtime::service(Arc::new(receiver), log));
         let route = format!("POST {}", receive::WEBHOOK_PATH);
         let front = Front::serve(listener, BTreeMap::from([(route, function)]))?;

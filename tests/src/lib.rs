@@ -174,7 +174,7 @@ impl World {
         let secrets =
             sandbox::secrets_client(self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url())).unwrap();
         let receiver = Receiver::new(config, dynamodb, || secrets);
-        receiver.warm_up().await;
+        receive::rehearsal::warm_up(&receiver).await;
         Caller::new(Arc::new(receiver))
     }
 

@@ -31,7 +31,6 @@ use crate::{
     delivery::Delivery,
     keys::{Keys, SecretRing},
     record::Record,
-    rehearsal::rehearse,
 };
 
 /// The one path there is.
@@ -62,12 +61,6 @@ impl Receiver {
         };
         let table = Table::new(dynamodb, config.table_name, config.retention);
         Self { keys, table, metrics_namespace: config.metrics_namespace, log_level: config.log_level }
-    }
-
-    /// Does before the first request what can be done then: the ring is read, and a delivery rehearsed. What fails is
-    /// left to the first request.
-    pub async fn warm_up(&self) {
-        let _ = tokio::join!(self.keys.ring(Timestamp::now()), rehearse(self));
     }
 
     /// A receiver that does what this one does, with `key` for its only one, and to no effect: its table takes nothing.

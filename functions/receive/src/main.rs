@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use lambda_http::Error;
-use receive::{Receiver, config::Config, runtime};
+use receive::{Receiver, config::Config, rehearsal, runtime};
 use shared::{aws, env::Env, telemetry};
 
 // One request at a time: more threads would only cost start-up.
@@ -32,6 +32,6 @@ async fn start() -> Result<Arc<Receiver>, Error> {
     let aws = aws::config(&env)?;
     let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
     let receiver = Receiver::new(config, dynamodb, || aws_sdk_secretsmanager::Client::new(&aws));
-    receiver.warm_up().await;
+    rehearsal::warm_up(&receiver).await;
     Ok(Arc::new(receiver))
 }

@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use lambda_http::{Context, LambdaEvent, Service, request::LambdaRequest};
-use shared::{signature::SharedKey, telemetry};
+use shared::{signature::SharedKey, telemetry, timestamp::Timestamp};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -21,8 +21,13 @@ const KEY: &str = "rehearsal";
 /// A table that does not answer by then is left to the first delivery.
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// Rehearses with the table of `receiver`, and warns if it could not be written to.
-pub async fn rehearse(receiver: &Receiver) {
+/// Reads the ring of `receiver`, and rehearses a delivery with its table. What fails is left to the first delivery; of a
+/// table that could not be written to it is warned.
+pub async fn warm_up(receiver: &Receiver) {
+    let _ = tokio::join!(receiver.keys.ring(Timestamp::now()), rehearse(receiver));
+}
+
+async fn rehearse(receiver: &Receiver) {
     let rehearsal = async {
         let receiver = receiver.rehearsing(SharedKey::new(KEY).ok()?);
         let delivery: LambdaRequest = serde_json::from_str(DELIVERY).ok()?;
