@@ -11,6 +11,7 @@ use aws_config::{
     stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
 };
 use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use aws_smithy_types::retry::ReconnectMode;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
@@ -70,11 +71,13 @@ pub fn config_without_credentials(env: &Env) -> Result<SdkConfig, EnvError> {
         .or_else(|| env.optional("AWS_DEFAULT_REGION"))
         .ok_or(EnvError::Missing { name: "AWS_REGION", meaning: "the region of the table and the secrets" })?;
     let http = Https::new(roots(env, region)?)
-        .map_err(|_| EnvError::Contradiction("the TLS roots cannot be used: see AWS_CA_BUNDLE and SSL_CERT_FILE"))?;
+        .map_err(|_| EnvError::Contradiction("TLS cannot be set up: its versions and cipher suites do not fit"))?;
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
     let retries = RetryConfig::standard()
         .with_max_attempts(MAX_ATTEMPTS)
+        // Which connections are kept, our client decides; the SDK would complain that it has no hold of them.
+        .with_reconnect_mode(ReconnectMode::ReuseAllConnections)
         .with_initial_backoff(INITIAL_BACKOFF)
         .with_max_backoff(MAX_BACKOFF);
     let is_on = |name: &str| env.optional(name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
@@ -135,6 +138,10 @@ fn roots(env: &Env, region: &str) -> Result<RootCertStore, EnvError> {
     let mut roots = RootCertStore::empty();
     if OTHER_PARTITIONS.iter().any(|prefix| region.starts_with(prefix)) {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            let meaning = "the roots to trust in this region, of which this system has none";
+            return Err(EnvError::Missing { name: "AWS_CA_BUNDLE", meaning });
+        }
     } else {
         let amazons = AMAZON_ROOTS.iter().flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()));
         roots.add_parsable_certificates(amazons.flatten());
@@ -175,9 +182,11 @@ mod tests {
     #[test]
     fn other_partitions_use_the_systems_roots() {
         let native = rustls_native_certs::load_native_certs().certs.len();
-        assert_ne!(native, AMAZON_ROOTS.len());
+        assert!(native > AMAZON_ROOTS.len(), "this test needs a system with roots: {native}");
         for region in ["cn-north-1", "us-gov-west-1", "us-iso-east-1"] {
-            assert_eq!(roots(&Env::default(), region).unwrap().len(), native, "{region}");
+            let trusted = roots(&Env::default(), region).unwrap().len();
+            // Some may be of a kind that rustls does not take.
+            assert!((AMAZON_ROOTS.len() + 1..=native).contains(&trusted), "{region}: {trusted} of {native}");
         }
     }
 }

@@ -46,7 +46,8 @@ use tokio_rustls::TlsConnector;
 
 /// The largest answer that is read: DynamoDB's and Secrets Manager's are far smaller.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// A connection that nobody used for this long is not used any more: servers hang up on it about then.
+/// A connection that nobody used for this long is not used any more: its server may have hung up on it, and an environment
+/// that was frozen meanwhile not have heard of it.
 const MAX_IDLE: Duration = Duration::from_mins(1);
 /// Where the SDK has no time-out of its own.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -163,11 +164,20 @@ const CIPHER_SUITES: [rustls::SupportedCipherSuite; 6] = [
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
+/// The server hung up before it had a request.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was closed")]
+struct Closed;
+
 /// A service could not be connected to.
 #[derive(Debug, thiserror::Error)]
 enum NoConnection {
-    #[error("no connection to {authority}: {cause}")]
-    Failed { authority: String, cause: Cause },
+    #[error("no connection to {authority}")]
+    Failed {
+        authority: String,
+        #[source]
+        cause: Cause,
+    },
     #[error("no connection to {authority} within {} ms", within.as_millis())]
     OutOfTime { authority: String, within: Duration },
 }
@@ -195,9 +205,12 @@ impl Connection {
             Ok((parts, body.to_bytes()))
         });
         poll_fn(|cx| {
-            // How the connection ended, its exchange knows as well.
-            let _ = Pin::new(&mut self.driver).poll(cx);
-            exchange.as_mut().poll(cx)
+            let moved = Pin::new(&mut self.driver).poll(cx);
+            match exchange.as_mut().poll(cx) {
+                // Closed before it took the request: nobody else will tell.
+                Poll::Pending if moved.is_ready() => Poll::Ready(Err(ConnectorError::io(Closed.into()))),
+                exchanged => exchanged,
+            }
         })
         .await
     }
@@ -357,6 +370,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_closes_before_it_has_the_request_is_told_of() {
+        let (client, url) = (client(), server(&[&[HANG_UP]]).await);
+        let mut connection = client.connect(&Origin::of(&url.parse().unwrap()).unwrap(), WITHIN).await.unwrap();
+        let closed = poll_fn(|cx| Pin::new(&mut connection.driver).poll(cx));
+        let _ = tokio::time::timeout(WITHIN, closed).await.unwrap();
+        let request = http::Request::get("/").body(SdkBody::empty()).unwrap();
+        let exchanged = tokio::time::timeout(WITHIN, connection.exchange(request)).await.unwrap();
+        assert!(exchanged.unwrap_err().is_io());
+    }
+
+    #[tokio::test]
     async fn nor_is_one_that_is_old_or_for_somebody_else() {
         let (client, url, other) = (client(), server(&[&[OK], &[OK]]).await, server(&[&[OK]]).await);
         get(&client, &url).await.unwrap();
@@ -408,7 +432,8 @@ mod tests {
         let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let error = get(&client(), &format!("http://{unused}")).await.unwrap_err();
         assert!(error.is_io());
-        assert!(error.into_source().to_string().starts_with(&format!("no connection to {unused}: ")));
+        let told = crate::aws::causes(&*error.into_source());
+        assert!(told.starts_with(&format!("no connection to {unused}: ")) && told.contains("refused"), "{told}");
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let silent = listener.local_addr().unwrap();

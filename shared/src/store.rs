@@ -135,8 +135,8 @@ impl Table {
         self.retention
     }
 
-    /// The same table, written to under a condition that nothing meets: it takes no item, and answers as if each were
-    /// there. Retention is for ever, so that every event is asked about.
+    /// The same table, written to under a condition that nothing meets: it takes no item. An event is answered as one that
+    /// is there, a body to be quarantined with an error. Retention is for ever, so that every event is asked about.
     #[must_use]
     pub fn refusing(&self) -> Self {
         Self { takes: Takes::Nothing, retention: Retention::Forever, ..self.clone() }

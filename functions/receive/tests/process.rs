@@ -170,6 +170,21 @@ async fn a_table_that_cannot_be_written_to_is_warned_of_at_the_start() {
     );
 }
 
+#[tokio::test]
+async fn a_retry_that_succeeds_is_no_fault_and_leaves_one_line() {
+    let function = Running::start().await;
+    let before = function.table.proxy.requests();
+    function.table.proxy.set(Fault::Answer(500, "{}".to_owned()));
+    let outcome = function.api.queue(delivery("retried"));
+    while function.table.proxy.requests() == before {
+        tokio::task::yield_now().await;
+    }
+    function.table.proxy.set(Fault::None);
+    assert_eq!(*status(&timeout(PATIENCE, outcome).await.unwrap().unwrap()), 200);
+    let lines = lines(&function.terminate().await);
+    assert_eq!((lines.len(), &lines[0]["outcome"]), (1, &json!("stored")), "{lines:?}");
+}
+
 /// What makes a handler panic is what no gateway sends: a body said to be base64 that is none, say.
 #[tokio::test]
 async fn a_panic_fails_its_invocation_and_the_next_one_is_served() {
