@@ -303,6 +303,7 @@ mod tests {
 
     const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
     const HANG_UP: &str = "hang up";
+    const HANG_UP_ON_OTHERS: &str = "hang up on the connections before";
     const WITHIN: Duration = Duration::from_secs(5);
 
     /// A server that answers the requests of its n-th connection with the n-th script, and then says nothing; its URL.
@@ -314,6 +315,10 @@ mod tests {
             for script in scripts {
                 let (mut connection, _) = listener.accept().await.unwrap();
                 for answer in script.iter().filter(|answer| **answer != HANG_UP) {
+                    if *answer == HANG_UP_ON_OTHERS {
+                        silent.clear();
+                        continue;
+                    }
                     let mut request = Vec::new();
                     while !request.ends_with(b"\r\n\r\n") {
                         request.push(connection.read_u8().await.unwrap());
@@ -371,12 +376,14 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_closes_before_it_has_the_request_is_told_of() {
-        let (client, url) = (client(), server(&[&[HANG_UP]]).await);
-        let mut connection = client.connect(&Origin::of(&url.parse().unwrap()).unwrap(), WITHIN).await.unwrap();
-        let closed = poll_fn(|cx| Pin::new(&mut connection.driver).poll(cx));
-        let _ = tokio::time::timeout(WITHIN, closed).await.unwrap();
-        let request = http::Request::get("/").body(SdkBody::empty()).unwrap();
-        let exchanged = tokio::time::timeout(WITHIN, connection.exchange(request)).await.unwrap();
+        let (client, url) = (client(), server(&[&[OK], &[HANG_UP_ON_OTHERS, OK]]).await);
+        let origin = Origin::of(&url.parse().unwrap()).unwrap();
+        let request = || http::Request::get("/").header(HOST, "localhost").body(SdkBody::empty()).unwrap();
+        let mut closed = client.connect(&origin, WITHIN).await.unwrap();
+        closed.exchange(request()).await.unwrap();
+        // Whoever hears from the second connection has heard of the end of the first.
+        client.connect(&origin, WITHIN).await.unwrap().exchange(request()).await.unwrap();
+        let exchanged = tokio::time::timeout(WITHIN, closed.exchange(request())).await.unwrap();
         assert!(exchanged.unwrap_err().is_io());
     }
 
