@@ -125,16 +125,11 @@ impl Https {
     }
 
     async fn connect(&self, origin: &Origin, within: Duration) -> Result<Connection, ConnectorError> {
+        let authority = || origin.authority.clone();
         match tokio::time::timeout(within, self.open(origin)).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(cause)) => {
-                let authority = origin.authority.clone();
-                Err(ConnectorError::io(NoConnection::Failed { authority, cause }.into()))
-            }
-            Err(_) => {
-                let authority = origin.authority.clone();
-                Err(ConnectorError::timeout(NoConnection::OutOfTime { authority, within }.into()))
-            }
+            Ok(opened) => opened
+                .map_err(|cause| ConnectorError::io(NoConnection::Failed { authority: authority(), cause }.into())),
+            Err(_) => Err(ConnectorError::timeout(NoConnection::OutOfTime { authority: authority(), within }.into())),
         }
     }
 
