@@ -11,6 +11,7 @@ use aws_config::{
     stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
 };
 use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
 use aws_smithy_types::retry::ReconnectMode;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use rustls::RootCertStore;
@@ -96,6 +97,28 @@ pub fn config_without_credentials(env: &Env) -> Result<SdkConfig, EnvError> {
         .service_config(Variables(env.clone()));
     config.set_endpoint_url(env.optional("AWS_ENDPOINT_URL").map(str::to_owned));
     Ok(config.build())
+}
+
+/// Retries without a quota: the time in which a delivery must be answered is the bound. The SDK's own quota is shared by
+/// all calls of a client, and gone after some 17 failures; each delivery would then have one attempt where it needs four.
+///
+/// Each client's configuration is given it, since [`SdkConfig`] has no place for it.
+fn without_retry_quota() -> RetryPartition {
+    RetryPartition::custom("unlimited").token_bucket(TokenBucket::unlimited()).build()
+}
+
+/// A client of `DynamoDB`.
+#[must_use]
+pub fn dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
+    let config = aws_sdk_dynamodb::config::Builder::from(config).retry_partition(without_retry_quota()).build();
+    aws_sdk_dynamodb::Client::from_conf(config)
+}
+
+/// A client of Secrets Manager.
+#[must_use]
+pub fn secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
+    let config = aws_sdk_secretsmanager::config::Builder::from(config).retry_partition(without_retry_quota()).build();
+    aws_sdk_secretsmanager::Client::from_conf(config)
 }
 
 const CREDENTIALS: &str =

@@ -27,6 +27,14 @@ pub enum EnvError {
         /// What it should hold.
         expected: &'static str,
     },
+    /// A variable that holds a secret, or should, and something else instead: the value is not shown.
+    #[error("{name} cannot be used: {problem}")]
+    Unusable {
+        /// The variable.
+        name: &'static str,
+        /// What is wrong with its value.
+        problem: String,
+    },
     /// Variables that exclude or need each other.
     #[error("{0}")]
     Contradiction(&'static str),

@@ -10,11 +10,16 @@
 //! Reading is lenient by entry and strict by document: an entry that cannot be used is left out and reported, so that
 //! one bad entry does not take the others down; a document of another shape is an error, and never a key.
 
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use std::fmt;
+
+use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::{signature::SharedKey, timestamp::Timestamp};
+use crate::{
+    json::{self, Object},
+    signature::{InvalidKey, SharedKey, trimmed},
+    timestamp::Timestamp,
+};
 
 /// The keys of one secret, in its order.
 #[derive(Debug, Clone, Default)]
@@ -31,13 +36,71 @@ pub struct RingKey {
     /// The head whose events it signs; `None` where it is good for any head.
     pub head_id: Option<String>,
     /// UNITH's id of the webhook it came with, where known.
-    pub webhook_id: Option<String>,
+    pub webhook_id: Option<WebhookId>,
     /// Whether a rotation is taking it out of use.
     pub state: KeyState,
     /// Since when it is in the ring, where known.
     pub since: Option<Timestamp>,
     /// The instant from which it is not used any more.
     pub until: Option<Timestamp>,
+    /// The resource that looks after the webhook, e.g. `UnithWebhook@6a5b1f00-…`.
+    pub owner: Option<String>,
+    /// The resource that did so before, until that one is deleted.
+    pub previous_owner: Option<String>,
+    /// Whether the webhook was registered while its head's events were on: UNITH never delivers to another one.
+    pub made_while_on: bool,
+}
+
+/// UNITH's id of a webhook, with the JSON type and the spelling it came with: `4`, `"000004"`, `"b7e2…"`.
+#[derive(Clone)]
+pub struct WebhookId {
+    json: Box<RawValue>,
+    text: String,
+}
+
+impl WebhookId {
+    /// Takes a number, or a string that is not empty.
+    #[must_use]
+    pub fn from_json(json: &RawValue) -> Option<Self> {
+        let text = match json.get().bytes().next()? {
+            b'"' => json::text(json)?.into_owned(),
+            b'-' | b'0'..=b'9' => json.get().to_owned(),
+            _ => return None,
+        };
+        (!text.is_empty()).then(|| Self { json: json.to_owned(), text })
+    }
+
+    /// The id as it stands in a path.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The id as it came.
+    #[must_use]
+    pub fn as_json(&self) -> &RawValue {
+        &self.json
+    }
+}
+
+impl PartialEq for WebhookId {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for WebhookId {}
+
+impl fmt::Display for WebhookId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for WebhookId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.json.get())
+    }
 }
 
 /// Where a key is in its life.
@@ -60,7 +123,7 @@ impl KeyState {
     }
 }
 
-/// A secret that is no key ring.
+/// A secret that is not a key ring.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyRingError {
     /// Nothing but white space.
@@ -69,64 +132,61 @@ pub enum KeyRingError {
     /// Another document, or no key.
     #[error(r#"the secret is neither {{"keys":[…]}} nor {{"sharedKey":"…"}} nor a bare key"#)]
     Shape,
-}
-
-/// The document, its entries still text: no key is copied into memory that is not wiped.
-#[derive(Deserialize)]
-struct Document<'a> {
-    #[serde(borrow)]
-    keys: Option<Vec<&'a RawValue>>,
-    #[serde(rename = "sharedKey")]
-    shared_key: Option<Zeroizing<String>>,
-}
-
-/// An entry as it may stand in the secret. Unknown fields are somebody else's and do not matter here.
-#[derive(Deserialize)]
-struct Entry {
-    key: Option<Zeroizing<String>>,
-    head_id: Option<String>,
-    webhook_id: Option<Value>,
-    state: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
+    /// The one key it holds cannot be one.
+    #[error("the key in the secret cannot be used: {0}")]
+    Key(#[from] InvalidKey),
 }
 
 impl KeyRing {
     /// A ring of one key that is good for any head.
     #[must_use]
     pub fn of_one(key: SharedKey) -> Self {
-        let key = RingKey { key, head_id: None, webhook_id: None, state: KeyState::Active, since: None, until: None };
+        let key = RingKey {
+            key,
+            head_id: None,
+            webhook_id: None,
+            state: KeyState::Active,
+            since: None,
+            until: None,
+            owner: None,
+            previous_owner: None,
+            made_while_on: false,
+        };
         Self { keys: vec![key], left_out: Vec::new() }
     }
 
     /// Reads a secret's text in any of the three forms.
+    ///
+    /// # Errors
+    /// A secret of another shape, or one whose only key cannot be a key.
     pub fn parse(secret: &str) -> Result<Self, KeyRingError> {
         let secret = trimmed(secret);
         if secret.is_empty() {
             return Err(KeyRingError::Empty);
         }
         if !secret.starts_with('{') {
-            return if is_bare_key(secret) { Self::by_hand(secret) } else { Err(KeyRingError::Shape) };
+            let is_word = !secret.starts_with(['[', '"']) && !secret.contains(char::is_whitespace);
+            return if is_word { Ok(Self::of_one(SharedKey::parse(secret)?)) } else { Err(KeyRingError::Shape) };
         }
-        let document: Document<'_> = serde_json::from_str(secret).map_err(|_| KeyRingError::Shape)?;
-        let entries = match (document.keys, document.shared_key) {
-            (None, Some(key)) => return Self::by_hand(key.trim()),
-            (Some(entries), None) => entries,
+        let document = Object::parse(secret).map_err(|_| KeyRingError::Shape)?;
+        let present = |name| document.get(name).filter(|value| value.get() != "null");
+        let entries: Vec<&RawValue> = match (present("keys"), present("sharedKey")) {
+            (None, Some(key)) => {
+                let key = Zeroizing::new(json::text(key).ok_or(KeyRingError::Shape)?.into_owned());
+                return Ok(Self::of_one(SharedKey::parse(&key)?));
+            }
+            (Some(keys), None) => serde_json::from_str(keys.get()).map_err(|_| KeyRingError::Shape)?,
             // Which one counts? Whoever wrote the other one would wonder.
             _ => return Err(KeyRingError::Shape),
         };
         let mut ring = Self::default();
         for (index, entry) in entries.into_iter().enumerate() {
-            match read_entry(entry.get()) {
+            match RingKey::parse(entry.get()) {
                 Ok(key) => ring.keys.push(key),
                 Err(reason) => ring.left_out.push(format!("entry {index} of the key ring is left out: {reason}")),
             }
         }
         Ok(ring)
-    }
-
-    fn by_hand(key: &str) -> Result<Self, KeyRingError> {
-        SharedKey::new(key).map(Self::of_one).map_err(|_| KeyRingError::Empty)
     }
 
     /// All keys, also those past their `until`.
@@ -150,39 +210,85 @@ impl RingKey {
     }
 }
 
-/// A secret's text without the space around it, and without the byte-order mark that some editors begin a file with.
-#[must_use]
-pub fn trimmed(secret: &str) -> &str {
-    secret.trim_start_matches('\u{feff}').trim()
+/// Why an entry cannot be used. No message repeats the key.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidEntry {
+    /// It is another JSON value.
+    #[error("it is not an object")]
+    NotAnObject,
+    /// There is no key in it.
+    #[error("it has no `key`")]
+    NoKey,
+    /// What stands where the key should stand is not a string.
+    #[error("its `key` is not a string")]
+    KeyType,
+    /// The key cannot be one.
+    #[error("its `key` cannot be used: {0}")]
+    Key(#[from] InvalidKey),
+    /// It is bound to a head that has no name.
+    #[error("its `head_id` is not a string with a head's id; leave the member out to allow any head")]
+    HeadId,
+    /// It is bound to a head by a member that has another name.
+    #[error("it names its head by another member than `head_id`")]
+    OtherHeadMember,
+    /// Nobody knows when it ends.
+    #[error("its `until` is not an ISO 8601 date and time")]
+    Until,
 }
 
-/// Whether a text may be a key that somebody stored as it is: one word, and none of JSON's own.
-fn is_bare_key(text: &str) -> bool {
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=._-".contains(&b));
-    plain && !["null", "true", "false"].contains(&text)
-}
-
-fn read_entry(entry: &str) -> Result<RingKey, &'static str> {
-    let entry: Entry = serde_json::from_str(entry).map_err(|_| "it is no object, or a field has the wrong type")?;
-    let key = entry.key.ok_or("it has no `key`")?;
-    // A bound key that lost its binding to an empty string must not become good for every head.
-    if entry.head_id.as_deref() == Some("") {
-        return Err("its `head_id` is empty");
+impl RingKey {
+    /// Reads one entry of the document. Members that are not known are somebody else's and do not matter, but for one
+    /// that seems to bind the key to a head: taken for nothing, it would make the key valid for every head.
+    ///
+    /// # Errors
+    /// An entry whose key must not be used.
+    pub fn parse(entry: &str) -> Result<Self, InvalidEntry> {
+        let entry = Object::parse(entry).map_err(|_| InvalidEntry::NotAnObject)?;
+        let present = |name| entry.get(name).filter(|value| value.get() != "null");
+        let key = present("key").ok_or(InvalidEntry::NoKey)?;
+        let key = Zeroizing::new(json::text(key).ok_or(InvalidEntry::KeyType)?.into_owned());
+        let head_id = match entry.get("head_id") {
+            None => None,
+            Some(head) => {
+                let head = json::text(head).filter(|head| !head.is_empty());
+                Some(head.ok_or(InvalidEntry::HeadId)?.into_owned())
+            }
+        };
+        if entry.names().any(|name| name != b"head_id" && may_name_a_head(name, head_id.is_some())) {
+            return Err(InvalidEntry::OtherHeadMember);
+        }
+        let until = match present("until") {
+            // Not knowing when a key ends, we do not use it.
+            Some(until) => {
+                let until = json::text(until).and_then(|until| Timestamp::parse(&until));
+                Some(until.ok_or(InvalidEntry::Until)?)
+            }
+            None => None,
+        };
+        let text = |name| entry.text(name).map(std::borrow::Cow::into_owned);
+        Ok(Self {
+            key: SharedKey::parse(&key)?,
+            head_id,
+            webhook_id: entry.get("webhook_id").and_then(WebhookId::from_json),
+            // A state we do not know says nothing against the key; `until` does that.
+            state: if entry.text("state").as_deref() == Some("retiring") { KeyState::Retiring } else { KeyState::Active },
+            since: entry.text("since").as_deref().and_then(Timestamp::parse),
+            until,
+            owner: text("owner"),
+            previous_owner: text("previous_owner"),
+            made_while_on: entry.get("made_while_on").is_some_and(|value| value.get() == "true"),
+        })
     }
-    let until = match entry.until {
-        // Not knowing when a key ends, we do not use it.
-        Some(text) => Some(Timestamp::parse(&text).ok_or("its `until` is no RFC 3339 instant")?),
-        None => None,
-    };
-    Ok(RingKey {
-        key: SharedKey::new(key.as_str()).map_err(|_| "its `key` is empty")?,
-        head_id: entry.head_id,
-        webhook_id: entry.webhook_id.map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned)),
-        // A state we do not know says nothing against the key; `until` does that.
-        state: if entry.state.as_deref() == Some("retiring") { KeyState::Retiring } else { KeyState::Active },
-        since: entry.since.as_deref().and_then(Timestamp::parse),
-        until,
-    })
+}
+
+/// Whether a member's name is another spelling of `head_id`; a head's public id binds too, where nothing else does.
+fn may_name_a_head(name: &[u8], is_bound: bool) -> bool {
+    let letters = name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase);
+    match letters.collect::<Vec<_>>().as_slice() {
+        b"head" | b"heads" | b"headid" | b"headids" => true,
+        b"publichead" | b"publicheadid" => !is_bound,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -194,24 +300,26 @@ mod tests {
         Timestamp::parse(text).unwrap()
     }
 
+    const KEY: &str = "cbaab87d1cce6d79baad8e9e2607feb3";
+    const OLD_KEY: &str = "0f3c5d7e9a1b2c4d6e8f0a1b2c3d4e5f";
+
     #[test]
     fn reads_a_ring() {
-        let ring = KeyRing::parse(
-            r#"{"keys": [
-                {"head_id": "h1", "webhook_id": 4, "key": "k4", "state": "active", "since": "2026-01-16T09:56:12Z", "new": 1},
-                {"head_id": "h1", "webhook_id": "3", "key": "k3", "state": "retiring", "until": "2026-01-16T11:00:00Z"}],
-              "more": true}"#,
-        )
+        let ring = KeyRing::parse(&format!(
+            r#"{{"keys": [
+                {{"head_id": "h1", "webhook_id": 4, "key": "{KEY}", "state": "active", "since": "2026-01-16T09:56:12Z",
+                  "owner": "Webhook@6a5b", "previous_owner": "Old@6a5b", "made_while_on": true, "new": 1e999}},
+                {{"head_id": "h1", "webhook_id": "0003", "key": "{OLD_KEY}\n", "state": "retiring", "until": "2026-01-16T11:00:00Z"}}],
+              "more": true}}"#
+        ))
         .unwrap();
         let [active, retiring] = ring.keys() else { panic!("{ring:?}") };
-        assert_eq!(
-            (active.key.expose(), active.state, active.webhook_id.as_deref()),
-            ("k4", KeyState::Active, Some("4"))
-        );
-        assert_eq!(
-            (retiring.key.expose(), retiring.state, retiring.webhook_id.as_deref()),
-            ("k3", KeyState::Retiring, Some("3"))
-        );
+        assert_eq!((active.key.expose(), active.state), (KEY, KeyState::Active));
+        assert_eq!(active.webhook_id.as_ref().map(|id| (id.as_str(), id.as_json().get())), Some(("4", "4")));
+        assert_eq!((active.owner.as_deref(), active.previous_owner.as_deref()), (Some("Webhook@6a5b"), Some("Old@6a5b")));
+        assert!(active.made_while_on && !retiring.made_while_on);
+        assert_eq!((retiring.key.expose(), retiring.state), (OLD_KEY, KeyState::Retiring));
+        assert_eq!(retiring.webhook_id.as_ref().map(|id| (id.as_str(), id.as_json().get())), Some(("0003", r#""0003""#)));
         assert!(active.usable(at("2099-01-01T00:00:00Z")));
         assert!(retiring.usable(at("2026-01-16T10:59:59.999Z")));
         assert!(!retiring.usable(at("2026-01-16T11:00:00Z")));
@@ -219,60 +327,104 @@ mod tests {
     }
 
     #[test]
+    fn an_id_of_a_webhook_keeps_its_spelling() {
+        let id = |json: &str| WebhookId::from_json(&RawValue::from_string(json.to_owned()).unwrap());
+        for json in ["4", r#""000123""#, "123456789012345678901234567890", r#""b7e2-1""#] {
+            assert_eq!(id(json).unwrap().as_json().get(), json);
+        }
+        assert_eq!(id("4"), id(r#""4""#), "whether it is a number or a string, it is the same webhook");
+        assert_ne!(id("123"), id(r#""000123""#));
+        for json in ["null", "true", "{}", "[]", r#""""#] {
+            assert_eq!(id(json), None, "{json}");
+        }
+    }
+
+    #[test]
     fn reads_secrets_made_by_hand() {
         for secret in [
-            "cbaab87d",
-            " cbaab87d\n",
-            "\u{feff}cbaab87d",
-            "\u{feff}{\"sharedKey\": \"cbaab87d\"}",
-            r#"{"sharedKey": "cbaab87d"}"#,
-            r#"{"sharedKey": "cbaab87d\n"}"#,
+            KEY.to_owned(),
+            format!(" {KEY}\n"),
+            format!("\u{feff}{KEY}"),
+            format!("\u{feff}{{\"sharedKey\": \"{KEY}\"}}"),
+            format!(r#"{{"sharedKey": "{KEY}"}}"#),
+            format!(r#"{{"sharedKey": "{KEY}\n", "keys": null}}"#),
         ] {
-            let ring = KeyRing::parse(secret).unwrap();
+            let ring = KeyRing::parse(&secret).unwrap();
             assert_eq!(ring.keys().len(), 1, "{secret}");
-            assert_eq!((ring.keys()[0].key.expose(), &ring.keys()[0].head_id), ("cbaab87d", &None), "{secret}");
+            assert_eq!((ring.keys()[0].key.expose(), &ring.keys()[0].head_id), (KEY, &None), "{secret}");
         }
     }
 
     #[test]
     fn no_other_document_becomes_a_key() {
-        for (secret, error) in [
-            ("", KeyRingError::Empty),
-            (" \n", KeyRingError::Empty),
-            (r#"{"sharedKey": ""}"#, KeyRingError::Empty),
-            ("{}", KeyRingError::Shape),
-            ("{\"keys\": [", KeyRingError::Shape),
-            (r#"{"keys": "k"}"#, KeyRingError::Shape),
-            (r#"["k"]"#, KeyRingError::Shape),
-            (r#""k""#, KeyRingError::Shape),
-            (r#"{"sharedKey": 5}"#, KeyRingError::Shape),
-            (r#"{"sharedKey": "k", "keys": []}"#, KeyRingError::Shape),
-            ("null", KeyRingError::Shape),
-            ("true", KeyRingError::Shape),
-            ("keys: [k]", KeyRingError::Shape),
-            ("two words", KeyRingError::Shape),
+        for secret in [
+            "{}",
+            "{\"keys\": [",
+            r#"{"keys": "k"}"#,
+            r#"["k"]"#,
+            r#""cbaab87d1cce6d79baad8e9e2607feb3""#,
+            r#"{"sharedKey": 5}"#,
+            r#"{"sharedKey": "cbaab87d1cce6d79baad8e9e2607feb3", "keys": []}"#,
+            "keys: [cbaab87d1cce6d79baad8e9e2607feb3]",
+            "two words",
         ] {
-            assert_eq!(KeyRing::parse(secret).unwrap_err(), error, "{secret}");
+            assert_eq!(KeyRing::parse(secret).unwrap_err(), KeyRingError::Shape, "{secret}");
+        }
+        for secret in ["", " \n", "\u{feff}"] {
+            assert_eq!(KeyRing::parse(secret).unwrap_err(), KeyRingError::Empty, "{secret:?}");
+        }
+        for secret in ["null", "true", r#"{"sharedKey": ""}"#, "{{resolve:x}}", "arn:aws:secretsmanager:eu-west-1:1:secret:x"] {
+            let error = KeyRing::parse(secret).unwrap_err();
+            assert!(matches!(error, KeyRingError::Key(_) | KeyRingError::Shape), "{secret}: {error}");
+            assert!(!error.to_string().contains("resolve") && !error.to_string().contains("eu-west"), "{error}");
         }
     }
 
     #[test]
     fn a_bad_entry_is_left_out_and_named() {
-        let ring = KeyRing::parse(
-            r#"{"keys": [{"head_id": "h"}, {"key": ""}, {"key": 5}, {"key": "k", "head_id": ""}, {"key": "k", "until": "soon"}, 7,
-                         {"key": "good"}]}"#,
-        )
-        .unwrap();
+        let key = format!(r#""key": "{KEY}""#);
+        let cases = [
+            (r#"{"head_id": "h"}"#.to_owned(), "it has no `key`"),
+            (r#"{"key": ""}"#.to_owned(), "its `key` cannot be used: it is empty"),
+            (r#"{"key": 5}"#.to_owned(), "its `key` is not a string"),
+            (r#"{"key": "short"}"#.to_owned(), "its `key` cannot be used: it has 5 characters"),
+            (format!(r#"{{{key}, "head_id": ""}}"#), "its `head_id` is not a string with a head's id"),
+            (format!(r#"{{{key}, "head_id": null}}"#), "its `head_id` is not a string with a head's id"),
+            (format!(r#"{{{key}, "head_id": 7}}"#), "its `head_id` is not a string with a head's id"),
+            (format!(r#"{{{key}, "headId": "h"}}"#), "it names its head by another member than `head_id`"),
+            (format!(r#"{{{key}, "head": "h"}}"#), "it names its head by another member than `head_id`"),
+            (format!(r#"{{{key}, "HEAD-ID": "h", "head_id": "h"}}"#), "it names its head by another member"),
+            (format!(r#"{{{key}, "public_head_id": "jane-15326"}}"#), "it names its head by another member"),
+            (format!(r#"{{{key}, "until": "soon"}}"#), "its `until` is not an ISO 8601 date and time"),
+            ("7".to_owned(), "it is not an object"),
+        ];
+        let entries: Vec<_> = cases.iter().map(|(entry, _)| entry.as_str()).collect();
+        let ring = KeyRing::parse(&format!(r#"{{"keys": [{}, {{{key}}}]}}"#, entries.join(","))).unwrap();
         assert_eq!(ring.keys().len(), 1);
-        assert_eq!(ring.keys()[0].key.expose(), "good");
-        assert_eq!(ring.left_out().len(), 6);
-        assert_eq!(ring.left_out()[1], "entry 1 of the key ring is left out: its `key` is empty");
+        assert_eq!(ring.keys()[0].key.expose(), KEY);
+        assert_eq!(ring.left_out().len(), cases.len());
+        for (index, (entry, reason)) in cases.iter().enumerate() {
+            let expected = format!("entry {index} of the key ring is left out: {reason}");
+            assert!(ring.left_out()[index].starts_with(&expected), "{entry}: {}", ring.left_out()[index]);
+        }
+        let noted = format!(r#"{{{key}, "head_id": "h", "public_head_id": "jane-15326", "header": 1}}"#);
+        assert_eq!(RingKey::parse(&noted).unwrap().head_id.as_deref(), Some("h"));
     }
 
     proptest! {
         #[test]
         fn parsing_never_panics(text in r#"\PC*|[{}\[\]":,a-z]{0,60}"#) {
             let _ = KeyRing::parse(&text);
+        }
+
+        /// Whatever an entry says besides, a key that is bound to a head in any spelling is not valid for another.
+        #[test]
+        fn no_entry_that_speaks_of_a_head_is_good_for_all(name in "[hH][eE][aA][dD][_ -]?[iI][dD]", head in "[a-z]{1,8}", more in "[a-z]{1,6}") {
+            let entry = format!(r#"{{"key": "{KEY}", "{name}": "{head}", "x{more}": {{"{more}": 1}}}}"#);
+            match RingKey::parse(&entry) {
+                Ok(entry) => prop_assert_eq!((name.as_str(), entry.head_id), ("head_id", Some(head))),
+                Err(error) => prop_assert_eq!(error, InvalidEntry::OtherHeadMember),
+            }
         }
     }
 }

@@ -59,21 +59,77 @@ pub struct SharedKey {
     keyed: HmacSha256,
 }
 
-/// A key nobody must be able to sign with.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a shared key must not be empty")]
-pub struct EmptyKey;
+/// Why a text is not a shared key. No message repeats the text.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+#[error("{fault}; a shared key has {MIN_KEY_CHARACTERS} to {MAX_KEY_CHARACTERS} characters of A-Z a-z 0-9 + / = _ . -")]
+pub struct InvalidKey {
+    fault: KeyFault,
+}
+
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+enum KeyFault {
+    #[error("it is empty")]
+    Empty,
+    #[error("it is a reference that was not resolved")]
+    Reference,
+    #[error("it is an ARN, not what the ARN names")]
+    Arn,
+    #[error("it is a JSON document, not a key")]
+    Json,
+    #[error("it is in quotation marks")]
+    Quoted,
+    #[error("it has {0} characters")]
+    Length(usize),
+    #[error("it has other characters")]
+    Characters,
+}
+
+const MIN_KEY_CHARACTERS: usize = 16;
+const MAX_KEY_CHARACTERS: usize = 256;
+
+/// A text without its byte order mark and without white space around it.
+#[must_use]
+pub fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c == '\u{feff}' || c.is_whitespace())
+}
+
+/// The one rule for what may be a key: everything else that may stand where a key is expected is named.
+fn key_fault(text: &str) -> Option<KeyFault> {
+    let is_key_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.-".contains(&byte);
+    if text.is_empty() {
+        Some(KeyFault::Empty)
+    } else if text.starts_with("{{") {
+        Some(KeyFault::Reference)
+    } else if text.starts_with("arn:") {
+        Some(KeyFault::Arn)
+    } else if text.starts_with(['{', '[']) {
+        Some(KeyFault::Json)
+    } else if text.starts_with(['"', '\'']) || text.ends_with(['"', '\'']) {
+        Some(KeyFault::Quoted)
+    } else if !text.bytes().all(is_key_byte) {
+        Some(KeyFault::Characters)
+    } else if !(MIN_KEY_CHARACTERS..=MAX_KEY_CHARACTERS).contains(&text.len()) {
+        Some(KeyFault::Length(text.len()))
+    } else {
+        None
+    }
+}
 
 impl SharedKey {
-    /// Takes the key's text as it is. An empty one is refused: anyone could sign with it.
-    pub fn new(text: impl Into<String>) -> Result<Self, EmptyKey> {
-        let text = Zeroizing::new(text.into());
-        if text.is_empty() {
-            return Err(EmptyKey);
+    /// Takes the text of a key, wherever it comes from: 16 to 256 characters of `A-Z a-z 0-9 + / = _ . -`, after a byte
+    /// order mark and white space around it were removed.
+    ///
+    /// # Errors
+    /// Any other text: who reads the configuration could sign with it, or nobody could.
+    pub fn parse(text: &str) -> Result<Self, InvalidKey> {
+        let text = trimmed(text);
+        if let Some(fault) = key_fault(text) {
+            return Err(InvalidKey { fault });
         }
         // HMAC takes a key of any length, so this error cannot occur; it is passed on rather than unwrapped.
-        let keyed = HmacSha256::new_from_slice(text.as_bytes()).map_err(|_| EmptyKey)?;
-        Ok(Self { text, keyed })
+        let length = InvalidKey { fault: KeyFault::Length(text.len()) };
+        let keyed = HmacSha256::new_from_slice(text.as_bytes()).map_err(|_| length)?;
+        Ok(Self { text: Zeroizing::new(text.to_owned()), keyed })
     }
 
     /// Signs `body` as UNITH does.
@@ -126,8 +182,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const KEY: &str = "cbaab87d1cce6d79baad8e9e2607feb3";
+
     fn key(text: &str) -> SharedKey {
-        SharedKey::new(text).unwrap()
+        SharedKey::parse(text).unwrap()
     }
 
     #[test]
@@ -165,31 +223,54 @@ mod tests {
         }
     }
 
-    /// `printf %s 'The quick brown fox jumps over the lazy dog' | openssl dgst -sha256 -hmac key`
+    /// `printf %s 'The quick brown fox jumps over the lazy dog' | openssl dgst -sha256 -hmac cbaab87d1cce6d79baad8e9e2607feb3`
     #[test]
     fn signs_as_openssl_does() {
-        let signature = key("key").sign(b"The quick brown fox jumps over the lazy dog");
-        assert_eq!(signature.to_hex(), "f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8");
+        let signature = key(KEY).sign(b"The quick brown fox jumps over the lazy dog");
+        assert_eq!(signature.to_hex(), "a4b1c3588f8d963161fbdbb4f05905cc8d6d1ce370927274f1d9d7f9625ab68d");
     }
 
     #[test]
     fn the_key_is_its_text_and_hex_is_only_diagnosed() {
-        let as_hex = SharedKey {
-            text: Zeroizing::new(String::new()),
-            keyed: HmacSha256::new_from_slice(&[0xab, 0xcd]).unwrap(),
-        };
-        let signature = as_hex.sign(b"body");
-        assert!(!key("abcd").signed(b"body", &signature));
-        assert!(key("abcd").signed_if_read_as_hex(b"body", &signature));
-        assert!(!key("not hex").signed_if_read_as_hex(b"body", &signature));
+        let bytes = HmacSha256::new_from_slice(&hex::decode(KEY).unwrap()).unwrap();
+        let signature = Signature(bytes.chain_update(b"body").finalize().into_bytes().into());
+        assert!(!key(KEY).signed(b"body", &signature));
+        assert!(key(KEY).signed_if_read_as_hex(b"body", &signature));
+        assert!(!key("this-one-is-not-hex").signed_if_read_as_hex(b"body", &signature));
     }
 
     #[test]
-    fn an_empty_key_is_refused_and_no_key_is_shown() {
-        assert_eq!(SharedKey::new("").unwrap_err(), EmptyKey);
-        let shown = format!("{:?} {:?}", key("hunter2"), key("hunter2").sign(b""));
+    fn what_stands_around_a_key_is_no_part_of_it() {
+        for text in [format!(" {KEY}\n"), format!("\u{feff}{KEY}"), format!("\u{feff} {KEY}\r\n\u{a0}")] {
+            assert_eq!(key(&text).expose(), KEY, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_key_is_refused_and_never_shown() {
+        let expected = "; a shared key has 16 to 256 characters of A-Z a-z 0-9 + / = _ . -";
+        let (long, short) = ("k".repeat(257), "k".repeat(15));
+        for (text, fault) in [
+            ("", "it is empty"),
+            (" \n\u{feff}", "it is empty"),
+            ("{{resolve:secretsmanager:unith:SecretString:sharedKey}}", "it is a reference that was not resolved"),
+            ("arn:aws:secretsmanager:eu-west-1:123456789012:secret:unith-AbCdEf", "it is an ARN, not what the ARN names"),
+            (r#"{"sharedKey":"cbaab87d1cce6d79baad8e9e2607feb3"}"#, "it is a JSON document, not a key"),
+            (r#""cbaab87d1cce6d79baad8e9e2607feb3""#, "it is in quotation marks"),
+            ("'cbaab87d1cce6d79baad8e9e2607feb3'", "it is in quotation marks"),
+            (&short, "it has 15 characters"),
+            (&long, "it has 257 characters"),
+            ("cbaab87d 1cce6d79baad8e9e2607feb3", "it has other characters"),
+            ("cbaab87d1cce6d79\u{feff}baad8e9e", "it has other characters"),
+            ("schlüssel-mit-umlaut", "it has other characters"),
+            ("****************************feb3", "it has other characters"),
+        ] {
+            let error = SharedKey::parse(text).unwrap_err().to_string();
+            assert_eq!(error, format!("{fault}{expected}"), "{text:?}");
+        }
+        let shown = format!("{:?} {:?}", key(KEY), key(KEY).sign(b""));
         assert_eq!(shown, "SharedKey([redacted]) Signature([redacted])");
-        assert_eq!(key("hunter2").fingerprint(), "f52fbd32");
+        assert_eq!(key(KEY).fingerprint(), "4d17ec6a");
     }
 
     proptest! {
@@ -198,9 +279,22 @@ mod tests {
             let _ = Signature::parse(&header);
         }
 
+        /// Exactly the texts of the rule are keys, whatever stands around them.
+        #[test]
+        fn a_text_is_a_key_if_the_rule_says_so(text in "[A-Za-z0-9+/=_.-]{0,300}|\\PC{0,40}", around in "[ \\t\\r\\n\u{feff}]{0,4}") {
+            let inner = trimmed(&text);
+            let fits = (16..=256).contains(&inner.chars().count());
+            let expected = fits && inner.chars().all(|c| c.is_ascii_alphanumeric() || "+/=_.-".contains(c));
+            let parsed = SharedKey::parse(&format!("{around}{text}{around}"));
+            prop_assert_eq!(parsed.is_ok(), expected, "{:?}", text);
+            if let Ok(key) = parsed {
+                prop_assert_eq!(key.expose(), inner);
+            }
+        }
+
         #[test]
         fn accepts_exactly_what_was_signed(
-            text in ".{1,80}", other in ".{1,80}", body in proptest::collection::vec(any::<u8>(), 0..600), flip in 0..256_usize,
+            text in "[A-Za-z0-9+/=_.-]{16,256}", other in "[A-Za-z0-9+/=_.-]{16,80}", body in proptest::collection::vec(any::<u8>(), 0..600), flip in 0..256_usize,
         ) {
             let signature = key(&text).sign(&body);
             prop_assert!(key(&text).signed(&body, &signature));

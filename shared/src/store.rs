@@ -3,7 +3,7 @@
 //! An event is written with one conditional put: no lock, no in-progress state, no second trip. What always holds: an
 //! item of an event is written once and never changed; a write reported as done is durable.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -30,16 +30,21 @@ pub const EXPIRES_AT: &str = "expires_at";
 /// The raw body: a string, or binary where it is not UTF-8.
 pub const BODY: &str = "body";
 
-/// The partition all events of one session share, sorted by time.
+/// The partition all events of one session share, sorted in the order in which they happened.
 #[must_use]
 pub fn session_pk(head_id: &str, session_id: &str) -> String {
-    format!("SESSION#{head_id}#{session_id}")
+    format!("SESSION#{}#{}", escaped(head_id), escaped(session_id))
 }
 
-/// The sort key of an event within its session.
+/// The sort key of an event within its session: its instant, and where its type stands among those of one instant.
 #[must_use]
 pub fn event_sk(identity: &Identity) -> String {
-    format!("EVENT#{}#{}", identity.occurred_at, identity.event_type)
+    format!("EVENT#{}#{}#{}", identity.occurred_at, identity.rank(), escaped(&identity.event_type))
+}
+
+/// An id as it stands in a key, where `#` separates the parts.
+fn escaped(id: &str) -> Cow<'_, str> {
+    if id.contains(['%', '#']) { id.replace('%', "%25").replace('#', "%23").into() } else { id.into() }
 }
 
 /// The partition of the bodies quarantined on a day (UTC).
@@ -91,6 +96,41 @@ pub enum Put {
     Conflict,
 }
 
+/// Why a body is kept aside, and what is known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Quarantined<'a> {
+    /// What it is.
+    pub kind: QuarantineKind,
+    /// What is wrong with it, in a sentence.
+    pub reason: &'a str,
+    /// The head its key is bound to.
+    pub key_head: Option<&'a str>,
+    /// The head it names.
+    pub head_id: Option<&'a str>,
+    /// The session it names.
+    pub session_id: Option<&'a str>,
+}
+
+/// What a quarantined body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuarantineKind {
+    /// Not an event we can read.
+    Unreadable,
+    /// An event that is stored already, with other content.
+    Conflict,
+}
+
+impl QuarantineKind {
+    /// The word in the item.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::Conflict => "conflict",
+        }
+    }
+}
+
 /// The table did not take an item.
 #[derive(Debug, thiserror::Error)]
 #[error("table `{table}` did not take the {what}: {cause}{hint}")]
@@ -135,8 +175,8 @@ impl Table {
         self.retention
     }
 
-    /// The same table, written to under a condition that nothing meets: it takes no item. An event is answered as one that
-    /// is there, a body to be quarantined with an error. Retention is for ever, so that every event is asked about.
+    /// The same table, written to under a condition that nothing meets: it takes no item. What is written is answered as
+    /// if it were there. Retention is for ever, so that every event is asked about.
     #[must_use]
     pub fn refusing(&self) -> Self {
         Self { takes: Takes::Nothing, retention: Retention::Forever, ..self.clone() }
@@ -149,10 +189,7 @@ impl Table {
             .put_item()
             .table_name(&self.name)
             .set_item(Some(self.event_item(event, body, received_at)))
-            .condition_expression(match self.takes {
-                Takes::New => "attribute_not_exists(pk)",
-                Takes::Nothing => NEVER,
-            })
+            .condition_expression(self.condition())
             // The item that is there comes back with the refusal, which saves reading it to compare.
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         match request.send().await {
@@ -164,30 +201,41 @@ impl Table {
         }
     }
 
-    /// Keeps an authentic body that is no event, or contradicts one. The same body on the same day is kept once.
+    /// Keeps an authentic body that is not an event, or contradicts one. The same body is kept once a day; whether it
+    /// was new is the result.
     pub async fn quarantine(
         &self,
         body: &[u8],
-        reason: &str,
-        head_id: Option<&str>,
+        quarantined: &Quarantined<'_>,
         received_at: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut item = HashMap::from([
             (PK.to_owned(), string(quarantine_pk(received_at))),
             (SK.to_owned(), string(body_sha256(body))),
-            ("reason".to_owned(), string(reason)),
+            ("kind".to_owned(), string(quarantined.kind.as_str())),
+            ("reason".to_owned(), string(quarantined.reason)),
             ("received_at".to_owned(), string(received_at.to_string())),
             (BODY.to_owned(), body_attribute(body)),
         ]);
-        item.extend(head_id.map(|head_id| ("head_id".to_owned(), string(head_id))));
+        let named =
+            [("key_head", quarantined.key_head), ("head_id", quarantined.head_id), ("session_id", quarantined.session_id)];
+        item.extend(named.into_iter().filter_map(|(name, id)| Some((name.to_owned(), string(id?)))));
         item.extend(self.expiry(received_at));
         let request = self.client.put_item().table_name(&self.name).set_item(Some(item));
-        let request = match self.takes {
-            Takes::New => request,
-            Takes::Nothing => request.condition_expression(NEVER),
-        };
-        request.send().await.map_err(|error| self.error("quarantined body", error))?;
-        Ok(())
+        match request.condition_expression(self.condition()).send().await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.as_service_error() {
+                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(false),
+                _ => Err(self.error("quarantined body", error)),
+            },
+        }
+    }
+
+    fn condition(&self) -> &'static str {
+        match self.takes {
+            Takes::New => "attribute_not_exists(pk)",
+            Takes::Nothing => NEVER,
+        }
     }
 
     fn event_item(&self, event: &Event, body: &[u8], received_at: Timestamp) -> HashMap<String, AttributeValue> {
@@ -200,12 +248,12 @@ impl Table {
             ("occurred_at".to_owned(), string(id.occurred_at.to_string())),
             ("head_id".to_owned(), string(&id.head_id)),
             ("session_id".to_owned(), string(&id.session_id)),
-            ("public_head_id".to_owned(), string(&event.public_head_id)),
-            ("public_org_id".to_owned(), string(&event.public_org_id)),
             ("received_at".to_owned(), string(received_at.to_string())),
             (BODY.to_owned(), body_attribute(body)),
             ("body_sha256".to_owned(), string(body_sha256(body))),
         ]);
+        let public = [("public_head_id", &event.public_head_id), ("public_org_id", &event.public_org_id)];
+        item.extend(public.into_iter().filter_map(|(name, id)| Some((name.to_owned(), string(id.as_deref()?)))));
         item.extend(self.expiry(id.occurred_at));
         item
     }
@@ -270,8 +318,19 @@ mod tests {
             occurred_at,
         };
         assert_eq!(session_pk("h", "s"), "SESSION#h#s");
-        assert_eq!(event_sk(&identity), "EVENT#2026-01-15T09:57:33.000Z#START_CONVERSATION");
+        assert_eq!(event_sk(&identity), "EVENT#2026-01-15T09:57:33.000Z#1#START_CONVERSATION");
+        let odd = Identity { event_type: "A#B%".into(), ..identity };
+        assert_eq!(event_sk(&odd), "EVENT#2026-01-15T09:57:33.000Z#3#A%23B%25");
         assert_eq!(quarantine_pk(occurred_at), "QUARANTINE#2026-01-15");
+    }
+
+    /// A `#` in an id must not make it another id: both parts can be read back.
+    #[test]
+    fn ids_are_escaped_in_keys() {
+        assert_eq!(session_pk("a#b", "50%#"), "SESSION#a%23b#50%25%23");
+        let pairs = [("a#b", "c"), ("a", "b#c"), ("a%23b", "c"), ("a", "b%23c"), ("a%2523b", "c")];
+        let keys: std::collections::BTreeSet<_> = pairs.map(|(head, session)| session_pk(head, session)).into();
+        assert_eq!(keys.len(), pairs.len());
     }
 
     #[test]

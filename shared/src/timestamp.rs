@@ -3,8 +3,7 @@
 use std::fmt;
 
 use time::{
-    Duration, OffsetDateTime, UtcOffset,
-    format_description::{BorrowedFormatItem, well_known::Rfc3339},
+    Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset, format_description::BorrowedFormatItem,
     macros::format_description,
 };
 
@@ -26,13 +25,43 @@ impl Timestamp {
         Self(now.replace_millisecond(now.millisecond()).unwrap_or(now))
     }
 
-    /// Reads an RFC 3339 instant (the profile of ISO 8601 with a complete date, time and offset) in any offset and to
-    /// any precision. `None` for anything else, also for a time without an offset, which names no instant.
+    /// Reads an ISO 8601 date and time: `2026-01-15T09:57:33.25+01:00`, or as UNITH sends it, `2026-01-15 09:57:33`.
+    ///
+    /// `T`, `t` or a space stands between date and time. Seconds may be missing; their fraction follows `.` or `,`. The
+    /// offset is `Z`, `±hh:mm`, `±hhmm` or `±hh`; without one the time is UTC. `None` for everything else, a date
+    /// without a time included, and for instants outside the UTC years 0000 to 9999.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let utc = OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)?;
-        let cut = utc.replace_millisecond(utc.millisecond()).ok()?;
-        (0..=9999).contains(&cut.year()).then_some(Self(cut))
+        Self::parse_exact(text).map(|(at, _)| at)
+    }
+
+    /// The same, with the digits of the fraction that a millisecond cannot hold, without trailing zeros.
+    #[must_use]
+    pub fn parse_exact(text: &str) -> Option<(Self, &str)> {
+        let mut rest = Cursor(text);
+        let (year, month, day) = (rest.digits(4)?, rest.after(b"-")?.digits(2)?, rest.after(b"-")?.digits(2)?);
+        let (hour, minute) = (rest.after(b"Tt ")?.digits(2)?, rest.after(b":")?.digits(2)?);
+        let mut second = 0;
+        let mut fraction = "";
+        if rest.skip(b":") {
+            second = rest.digits(2)?;
+            if rest.skip(b".,") {
+                fraction = rest.all_digits()?;
+            }
+        }
+        let offset = rest.offset()?;
+        // A leap second is an instant of UTC; computers have none, and put its last moment in its place.
+        let leaps = second == 60;
+        let (milliseconds, beyond) = if leaps { (999, "leap") } else { split_fraction(fraction) };
+        let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
+        let date = Date::from_calendar_date(i32::from(year), month, u8::try_from(day).ok()?).ok()?;
+        let part = |number: u16| u8::try_from(number).ok();
+        let time = Time::from_hms_milli(part(hour)?, part(minute)?, if leaps { 59 } else { part(second)? }, milliseconds);
+        let local = PrimitiveDateTime::new(date, time.ok()?);
+        let utc = local.assume_utc().checked_sub(Duration::minutes(offset))?;
+        let is_last = || (utc.hour(), utc.minute()) == (23, 59) && utc.date().next_day().is_none_or(|day| day.day() == 1);
+        let holds = (0..=9999).contains(&utc.year()) && (!leaps || is_last());
+        holds.then_some((Self(utc), beyond))
     }
 
     /// From milliseconds since 1970, as API Gateway gives them. `None` outside the years this type holds.
@@ -80,10 +109,78 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// The first three digits of a fraction as milliseconds, and the rest without trailing zeros.
+fn split_fraction(digits: &str) -> (u16, &str) {
+    let (held, beyond) = digits.split_at_checked(3).unwrap_or((digits, ""));
+    let padded = held.bytes().chain(*b"000").take(3);
+    let milliseconds = padded.fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
+    (milliseconds, beyond.trim_end_matches('0'))
+}
+
+/// What is left of a text that is read from its beginning.
+struct Cursor<'t>(&'t str);
+
+impl<'t> Cursor<'t> {
+    fn first(&self) -> Option<u8> {
+        self.0.bytes().next()
+    }
+
+    /// Skips one byte if it is one of these, which are ASCII.
+    fn skip(&mut self, any: &[u8]) -> bool {
+        let found = self.first().is_some_and(|byte| any.contains(&byte));
+        if found {
+            self.0 = self.0.get(1..).unwrap_or_default();
+        }
+        found
+    }
+
+    fn after(&mut self, any: &[u8]) -> Option<&mut Self> {
+        self.skip(any).then_some(self)
+    }
+
+    /// The number that exactly so many digits spell; at most four, so that it fits.
+    fn digits(&mut self, count: usize) -> Option<u16> {
+        let (digits, rest) = self.0.split_at_checked(count)?;
+        let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?;
+        self.0 = rest;
+        number
+    }
+
+    /// All digits that follow; at least one.
+    fn all_digits(&mut self) -> Option<&'t str> {
+        let end = self.0.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(self.0.len());
+        let (digits, rest) = self.0.split_at_checked(end).filter(|(digits, _)| !digits.is_empty())?;
+        self.0 = rest;
+        Some(digits)
+    }
+
+    /// The offset from UTC in minutes, up to the end of the text.
+    fn offset(&mut self) -> Option<i64> {
+        if self.0.is_empty() {
+            return Some(0);
+        }
+        if self.skip(b"Zz") {
+            return self.0.is_empty().then_some(0);
+        }
+        let west = self.first() == Some(b'-');
+        let hours = self.after(b"+-")?.digits(2)?;
+        let minutes = if self.0.is_empty() {
+            0
+        } else {
+            self.skip(b":");
+            self.digits(2)?
+        };
+        let fits = hours < 24 && minutes < 60 && self.0.is_empty();
+        let offset = i64::from(hours) * 60 + i64::from(minutes);
+        fits.then_some(if west { -offset } else { offset })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use time::UtcOffset;
 
     #[test]
     fn writes_every_instant_the_same_way() {
@@ -94,6 +191,20 @@ mod tests {
             ("2026-01-15T11:57:33+02:00", "2026-01-15T09:57:33.000Z"),
             ("2026-01-14T23:27:33-10:30", "2026-01-15T09:57:33.000Z"),
             ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00.000Z"),
+            ("2026-08-31 06:56:30", "2026-08-31T06:56:30.000Z"),
+            ("2026-08-31t06:56:30z", "2026-08-31T06:56:30.000Z"),
+            ("2026-08-31T06:56", "2026-08-31T06:56:00.000Z"),
+            ("2026-08-31 06:56Z", "2026-08-31T06:56:00.000Z"),
+            ("2026-08-31 06:56+01", "2026-08-31T05:56:00.000Z"),
+            ("2026-08-31 06:56:30,25", "2026-08-31T06:56:30.250Z"),
+            ("2026-08-31T06:56:30.1-0130", "2026-08-31T08:26:30.100Z"),
+            ("2026-08-31T06:56:30+05", "2026-08-31T01:56:30.000Z"),
+            ("2026-08-31T06:56:30-00:00", "2026-08-31T06:56:30.000Z"),
+            ("2026-08-31T06:56:30.0000000000000000000000001Z", "2026-08-31T06:56:30.000Z"),
+            ("2024-02-29 00:00:00", "2024-02-29T00:00:00.000Z"),
+            ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59.999Z"),
+            ("2017-01-01T01:59:60+02", "2016-12-31T23:59:59.999Z"),
+            ("9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59.999Z"),
         ] {
             assert_eq!(Timestamp::parse(text).map(|t| t.to_string()).as_deref(), Some(written), "{text}");
         }
@@ -106,7 +217,31 @@ mod tests {
             "now",
             "1768471053",
             "2026-01-15",
-            "2026-01-15T09:57:33",
+            "2026-01-15T",
+            "2026-01-15T09",
+            "2026-01-15  09:57:33",
+            "2026-01-15T09:57:33.",
+            "2026-01-15T09:57.5",
+            "2026-01-15T09:57:33 Z",
+            "2026-01-15T09:57:33+1",
+            "2026-01-15T09:57:33+01:0",
+            "2026-01-15T09:57:33+01:000",
+            "2026-01-15T09:57:33+0100Z",
+            "2026-01-15T09:57:33+24:00",
+            "2026-01-15T09:57:33+01:60",
+            "2026-01-15T24:00:00Z",
+            "2026-01-15T09:60:00Z",
+            "2026-01-15T09:57:60Z",
+            "2026-01-31T23:58:60Z",
+            "2026-01-15T09:57:61Z",
+            "2026-01-00T09:57:33Z",
+            "2026-00-15T09:57:33Z",
+            "2023-02-29T09:57:33Z",
+            "+2026-01-15T09:57:33Z",
+            "20260115T095733Z",
+            "2026-1-15T09:57:33Z",
+            "2026-01-15T09:57:33\u{661}",
+            "２０２６-01-15T09:57:33Z",
             "2026-13-15T09:57:33Z",
             "2026-02-30T09:57:33Z",
             "2026-01-15T25:57:33Z",
@@ -135,6 +270,39 @@ mod tests {
         #[test]
         fn parsing_never_panics(text in "\\PC*|[0-9T:+Z.-]{0,40}") {
             let _ = Timestamp::parse(&text);
+        }
+
+        /// Every form of every instant is the same instant.
+        #[test]
+        fn every_spelling_names_the_same_instant(
+            ms in -62_000_000_000_000_i64..253_000_000_000_000, offset in -1_439_i64..1_440, separator in "[Tt ]",
+            point in "[.,]", more in "[0-9]{0,12}", form in 0..3_u8,
+        ) {
+            let t = Timestamp::from_epoch_milliseconds(ms).unwrap();
+            // The same instant on a clock that is so many minutes ahead of UTC.
+            let local = Timestamp::from_epoch_milliseconds(ms + offset * 60_000).unwrap().to_string();
+            let clock = local.trim_end_matches('Z').replace('T', &separator).replace('.', &point);
+            let (sign, hours, minutes) = (if offset < 0 { '-' } else { '+' }, offset.abs() / 60, offset.abs() % 60);
+            let suffix = match form {
+                0 => format!("{sign}{hours:02}:{minutes:02}"),
+                1 => format!("{sign}{hours:02}{minutes:02}"),
+                _ if minutes == 0 => format!("{sign}{hours:02}"),
+                _ => return Ok(()),
+            };
+            let (at, beyond) = Timestamp::parse_exact(&format!("{clock}{more}{suffix}")).map(|(at, b)| (at, b.to_owned())).unwrap();
+            prop_assert_eq!(at, t);
+            prop_assert_eq!(beyond, more.trim_end_matches('0'));
+            let utc = t.to_string().trim_end_matches('Z').replace('T', &separator);
+            prop_assert_eq!(Timestamp::parse(&utc), Some(t), "no offset is UTC");
+        }
+
+        /// What is read is what a library of RFC 3339 reads, where it reads anything.
+        #[test]
+        fn agrees_with_rfc_3339(text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{1,9})?(Z|[+-][0-2][0-9]:[0-6][0-9])") {
+            use time::format_description::well_known::Rfc3339;
+            let theirs = OffsetDateTime::parse(&text, &Rfc3339).ok().and_then(|at| at.checked_to_offset(UtcOffset::UTC));
+            let theirs = theirs.filter(|at| (0..=9999).contains(&at.year())).map(|at| at.unix_timestamp_nanos().div_euclid(1_000_000));
+            prop_assert_eq!(Timestamp::parse(&text).map(|at| i128::from(at.epoch_milliseconds())), theirs, "{}", text);
         }
 
         #[test]

@@ -2,6 +2,9 @@
 //!
 //! What always holds: a [`Verified`] exists only where a usable key of the ring signed exactly these bytes. Every
 //! usable key is tried, whether or not one before it matched, so the time taken tells nothing.
+//!
+//! Why a signature is wrong is looked for in small bodies only: it costs as much again as trying the keys, and who sends
+//! large bodies that nobody signed must not be able to ask for that.
 
 use std::fmt;
 
@@ -11,6 +14,9 @@ use crate::{
     signature::Signature,
     timestamp::Timestamp,
 };
+
+/// UNITH's deliveries have some 300 bytes.
+const MAX_DIAGNOSED_BYTES: usize = 4 * 1024;
 
 /// A body whose signature was right, and who signed it. Only [`verify`] makes one.
 #[derive(Clone)]
@@ -92,18 +98,22 @@ pub fn verify<'b>(
 }
 
 fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) -> Mismatch {
-    let or_unknown = |id: &Option<String>| id.clone().unwrap_or_else(|| "unknown".to_owned());
-    let matches = |entry: &&RingKey| entry.key.signed(body, signature);
+    let is_diagnosed = body.len() <= MAX_DIAGNOSED_BYTES;
+    let matches = |entry: &&RingKey| is_diagnosed && entry.key.signed(body, signature);
     if tried == 0 {
         // Nobody could be told from anybody: that is ours to repair, whoever signed.
         return Mismatch::NoUsableKey { expired: ring.keys().len(), matches: ring.keys().iter().any(|e| matches(&e)) };
     }
+    if !is_diagnosed {
+        return Mismatch::NoKeyMatches { tried };
+    }
     // A usable key would have verified, so whatever matches here is past its `until`.
     if let Some((entry, until)) = ring.keys().iter().find(matches).and_then(|entry| Some((entry, entry.until?))) {
-        return Mismatch::Expired { until, webhook: or_unknown(&entry.webhook_id) };
+        let webhook = entry.webhook_id.as_ref().map_or("unknown", |id| id.as_str()).to_owned();
+        return Mismatch::Expired { until, webhook };
     }
     if let Some(entry) = ring.keys().iter().find(|entry| entry.key.signed_if_read_as_hex(body, signature)) {
-        return Mismatch::KeyReadAsHex { head: or_unknown(&entry.head_id) };
+        return Mismatch::KeyReadAsHex { head: entry.head_id.clone().unwrap_or_else(|| "unknown".to_owned()) };
     }
     Mismatch::NoKeyMatches { tried }
 }
@@ -159,48 +169,74 @@ mod tests {
 
     const NOW: &str = "2026-01-16T10:00:00Z";
 
-    fn check(ring: &str, key: &str) -> Result<KeyState, String> {
+    const A: &str = "aaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbb";
+    const C: &str = "cccccccccccccccc";
+
+    fn check_body(body: &[u8], ring: &str, key: &str) -> Result<KeyState, String> {
         let ring = KeyRing::parse(ring).unwrap();
-        let signature = SharedKey::new(key).unwrap().sign(b"body");
+        let signature = SharedKey::parse(key).unwrap().sign(body);
         let now = Timestamp::parse(NOW).unwrap();
-        verify(b"body", &signature, &ring, now).map(|verified| verified.key_state()).map_err(|e| e.to_string())
+        verify(body, &signature, &ring, now).map(|verified| verified.key_state()).map_err(|e| e.to_string())
+    }
+
+    fn check(ring: &str, key: &str) -> Result<KeyState, String> {
+        check_body(b"body", ring, key)
     }
 
     #[test]
     fn any_usable_key_of_the_ring_verifies() {
-        let ring = r#"{"keys": [{"key": "a"}, {"key": "b", "state": "retiring", "until": "2026-01-16T11:00:00Z"}]}"#;
-        assert_eq!(check(ring, "a"), Ok(KeyState::Active));
-        assert_eq!(check(ring, "b"), Ok(KeyState::Retiring));
-        assert_eq!(check(ring, "c").unwrap_err(), "2 keys tried, none matches");
-        assert_eq!(check("a", "c").unwrap_err(), "1 key tried, none matches");
+        let ring = format!(
+            r#"{{"keys": [{{"key": "{A}"}}, {{"key": "{B}", "state": "retiring", "until": "2026-01-16T11:00:00Z"}}]}}"#
+        );
+        assert_eq!(check(&ring, A), Ok(KeyState::Active));
+        assert_eq!(check(&ring, B), Ok(KeyState::Retiring));
+        assert_eq!(check(&ring, C).unwrap_err(), "2 keys tried, none matches");
+        assert_eq!(check(A, C).unwrap_err(), "1 key tried, none matches");
     }
 
     #[test]
     fn the_reason_names_what_an_operator_can_act_on() {
-        let expired = r#"{"keys": [{"key": "a", "webhook_id": 3, "until": "2026-01-16T09:00:00Z"}, {"key": "b"}]}"#;
+        let expired = format!(
+            r#"{{"keys": [{{"key": "{A}", "webhook_id": 3, "until": "2026-01-16T09:00:00Z"}}, {{"key": "{B}"}}]}}"#
+        );
         assert_eq!(
-            check(expired, "a").unwrap_err(),
+            check(&expired, A).unwrap_err(),
             "matches a key that is not used since 2026-01-16T09:00:00.000Z (webhook 3)"
         );
-        assert_eq!(check(r#"{"keys": []}"#, "a").unwrap_err(), "the key ring has no usable key (0 expired)");
-        let all_expired = r#"{"keys": [{"key": "a", "until": "2026-01-16T09:00:00Z"}]}"#;
+        assert_eq!(check(r#"{"keys": []}"#, A).unwrap_err(), "the key ring has no usable key (0 expired)");
+        let all_expired = format!(r#"{{"keys": [{{"key": "{A}", "until": "2026-01-16T09:00:00Z"}}]}}"#);
         assert_eq!(
-            check(all_expired, "a").unwrap_err(),
+            check(&all_expired, A).unwrap_err(),
             "the key ring has no usable key (1 expired), one of those signed this"
         );
+        let digits = hex::encode(A);
         assert_eq!(
-            check(r#"{"keys": [{"key": "6162", "head_id": "h"}]}"#, "ab").unwrap_err(),
+            check(&format!(r#"{{"keys": [{{"key": "{digits}", "head_id": "h"}}]}}"#), A).unwrap_err(),
             "would match if the key were read as hex (head h): the HMAC key is the text of the shared key"
         );
     }
 
     #[test]
+    fn why_is_not_looked_for_in_a_large_body() {
+        let ring = format!(
+            r#"{{"keys": [{{"key": "{A}", "until": "2026-01-16T09:00:00Z"}}, {{"key": "{B}"}}]}}"#
+        );
+        let (small, large) = (vec![b' '; MAX_DIAGNOSED_BYTES], vec![b' '; MAX_DIAGNOSED_BYTES + 1]);
+        assert!(check_body(&small, &ring, A).unwrap_err().starts_with("matches a key that is not used since"));
+        assert_eq!(check_body(&large, &ring, A).unwrap_err(), "1 key tried, none matches");
+        assert_eq!(check_body(&large, &ring, B), Ok(KeyState::Active));
+        let all_expired = format!(r#"{{"keys": [{{"key": "{A}", "until": "2026-01-16T09:00:00Z"}}]}}"#);
+        assert_eq!(check_body(&large, &all_expired, A).unwrap_err(), "the key ring has no usable key (1 expired)");
+    }
+
+    #[test]
     fn a_bound_key_speaks_for_its_own_head_only() {
         let now = Timestamp::parse(NOW).unwrap();
-        let signature = SharedKey::new("k").unwrap().sign(b"body");
-        let bound = KeyRing::parse(
-            r#"{"keys": [{"key": "k", "head_id": "h1"}, {"key": "k", "head_id": "h2", "state": "retiring"}]}"#,
-        )
+        let signature = SharedKey::parse(A).unwrap().sign(b"body");
+        let bound = KeyRing::parse(&format!(
+            r#"{{"keys": [{{"key": "{A}", "head_id": "h1"}}, {{"key": "{A}", "head_id": "h2", "state": "retiring"}}]}}"#
+        ))
         .unwrap();
         let verified = verify(b"body", &signature, &bound, now).unwrap();
         assert_eq!(verified.speaks_for("h1"), Ok(KeyState::Active));
@@ -208,12 +244,12 @@ mod tests {
         assert_eq!(verified.speaks_for("h3").unwrap_err().to_string(), "matches a key of head h1, event names head h3");
         assert!(
             verified
-                .speaks_for("what the user said")
+                .speaks_for("what the user\nsaid")
                 .unwrap_err()
                 .to_string()
                 .ends_with("event names head (not an id)")
         );
-        let unbound = KeyRing::parse("k").unwrap();
+        let unbound = KeyRing::parse(A).unwrap();
         assert_eq!(verify(b"body", &signature, &unbound, now).unwrap().speaks_for("anyone"), Ok(KeyState::Active));
     }
 }

@@ -1,0 +1,171 @@
+//! JSON objects, read no further than needed: the members' names, and the text of each value.
+//!
+//! What a body, a key ring or a gateway's event has in it beside what we look for is somebody else's. It is stepped over
+//! without being read, so that nothing there can make the rest unreadable: not a lone surrogate, not a number that no
+//! type holds, not a depth that would be too much for a recursive parser.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{error::Category, value::RawValue};
+
+/// The members of an object in the order of its text, a repeated one as often as it stands there.
+#[derive(Debug, Default)]
+pub struct Object<'t>(Vec<(Name<'t>, &'t RawValue)>);
+
+/// A member's name: its bytes in UTF-8, with a lone surrogate in the form that UTF-8 does not allow.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name<'t>(pub Cow<'t, [u8]>);
+
+/// A text that is not an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAnObject {
+    /// It is not JSON.
+    NotJson,
+    /// It is another JSON value.
+    OtherValue,
+}
+
+impl<'t> Object<'t> {
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// A text that is not JSON, or not an object.
+    pub fn parse(text: &'t str) -> Result<Self, NotAnObject> {
+        serde_json::from_str(text).map_err(|error| {
+            // An error of the data is found before the rest is read, and the rest may be no JSON.
+            let is_json = error.classify() == Category::Data && serde_json::from_str::<&RawValue>(text).is_ok();
+            if is_json { NotAnObject::OtherValue } else { NotAnObject::NotJson }
+        })
+    }
+
+    /// The value of a member; of a repeated one the last.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&'t RawValue> {
+        self.0.iter().rev().find(|(own, _)| *own.0 == *name.as_bytes()).map(|(_, value)| *value)
+    }
+
+    /// The text of a member that is a string.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<Cow<'t, str>> {
+        text(self.get(name)?)
+    }
+
+    /// A member that is an object; an empty one where it is anything else.
+    #[must_use]
+    pub fn object(&self, name: &str) -> Self {
+        self.get(name).and_then(|value| Self::parse(value.get()).ok()).unwrap_or_default()
+    }
+
+    /// All members, repeated ones repeatedly.
+    pub fn members(self) -> impl Iterator<Item = (Name<'t>, &'t RawValue)> {
+        self.0.into_iter()
+    }
+
+    /// The members' names.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(|(name, _)| &*name.0)
+    }
+}
+
+/// The text of a value that is a string; `None` also for a string that UTF-8 cannot hold.
+#[must_use]
+pub fn text(value: &RawValue) -> Option<Cow<'_, str>> {
+    /// Serde borrows what it can only where it is told so.
+    #[derive(Deserialize)]
+    struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
+    serde_json::from_str::<Text<'_>>(value.get()).ok().map(|text| text.0)
+}
+
+/// Whether a value is a string, readable or not.
+#[must_use]
+pub fn is_string(value: &RawValue) -> bool {
+    value.get().starts_with('"')
+}
+
+impl<'de: 't, 't> Deserialize<'de> for Object<'t> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Object(members))
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+impl<'de: 't, 't> Deserialize<'de> for Name<'t> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+
+        impl<'de> Visitor<'de> for Bytes {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a member's name")
+            }
+
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(bytes)))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(bytes.to_vec())))
+            }
+        }
+
+        // Asked for bytes, serde_json also gives what is not UTF-8; asked for text, it fails.
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_found_whatever_stands_beside_it() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let digits = "9".repeat(400);
+        for beside in
+            [r#""\ud83d""#, r#""\ud83d\u0041""#, "1e400", "-1E-999999", &digits, &deep, r#"{"":{"a":1}}"#, "\"\u{2028}\""]
+        {
+            let text = format!("{{\"\\ud83d\": {beside}, \"a\": \"b\", \"x\": {beside}}}");
+            assert_eq!(Object::parse(&text).unwrap().text("a").as_deref(), Some("b"), "{:.40}", text);
+        }
+    }
+
+    #[test]
+    fn names_are_read_and_the_last_of_the_same_counts() {
+        let object = Object::parse(r#"{"a": 1, "\u0061": 2, "é": 3, "\u00e9": "4\n"}"#).unwrap();
+        assert_eq!(object.get("a").map(RawValue::get), Some("2"));
+        assert_eq!(object.text("é").as_deref(), Some("4\n"));
+        assert_eq!((object.get("b").is_none(), object.text("a")), (true, None));
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_told_from_what_is_not_json() {
+        for text in ["[1]", "null", "7", r#""{}""#, " true "] {
+            assert_eq!(Object::parse(text).unwrap_err(), NotAnObject::OtherValue, "{text}");
+        }
+        for text in ["", "{", "{\"a\":}", "{}{}", "[1", "{'a': 1}", "{\"a\": 01}", "{\"a\": \"\n\"}", "nul", "{\"\\ux\": 1}"] {
+            assert_eq!(Object::parse(text).unwrap_err(), NotAnObject::NotJson, "{text}");
+        }
+    }
+}

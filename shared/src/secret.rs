@@ -1,0 +1,84 @@
+//! Reading a secret of Secrets Manager, the same way wherever one is read.
+
+use std::fmt;
+
+use aws_sdk_secretsmanager::{
+    Client, error::ProvideErrorMetadata, operation::get_secret_value::GetSecretValueOutput,
+};
+use zeroize::Zeroizing;
+
+use crate::{aws, signature::trimmed};
+
+/// A version of a secret.
+#[derive(Clone)]
+pub struct Secret {
+    /// Its text, without a byte order mark and without white space around it.
+    pub text: Zeroizing<String>,
+    /// Secrets Manager's id of the version.
+    pub version: Option<String>,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// A secret that could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SecretError {
+    /// There is no such secret, it has no value, or it is about to be deleted.
+    #[error("{cause}")]
+    Missing {
+        /// The SDK's error with its causes.
+        cause: String,
+        /// Whether it is there, and marked for deletion.
+        is_deleted: bool,
+    },
+    /// Secrets Manager does not let us read it.
+    #[error("{0}")]
+    Denied(String),
+    /// Secrets Manager failed, or could not be reached.
+    #[error("{0}")]
+    Failed(String),
+    /// It was read, and is not text.
+    #[error("it holds neither a string nor binary that is UTF-8")]
+    NotText,
+}
+
+/// Reads the current version of the secret `id`, a name or an ARN: its string, or its binary where that is UTF-8.
+///
+/// # Errors
+/// A secret without a value, one that is not text, and whatever Secrets Manager answers. None of it counts as empty.
+pub async fn read(client: &Client, id: &str) -> Result<Secret, SecretError> {
+    of_value(client.get_secret_value().secret_id(id).send().await)
+}
+
+/// Reads the version before the current one. `None` if there is none.
+///
+/// # Errors
+/// As for [`read`].
+pub async fn read_previous(client: &Client, id: &str) -> Result<Option<Secret>, SecretError> {
+    match of_value(client.get_secret_value().secret_id(id).version_stage("AWSPREVIOUS").send().await) {
+        Err(SecretError::Missing { is_deleted: false, .. }) => Ok(None),
+        secret => secret.map(Some),
+    }
+}
+
+fn of_value<E>(value: Result<GetSecretValueOutput, E>) -> Result<Secret, SecretError>
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+{
+    let value = value.map_err(|error| {
+        let cause = aws::causes(&error);
+        match error.code() {
+            Some("ResourceNotFoundException") => SecretError::Missing { cause, is_deleted: false },
+            Some("InvalidRequestException") => SecretError::Missing { cause, is_deleted: true },
+            Some("AccessDeniedException") => SecretError::Denied(cause),
+            _ => SecretError::Failed(cause),
+        }
+    })?;
+    let binary = || value.secret_binary().and_then(|binary| std::str::from_utf8(binary.as_ref()).ok());
+    let text = value.secret_string().or_else(binary).ok_or(SecretError::NotText)?;
+    Ok(Secret { text: Zeroizing::new(trimmed(text).to_owned()), version: value.version_id().map(str::to_owned) })
+}
