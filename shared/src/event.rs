@@ -264,7 +264,8 @@ impl<'b> Content<'b> {
         let fields = object(body).ok()?;
         let instant = TIMESTAMP.text(&fields).ok();
         let beyond = instant.as_deref().and_then(Timestamp::parse_exact).map(|(_, beyond)| beyond.to_owned());
-        let identity = |name: &Name<'_>| IDENTITY.iter().any(|field| field.names.iter().any(|own| *name.0 == *own.as_bytes()));
+        let identity =
+            |name: &Name<'_>| IDENTITY.iter().any(|field| field.names.iter().any(|own| *name.0 == *own.as_bytes()));
         // Of a repeated member the last stays.
         let members = fields.members().filter(|(name, _)| !identity(name)).map(|(name, value)| (name, Member(value)));
         Some(Self { members: members.collect(), beyond_milliseconds: beyond.unwrap_or_default() })
@@ -398,7 +399,10 @@ mod tests {
         assert_eq!(session(r#""session_id":7,"sessionId":"b""#), Ok("b".to_owned()));
         assert_eq!(session(r#""session_id":"a","session_id":"b""#), Ok("b".to_owned()));
         assert_eq!(session(r#""session_id":"a","session_\u0069d":"b""#), Ok("b".to_owned()));
-        assert_eq!(session(r#""session_id":7,"sessionId":8"#).unwrap_err(), "the field `session_id` (or `sessionId`) is not a string");
+        assert_eq!(
+            session(r#""session_id":7,"sessionId":8"#).unwrap_err(),
+            "the field `session_id` (or `sessionId`) is not a string"
+        );
         assert_eq!(session(r#""x":7"#).unwrap_err(), "the field `session_id` (or `sessionId`) is missing");
         assert_eq!(
             session(r#""session_id":"\ud83d","sessionId":"b""#).unwrap_err(),
@@ -415,7 +419,11 @@ mod tests {
             assert_eq!(parse(&with("head_id", json!(id))).unwrap().identity.head_id, id);
         }
         let event = parse(&with("event_type", json!("handed over ß"))).unwrap();
-        assert_eq!((event.identity.event_type.as_str(), event.identity.rank()), ("HANDED OVER ß", 3), "ASCII upper case");
+        assert_eq!(
+            (event.identity.event_type.as_str(), event.identity.rank()),
+            ("HANDED OVER ß", 3),
+            "ASCII upper case"
+        );
     }
 
     #[test]
@@ -472,7 +480,8 @@ mod tests {
     #[test]
     fn events_of_one_second_are_in_the_order_in_which_they_happen() {
         let rank = |event_type: &str| parse(&with("event_type", json!(event_type))).unwrap().identity.rank();
-        let order = ["start_conversation", "INACTIVITY_WARNING", "Something_New", "timeout_conversation", "END_CONVERSATION"];
+        let order =
+            ["start_conversation", "INACTIVITY_WARNING", "Something_New", "timeout_conversation", "END_CONVERSATION"];
         assert_eq!(order.map(rank), [1, 2, 3, 4, 5]);
     }
 

@@ -143,9 +143,16 @@ mod tests {
     fn a_member_is_found_whatever_stands_beside_it() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let digits = "9".repeat(400);
-        for beside in
-            [r#""\ud83d""#, r#""\ud83d\u0041""#, "1e400", "-1E-999999", &digits, &deep, r#"{"":{"a":1}}"#, "\"\u{2028}\""]
-        {
+        for beside in [
+            r#""\ud83d""#,
+            r#""\ud83d\u0041""#,
+            "1e400",
+            "-1E-999999",
+            &digits,
+            &deep,
+            r#"{"":{"a":1}}"#,
+            "\"\u{2028}\"",
+        ] {
             let text = format!("{{\"\\ud83d\": {beside}, \"a\": \"b\", \"x\": {beside}}}");
             assert_eq!(Object::parse(&text).unwrap().text("a").as_deref(), Some("b"), "{:.40}", text);
         }
@@ -164,7 +171,9 @@ mod tests {
         for text in ["[1]", "null", "7", r#""{}""#, " true "] {
             assert_eq!(Object::parse(text).unwrap_err(), NotAnObject::OtherValue, "{text}");
         }
-        for text in ["", "{", "{\"a\":}", "{}{}", "[1", "{'a': 1}", "{\"a\": 01}", "{\"a\": \"\n\"}", "nul", "{\"\\ux\": 1}"] {
+        for text in
+            ["", "{", "{\"a\":}", "{}{}", "[1", "{'a': 1}", "{\"a\": 01}", "{\"a\": \"\n\"}", "nul", "{\"\\ux\": 1}"]
+        {
             assert_eq!(Object::parse(text).unwrap_err(), NotAnObject::NotJson, "{text}");
         }
     }

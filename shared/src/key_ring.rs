@@ -271,7 +271,11 @@ impl RingKey {
             head_id,
             webhook_id: entry.get("webhook_id").and_then(WebhookId::from_json),
             // A state we do not know says nothing against the key; `until` does that.
-            state: if entry.text("state").as_deref() == Some("retiring") { KeyState::Retiring } else { KeyState::Active },
+            state: if entry.text("state").as_deref() == Some("retiring") {
+                KeyState::Retiring
+            } else {
+                KeyState::Active
+            },
             since: entry.text("since").as_deref().and_then(Timestamp::parse),
             until,
             owner: text("owner"),
@@ -316,10 +320,16 @@ mod tests {
         let [active, retiring] = ring.keys() else { panic!("{ring:?}") };
         assert_eq!((active.key.expose(), active.state), (KEY, KeyState::Active));
         assert_eq!(active.webhook_id.as_ref().map(|id| (id.as_str(), id.as_json().get())), Some(("4", "4")));
-        assert_eq!((active.owner.as_deref(), active.previous_owner.as_deref()), (Some("Webhook@6a5b"), Some("Old@6a5b")));
+        assert_eq!(
+            (active.owner.as_deref(), active.previous_owner.as_deref()),
+            (Some("Webhook@6a5b"), Some("Old@6a5b"))
+        );
         assert!(active.made_while_on && !retiring.made_while_on);
         assert_eq!((retiring.key.expose(), retiring.state), (OLD_KEY, KeyState::Retiring));
-        assert_eq!(retiring.webhook_id.as_ref().map(|id| (id.as_str(), id.as_json().get())), Some(("0003", r#""0003""#)));
+        assert_eq!(
+            retiring.webhook_id.as_ref().map(|id| (id.as_str(), id.as_json().get())),
+            Some(("0003", r#""0003""#))
+        );
         assert!(active.usable(at("2099-01-01T00:00:00Z")));
         assert!(retiring.usable(at("2026-01-16T10:59:59.999Z")));
         assert!(!retiring.usable(at("2026-01-16T11:00:00Z")));
@@ -373,7 +383,9 @@ mod tests {
         for secret in ["", " \n", "\u{feff}"] {
             assert_eq!(KeyRing::parse(secret).unwrap_err(), KeyRingError::Empty, "{secret:?}");
         }
-        for secret in ["null", "true", r#"{"sharedKey": ""}"#, "{{resolve:x}}", "arn:aws:secretsmanager:eu-west-1:1:secret:x"] {
+        for secret in
+            ["null", "true", r#"{"sharedKey": ""}"#, "{{resolve:x}}", "arn:aws:secretsmanager:eu-west-1:1:secret:x"]
+        {
             let error = KeyRing::parse(secret).unwrap_err();
             assert!(matches!(error, KeyRingError::Key(_) | KeyRingError::Shape), "{secret}: {error}");
             assert!(!error.to_string().contains("resolve") && !error.to_string().contains("eu-west"), "{error}");

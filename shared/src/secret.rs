@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use aws_sdk_secretsmanager::{
-    Client, error::ProvideErrorMetadata, operation::get_secret_value::GetSecretValueOutput,
-};
+use aws_sdk_secretsmanager::{Client, error::ProvideErrorMetadata, operation::get_secret_value::GetSecretValueOutput};
 use zeroize::Zeroizing;
 
 use crate::{aws, signature::trimmed};

@@ -254,7 +254,10 @@ mod tests {
             ("", "it is empty"),
             (" \n\u{feff}", "it is empty"),
             ("{{resolve:secretsmanager:unith:SecretString:sharedKey}}", "it is a reference that was not resolved"),
-            ("arn:aws:secretsmanager:eu-west-1:123456789012:secret:unith-AbCdEf", "it is an ARN, not what the ARN names"),
+            (
+                "arn:aws:secretsmanager:eu-west-1:123456789012:secret:unith-AbCdEf",
+                "it is an ARN, not what the ARN names",
+            ),
             (r#"{"sharedKey":"cbaab87d1cce6d79baad8e9e2607feb3"}"#, "it is a JSON document, not a key"),
             (r#""cbaab87d1cce6d79baad8e9e2607feb3""#, "it is in quotation marks"),
             ("'cbaab87d1cce6d79baad8e9e2607feb3'", "it is in quotation marks"),

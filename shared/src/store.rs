@@ -217,8 +217,11 @@ impl Table {
             ("received_at".to_owned(), string(received_at.to_string())),
             (BODY.to_owned(), body_attribute(body)),
         ]);
-        let named =
-            [("key_head", quarantined.key_head), ("head_id", quarantined.head_id), ("session_id", quarantined.session_id)];
+        let named = [
+            ("key_head", quarantined.key_head),
+            ("head_id", quarantined.head_id),
+            ("session_id", quarantined.session_id),
+        ];
         item.extend(named.into_iter().filter_map(|(name, id)| Some((name.to_owned(), string(id?)))));
         item.extend(self.expiry(received_at));
         let request = self.client.put_item().table_name(&self.name).set_item(Some(item));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use time::{
-    Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset, format_description::BorrowedFormatItem,
+    Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time, format_description::BorrowedFormatItem,
     macros::format_description,
 };
 
@@ -56,10 +56,12 @@ impl Timestamp {
         let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
         let date = Date::from_calendar_date(i32::from(year), month, u8::try_from(day).ok()?).ok()?;
         let part = |number: u16| u8::try_from(number).ok();
-        let time = Time::from_hms_milli(part(hour)?, part(minute)?, if leaps { 59 } else { part(second)? }, milliseconds);
+        let time =
+            Time::from_hms_milli(part(hour)?, part(minute)?, if leaps { 59 } else { part(second)? }, milliseconds);
         let local = PrimitiveDateTime::new(date, time.ok()?);
         let utc = local.assume_utc().checked_sub(Duration::minutes(offset))?;
-        let is_last = || (utc.hour(), utc.minute()) == (23, 59) && utc.date().next_day().is_none_or(|day| day.day() == 1);
+        let is_last =
+            || (utc.hour(), utc.minute()) == (23, 59) && utc.date().next_day().is_none_or(|day| day.day() == 1);
         let holds = (0..=9999).contains(&utc.year()) && (!leaps || is_last());
         holds.then_some((Self(utc), beyond))
     }

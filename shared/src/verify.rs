@@ -219,9 +219,7 @@ mod tests {
 
     #[test]
     fn why_is_not_looked_for_in_a_large_body() {
-        let ring = format!(
-            r#"{{"keys": [{{"key": "{A}", "until": "2026-01-16T09:00:00Z"}}, {{"key": "{B}"}}]}}"#
-        );
+        let ring = format!(r#"{{"keys": [{{"key": "{A}", "until": "2026-01-16T09:00:00Z"}}, {{"key": "{B}"}}]}}"#);
         let (small, large) = (vec![b' '; MAX_DIAGNOSED_BYTES], vec![b' '; MAX_DIAGNOSED_BYTES + 1]);
         assert!(check_body(&small, &ring, A).unwrap_err().starts_with("matches a key that is not used since"));
         assert_eq!(check_body(&large, &ring, A).unwrap_err(), "1 key tried, none matches");

@@ -18,7 +18,10 @@ use shared::{
     verify::{Mismatch, OtherHead},
 };
 
-use crate::{delivery::SignatureFault, keys::KeysError};
+use crate::{
+    delivery::{SignatureFault, UndecodableBody},
+    keys::KeysError,
+};
 
 /// UNITH's own back-off decides when it tries again; this is what we would wish for.
 const RETRY_AFTER_SECONDS: &str = "2";
@@ -35,8 +38,8 @@ pub enum Accepted {
     Duplicate {
         /// The event.
         event_id: String,
-        /// It says something else than the stored one; this variant is quarantined.
-        conflict: bool,
+        /// Whether it says something else than the stored one, and is kept aside for it.
+        conflict: Option<Kept>,
     },
     /// The event's time in the table would be over.
     Expired {
@@ -47,15 +50,29 @@ pub enum Accepted {
     Quarantined {
         /// What is wrong with it.
         reason: Unreadable,
+        /// Whether it came for the first time.
+        kept: Kept,
     },
+}
+
+/// What a quarantined body is to the quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It was not there today.
+    New,
+    /// It was there: it is a delivery that came again.
+    Again,
 }
 
 /// A delivery that is not accepted, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// Not the webhook's path.
-    #[error("no such path")]
-    OtherPath,
+    #[error("no such path: `{path}`; deliveries go to `{}`", crate::WEBHOOK_PATH)]
+    OtherPath {
+        /// What was asked for, with everything but letters, digits and `-._~/` percent-encoded.
+        path: String,
+    },
     /// Not a POST.
     #[error("the method is not POST")]
     OtherMethod,
@@ -68,6 +85,9 @@ pub enum Refusal {
     /// No signature that could be compared.
     #[error(transparent)]
     Signature(#[from] SignatureFault),
+    /// A body that could not be decoded, so that nobody can say who signed it.
+    #[error(transparent)]
+    Undecodable(#[from] UndecodableBody),
     /// A signature no key vouches for.
     #[error(transparent)]
     Mismatch(Mismatch),
@@ -103,14 +123,22 @@ impl From<Mismatch> for Refusal {
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::OtherPath => StatusCode::NOT_FOUND,
+            Self::OtherPath { .. } => StatusCode::NOT_FOUND,
             Self::OtherMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Signature(_) | Self::Mismatch(_) | Self::OtherHead(_) => StatusCode::UNAUTHORIZED,
+            Self::Signature(_) | Self::Undecodable(_) | Self::Mismatch(_) | Self::OtherHead(_) => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::NoKeys(_) | Self::EmptyRing(_) | Self::Store(_) | Self::OutOfTime { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
+    }
+
+    /// Whether the keys we have refuse it.
+    #[must_use]
+    pub fn is_unauthorized(&self) -> bool {
+        self.status() == StatusCode::UNAUTHORIZED
     }
 
     /// Whether it is we who failed.
@@ -153,7 +181,7 @@ impl Accepted {
             Self::Stored { event_id } | Self::Duplicate { event_id, .. } | Self::Expired { event_id } => {
                 (Some(event_id.as_str()), None)
             }
-            Self::Quarantined { reason } => (None, Some(reason.to_string())),
+            Self::Quarantined { reason, .. } => (None, Some(reason.to_string())),
         };
         Receipt { status: self.word(), event_id, reason }
     }
@@ -217,7 +245,7 @@ mod tests {
         for (accepted, expected) in [
             (Accepted::Stored { event_id: event_id() }, (200, r#"{"status":"stored","event_id":"ee"}"#)),
             (
-                Accepted::Duplicate { event_id: event_id(), conflict: true },
+                Accepted::Duplicate { event_id: event_id(), conflict: Some(Kept::New) },
                 (200, r#"{"status":"duplicate","event_id":"ee"}"#),
             ),
             (Accepted::Expired { event_id: event_id() }, (200, r#"{"status":"expired","event_id":"ee"}"#)),

@@ -77,9 +77,9 @@ impl KeySource {
             (None, None) => Err(EnvError::Contradiction(
                 "neither UNITH_SHARED_KEY nor UNITH_KEYS_SECRET is set: set exactly one of them",
             )),
-            (Some(key), None) => SharedKey::new(key)
+            (Some(key), None) => SharedKey::parse(key)
                 .map(Self::Fixed)
-                .map_err(|_| EnvError::Missing { name: "UNITH_SHARED_KEY", meaning: "the webhook's shared key" }),
+                .map_err(|error| EnvError::Unusable { name: "UNITH_SHARED_KEY", problem: error.to_string() }),
             (None, Some(id)) => {
                 Ok(Self::Secret { id: id.to_owned(), cache_for: Duration::seconds(cache_seconds.into()) })
             }
@@ -90,6 +90,8 @@ impl KeySource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KEY: &str = "cbaab87d1cce6d79baad8e9e2607feb3";
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, String> {
         Config::from_env(&pairs.iter().copied().collect()).map_err(|error| error.to_string())
@@ -107,14 +109,31 @@ mod tests {
 
     #[test]
     fn empty_metrics_namespace_means_none() {
-        let config = read(&[("TABLE_NAME", "t"), ("UNITH_SHARED_KEY", "k"), ("METRICS_NAMESPACE", "")]).unwrap();
+        let config = read(&[("TABLE_NAME", "t"), ("UNITH_SHARED_KEY", KEY), ("METRICS_NAMESPACE", "")]).unwrap();
         assert_eq!(config.metrics_namespace, None);
+    }
+
+    #[test]
+    fn what_is_not_a_key_stops_the_start_and_is_not_shown() {
+        let expected = "; a shared key has 16 to 256 characters of A-Z a-z 0-9 + / = _ . -";
+        for (value, problem) in [
+            ("{{resolve:secretsmanager:unith}}", "it is a reference that was not resolved"),
+            ("arn:aws:secretsmanager:eu-west-1:123456789012:secret:unith", "it is an ARN, not what the ARN names"),
+            (r#"{"sharedKey": "cbaab87d1cce6d79baad8e9e2607feb3"}"#, "it is a JSON document, not a key"),
+            (r#""cbaab87d1cce6d79baad8e9e2607feb3""#, "it is in quotation marks"),
+            ("cbaab87d", "it has 8 characters"),
+        ] {
+            let error = read(&[("TABLE_NAME", "t"), ("UNITH_SHARED_KEY", value)]).unwrap_err();
+            assert_eq!(error, format!("UNITH_SHARED_KEY cannot be used: {problem}{expected}"));
+        }
+        let config = read(&[("TABLE_NAME", "t"), ("UNITH_SHARED_KEY", &format!("\u{feff}{KEY}\n"))]).unwrap();
+        assert!(matches!(config.keys, KeySource::Fixed(key) if key.expose() == KEY));
     }
 
     #[test]
     fn every_mistake_names_its_variable() {
         let table = ("TABLE_NAME", "t");
-        let key = ("UNITH_SHARED_KEY", "k");
+        let key = ("UNITH_SHARED_KEY", KEY);
         for (pairs, expected) in [
             (vec![key], "TABLE_NAME is not set: it is the name of the DynamoDB table"),
             (vec![table], "neither UNITH_SHARED_KEY nor UNITH_KEYS_SECRET is set: set exactly one of them"),

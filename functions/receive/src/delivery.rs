@@ -1,6 +1,6 @@
 //! A request as it came through a gateway, reduced to what decides about it.
 //!
-//! `lambda_http` has read the payload (1.0, 2.0 or a function URL's) and undone its base64; here the gateway's context
+//! `lambda_http` has made an HTTP request of the event that [`gateway`](crate::gateway) left of the gateway's; here it
 //! becomes plain values, so that nothing behind this module knows about gateways.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use lambda_http::{
     Body, Request, RequestExt,
     http::{HeaderMap, Method},
-    request::{LambdaRequest, RequestContext},
+    request::RequestContext,
 };
 use shared::{
     signature::{MalformedSignature, SIGNATURE_HEADER, Signature},
@@ -16,7 +16,7 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use crate::WEBHOOK_PATH;
+use crate::gateway::UNDECODABLE_BODY;
 
 /// Every answer leaves this long after the request came, so that it arrives within 4 s; but for one that had waited for
 /// most of that before it reached the function (see `AT_LEAST`). UNITH gives up at 5 s.
@@ -34,12 +34,12 @@ const AT_LEAST: Duration = Duration::from_millis(500);
 pub struct Delivery {
     /// The request's method.
     pub method: Method,
-    /// The path, as the gateway matched it.
+    /// The webhook's path, whatever the gateway made of it; any other path as it was asked for.
     pub path: String,
     /// What the signature header holds.
     pub signature: Result<Signature, SignatureFault>,
     /// The bytes that were signed.
-    pub body: RawBody,
+    pub body: Result<RawBody, UndecodableBody>,
     /// When it reached this function.
     pub received_at: Timestamp,
     /// When it must be answered.
@@ -52,6 +52,11 @@ pub struct Delivery {
 
 /// A body. It is never shown.
 pub struct RawBody(Vec<u8>);
+
+/// A body that the gateway's event does not hold as text or base64: nothing can be said of what was signed.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+#[error("the body cannot be decoded: it is not a string, or is said to be base64 and is not")]
+pub struct UndecodableBody;
 
 impl std::fmt::Debug for RawBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -91,37 +96,24 @@ impl Delivery {
         let arrived_at = arrived_at(&request);
         let wait = time_to_answer(now, arrived_at, context.map(|context| context.deadline));
         Self {
-            path: path_as_routed(&request).to_owned(),
+            path: request.raw_http_path().to_owned(),
             signature: signature(request.headers()),
             received_at: now,
             answer_by: Instant::now() + wait,
             request_id: context.map(|context| context.request_id.clone()).unwrap_or_default(),
             trace_id: context.and_then(|context| trace_root(context.xray_trace_id.as_deref()?)),
             method: request.method().clone(),
-            body: RawBody(match request.into_body() {
-                Body::Text(text) => text.into_bytes(),
-                Body::Binary(bytes) => bytes,
-                _ => Vec::new(),
-            }),
+            body: if request.headers().contains_key(UNDECODABLE_BODY) {
+                Err(UndecodableBody)
+            } else {
+                Ok(RawBody(match request.into_body() {
+                    Body::Text(text) => text.into_bytes(),
+                    Body::Binary(bytes) => bytes,
+                    _ => Vec::new(),
+                }))
+            },
         }
     }
-}
-
-/// Mends what `lambda_http` would make of a request.
-///
-/// A header that came more than once in a payload 1.0 survives there only in `multiValueHeaders`, and the single value
-/// in `headers` would replace the list. A query that is no URI's (a space, say) would make it panic; nobody here reads
-/// queries.
-#[must_use]
-pub fn mend(mut request: LambdaRequest) -> LambdaRequest {
-    match &mut request {
-        LambdaRequest::ApiGatewayV1(rest) if rest.multi_value_headers.contains_key(SIGNATURE_HEADER) => {
-            rest.headers.remove(SIGNATURE_HEADER);
-        }
-        LambdaRequest::ApiGatewayV2(http) => http.raw_query_string = None,
-        _ => {}
-    }
-    request
 }
 
 fn signature(headers: &HeaderMap) -> Result<Signature, SignatureFault> {
@@ -133,25 +125,7 @@ fn signature(headers: &HeaderMap) -> Result<Signature, SignatureFault> {
     }
 }
 
-/// The path, as the gateway matched it: without a named stage, which payload 2.0 puts in front of it, and without the
-/// base path of a custom domain, which payload 1.0 does.
-fn path_as_routed(request: &Request) -> &str {
-    let path = request.raw_http_path();
-    match request.request_context_ref() {
-        Some(RequestContext::ApiGatewayV1(context)) => {
-            let resource = context.resource_path.as_deref().unwrap_or_default();
-            if path.ends_with(resource) && resource == WEBHOOK_PATH { WEBHOOK_PATH } else { path }
-        }
-        Some(RequestContext::ApiGatewayV2(context)) => {
-            let stage = context.stage.as_deref().unwrap_or_default();
-            let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(stage));
-            behind.filter(|rest| !stage.is_empty() && rest.starts_with('/')).unwrap_or(path)
-        }
-        _ => path,
-    }
-}
-
-/// When the gateway took the request, if it says so.
+/// When the gateway took the request. 1970 where it does not say so, which is too long ago to count.
 fn arrived_at(request: &Request) -> Option<Timestamp> {
     Timestamp::from_epoch_milliseconds(match request.request_context_ref()? {
         RequestContext::ApiGatewayV1(context) => context.request_time_epoch,

@@ -8,10 +8,10 @@ use std::{
     time::Duration as StdDuration,
 };
 
-use aws_sdk_secretsmanager::{Client, error::ProvideErrorMetadata};
+use aws_sdk_secretsmanager::Client;
 use shared::{
-    aws,
     key_ring::{KeyRing, KeyRingError},
+    secret::{self, SecretError},
     timestamp::Timestamp,
 };
 use time::Duration;
@@ -147,6 +147,8 @@ impl SecretRing {
             };
         }
         attempts.after_mismatch_at = Some(now);
+        // Cut off, it counts as failed: a signature must not be called wrong by a ring that was not read.
+        attempts.failed_at = Some(now);
         self.fetch(&mut attempts).await.map(Some)
     }
 
@@ -188,22 +190,20 @@ impl SecretRing {
     }
 
     async fn read(&self) -> Result<KeyRing, KeysError> {
-        let secret = || self.secret.clone();
-        let value = self.client.get_secret_value().secret_id(&self.secret).send().await.map_err(|error| {
-            let hint = match error.code() {
-                Some("ResourceNotFoundException") => {
+        let name = || self.secret.clone();
+        let secret = secret::read(&self.client, &self.secret).await.map_err(|error| {
+            let hint = match error {
+                SecretError::Missing { .. } => {
                     "; there is no such secret with a value in this account and region: see UNITH_KEYS_SECRET and AWS_REGION"
                 }
-                Some("AccessDeniedException") => {
+                SecretError::Denied(_) => {
                     "; the function's role needs secretsmanager:GetSecretValue on it (and kms:Decrypt, under a key of your own)"
                 }
-                _ => "",
+                SecretError::Failed(_) | SecretError::NotText => "",
             };
-            KeysError::Fetch { secret: secret(), cause: aws::causes(&error), hint }
+            KeysError::Fetch { secret: name(), cause: error.to_string(), hint }
         })?;
-        let binary = value.secret_binary().and_then(|binary| std::str::from_utf8(binary.as_ref()).ok());
-        let text = value.secret_string().or(binary).unwrap_or_default();
-        KeyRing::parse(text).map_err(|cause| KeysError::NoRing { secret: secret(), cause })
+        KeyRing::parse(&secret.text).map_err(|cause| KeysError::NoRing { secret: name(), cause })
     }
 }
 

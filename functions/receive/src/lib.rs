@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod config;
 pub mod delivery;
+pub mod gateway;
 pub mod keys;
 pub mod record;
 pub mod rehearsal;
@@ -16,17 +17,17 @@ use std::sync::Arc;
 
 use lambda_http::{Body, Response, http::Method};
 use shared::{
-    event::{Event, NoEvent},
+    event::{Event, NoEvent, UnreadableBody},
     key_ring::KeyRing,
     signature::{SharedKey, Signature},
-    store::{Put, Table},
+    store::{Put, QuarantineKind, Quarantined, Table},
     timestamp::Timestamp,
     verify::{Verified, verify},
 };
 use tracing::Level;
 
 use crate::{
-    answer::{Accepted, Refusal, answer},
+    answer::{Accepted, Kept, Refusal, answer},
     config::{Config, KeySource},
     delivery::Delivery,
     keys::{Keys, SecretRing},
@@ -91,41 +92,49 @@ impl Receiver {
     async fn receive(&self, delivery: &Delivery, record: &mut Record) -> Result<Accepted, Refusal> {
         check_route(delivery)?;
         let signature = delivery.signature.as_ref().map_err(|fault| *fault)?;
-        let verified = self.authenticate(delivery, signature, record).await?;
+        let body = delivery.body.as_ref().map_err(|fault| *fault)?;
+        let (verified, event) = self.authenticate(body, signature, delivery.received_at, record).await?;
         record.verified_by(verified.key_state());
-        match Event::parse(&verified) {
+        match event {
             Ok(event) => {
                 record.verified_by(event.signed_by);
                 self.store(event, &verified, delivery.received_at, record).await
             }
-            Err(NoEvent::Unreadable(reason)) => {
-                record.about_head(verified.bound_head());
-                let head_id = verified.bound_head();
-                self.quarantine(&verified, &reason.to_string(), head_id, delivery.received_at, record).await?;
-                Ok(Accepted::Quarantined { reason })
+            Err(unreadable) => {
+                record.about_unreadable(&unreadable, verified.bound_head());
+                let reason = unreadable.reason.to_string();
+                let quarantined = Quarantined {
+                    kind: QuarantineKind::Unreadable,
+                    reason: &reason,
+                    key_head: verified.bound_head(),
+                    head_id: unreadable.head_id.as_deref(),
+                    session_id: unreadable.session_id.as_deref(),
+                };
+                let kept = self.quarantine(&verified, &quarantined, delivery.received_at, record).await?;
+                Ok(Accepted::Quarantined { reason: unreadable.reason, kept })
             }
-            Err(NoEvent::OtherHead(other)) => Err(other.into()),
         }
     }
 
+    /// The body as a key of the ring vouches for it, and what it says. Where none does, or only one of another head, the
+    /// ring may be older than the last rotation: it is read once more.
     async fn authenticate<'d>(
         &self,
-        delivery: &'d Delivery,
+        body: &'d [u8],
         signature: &Signature,
+        now: Timestamp,
         record: &mut Record,
-    ) -> Result<Verified<'d>, Refusal> {
-        let now = delivery.received_at;
+    ) -> Result<(Verified<'d>, Result<Event, UnreadableBody>), Refusal> {
         let ring = self.keys.ring(now).await?;
-        let mismatch = match verify(&delivery.body, signature, &ring, now) {
+        let refusal = match read_verified(body, signature, &ring, now) {
             Ok(verified) => return Ok(verified),
-            Err(mismatch) => mismatch,
+            Err(refusal) => refusal,
         };
-        // The key may have been rotated since the ring was read.
         let Some(newer) = self.keys.newer_than(&ring, now).await? else {
-            return Err(mismatch.into());
+            return Err(refusal);
         };
         record.key_ring_refetched();
-        Ok(verify(&delivery.body, signature, &newer, now)?)
+        read_verified(body, signature, &newer, now)
     }
 
     async fn store(
@@ -144,15 +153,17 @@ impl Receiver {
         let put = self.table.put_event(&event, verified.body(), received_at).await;
         record.table_answered();
         let conflict = match put? {
-            Put::Stored => {
-                return Ok(Accepted::Stored { event_id: event.event_id });
-            }
-            Put::Duplicate => false,
+            Put::Stored => return Ok(Accepted::Stored { event_id: event.event_id }),
+            Put::Duplicate => None,
             Put::Conflict => {
-                let reason = format!("says something else than the stored event {}", event.event_id);
-                let head_id = Some(event.identity.head_id.as_str());
-                self.quarantine(verified, &reason, head_id, received_at, record).await?;
-                true
+                let quarantined = Quarantined {
+                    kind: QuarantineKind::Conflict,
+                    reason: &format!("says something else than the stored event {}", event.event_id),
+                    key_head: verified.bound_head(),
+                    head_id: Some(&event.identity.head_id),
+                    session_id: Some(&event.identity.session_id),
+                };
+                Some(self.quarantine(verified, &quarantined, received_at, record).await?)
             }
         };
         Ok(Accepted::Duplicate { event_id: event.event_id, conflict })
@@ -161,25 +172,39 @@ impl Receiver {
     async fn quarantine(
         &self,
         verified: &Verified<'_>,
-        reason: &str,
-        head_id: Option<&str>,
+        quarantined: &Quarantined<'_>,
         received_at: Timestamp,
         record: &mut Record,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Kept, Refusal> {
         record.table_asked();
-        let kept = self.table.quarantine(verified.body(), reason, head_id, received_at).await;
+        let is_new = self.table.quarantine(verified.body(), quarantined, received_at).await;
         record.table_answered();
-        Ok(kept?)
+        Ok(if is_new? { Kept::New } else { Kept::Again })
+    }
+}
+
+/// Verifies a body, and reads what it says.
+fn read_verified<'b>(
+    body: &'b [u8],
+    signature: &Signature,
+    ring: &KeyRing,
+    now: Timestamp,
+) -> Result<(Verified<'b>, Result<Event, UnreadableBody>), Refusal> {
+    let verified = verify(body, signature, ring, now)?;
+    match Event::parse(&verified) {
+        Ok(event) => Ok((verified, Ok(event))),
+        Err(NoEvent::Unreadable(unreadable)) => Ok((verified, Err(unreadable))),
+        Err(NoEvent::OtherHead(other)) => Err(other.into()),
     }
 }
 
 fn check_route(delivery: &Delivery) -> Result<(), Refusal> {
     if delivery.path != WEBHOOK_PATH {
-        return Err(Refusal::OtherPath);
+        return Err(Refusal::OtherPath { path: delivery.path.clone() });
     }
     if delivery.method != Method::POST {
         return Err(Refusal::OtherMethod);
     }
-    let bytes = delivery.body.len();
+    let bytes = delivery.body.as_ref().map_or(0, |body| body.len());
     if bytes > MAX_BODY_BYTES { Err(Refusal::TooLarge { bytes }) } else { Ok(()) }
 }

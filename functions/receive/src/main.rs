@@ -30,8 +30,8 @@ async fn start() -> Result<Arc<Receiver>, Error> {
     env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
     telemetry::init(config.log_level);
     let aws = aws::config(&env)?;
-    let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
-    let receiver = Receiver::new(config, dynamodb, || aws_sdk_secretsmanager::Client::new(&aws));
+    let dynamodb = aws::dynamodb(&aws);
+    let receiver = Receiver::new(config, dynamodb, || aws::secrets_manager(&aws));
     rehearsal::warm_up(&receiver).await;
     Ok(Arc::new(receiver))
 }

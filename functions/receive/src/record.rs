@@ -5,12 +5,16 @@
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Number;
-use shared::{event::Event, key_ring::KeyState, timestamp::Timestamp};
+use shared::{
+    event::{Event, UnreadableBody},
+    key_ring::KeyState,
+    timestamp::Timestamp,
+};
 use std::time::Instant;
 use tracing::Level;
 
 use crate::{
-    answer::{Accepted, Refusal},
+    answer::{Accepted, Kept, Refusal},
     delivery::Delivery,
 };
 
@@ -104,9 +108,10 @@ impl Record {
         self.lag_ms = i64::try_from(lag).ok();
     }
 
-    /// The head whose key signed a body that is no event.
-    pub fn about_head(&mut self, head_id: Option<&str>) {
-        self.head_id = head_id.map(str::to_owned);
+    /// What could be read of a verified body that is not an event; `key_head` is the head whose key signed it.
+    pub fn about_unreadable(&mut self, body: &UnreadableBody, key_head: Option<&str>) {
+        self.head_id = body.head_id.as_deref().or(key_head).map(str::to_owned);
+        self.session_id.clone_from(&body.session_id);
     }
 
     /// The table is being asked.
@@ -131,15 +136,16 @@ impl Record {
     pub fn finish(&mut self, result: &Result<Accepted, Refusal>, namespace: Option<&str>) {
         let (level, outcome, reason) = match result {
             Ok(accepted) => match accepted {
-                Accepted::Quarantined { reason } => (Level::WARN, accepted.word(), Some(reason.to_string())),
-                Accepted::Duplicate { conflict: true, .. } => {
+                Accepted::Quarantined { reason, .. } => (Level::WARN, accepted.word(), Some(reason.to_string())),
+                Accepted::Duplicate { conflict: Some(_), .. } => {
                     let reason = "the stored event says something else: this variant is quarantined".to_owned();
                     (Level::WARN, accepted.word(), Some(reason))
                 }
                 _ => (Level::INFO, accepted.word(), None),
             },
             Err(refusal) if refusal.is_ours() => (Level::ERROR, UNAVAILABLE, Some(refusal.to_string())),
-            Err(refusal) => (Level::WARN, "rejected", Some(refusal.to_string())),
+            Err(refusal) if refusal.is_unauthorized() => (Level::WARN, "rejected", Some(refusal.to_string())),
+            Err(refusal) => (Level::WARN, "bad_request", Some(refusal.to_string())),
         };
         // A request that ran out of time was cut off while it waited.
         self.table_answered();
@@ -159,22 +165,28 @@ impl Record {
 
     fn metric_values(&self, result: &Result<Accepted, Refusal>) -> Vec<Metric> {
         let outcome = match result {
-            Ok(Accepted::Stored { .. }) => "Stored",
-            Ok(Accepted::Duplicate { .. }) => "Duplicate",
-            Ok(Accepted::Expired { .. }) => "Expired",
-            Ok(Accepted::Quarantined { .. }) => "Quarantined",
-            Err(refusal) if refusal.is_ours() => "Unavailable",
-            Err(_) => "Rejected",
+            Ok(Accepted::Stored { .. }) => Some("Stored"),
+            Ok(Accepted::Duplicate { .. }) => Some("Duplicate"),
+            Ok(Accepted::Expired { .. }) => Some("Expired"),
+            Ok(Accepted::Quarantined { .. }) => None,
+            Err(refusal) if refusal.is_ours() => Some("Unavailable"),
+            Err(refusal) if refusal.is_unauthorized() => Some("Rejected"),
+            Err(_) => Some("BadRequest"),
         };
-        let conflict = matches!(result, Ok(Accepted::Duplicate { conflict: true, .. }));
+        let (conflict, kept) = match result {
+            Ok(Accepted::Duplicate { conflict, .. }) => (conflict.is_some(), *conflict),
+            Ok(Accepted::Quarantined { kept, .. }) => (false, Some(*kept)),
+            _ => (false, None),
+        };
         let counted = [
-            (true, outcome),
-            (conflict, "Conflict"),
-            (conflict, "Quarantined"),
-            (self.key_state == Some(KeyState::Retiring.as_str()), "RetiringKeyUsed"),
-            (self.key_refetched, "KeyRefetch"),
+            outcome,
+            conflict.then_some("Conflict"),
+            // A body that comes again is in quarantine once.
+            (kept == Some(Kept::New)).then_some("Quarantined"),
+            (self.key_state == Some(KeyState::Retiring.as_str())).then_some("RetiringKeyUsed"),
+            self.key_refetched.then_some("KeyRefetch"),
         ];
-        let counts = counted.into_iter().filter(|(counts, _)| *counts).map(|(_, name)| Metric::count(name));
+        let counts = counted.into_iter().flatten().map(Metric::count);
         let store = self.store_ms.and_then(Number::from_f64).map(|ms| Metric::milliseconds("StoreMilliseconds", ms));
         // A clock ahead of ours is not an early delivery.
         let lag = self.lag_ms.map(|ms| Metric::milliseconds("DeliveryLagMilliseconds", ms.max(0).into()));

@@ -8,7 +8,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lambda_http::{Context, LambdaEvent, Service, request::LambdaRequest};
+use lambda_http::{Context, LambdaEvent, Service};
+use serde_json::value::RawValue;
 use shared::{signature::SharedKey, telemetry, timestamp::Timestamp};
 use tokio::time::timeout;
 use tracing::warn;
@@ -17,7 +18,7 @@ use crate::{Receiver, record::Record, runtime::service};
 
 /// A gateway's event, signed with `KEY`.
 const DELIVERY: &str = include_str!("rehearsal.json");
-const KEY: &str = "rehearsal";
+const KEY: &str = "rehearsed-deliveries";
 /// A table that does not answer by then is left to the first delivery.
 const WITHIN: Duration = Duration::from_secs(1);
 
@@ -29,8 +30,8 @@ pub async fn warm_up(receiver: &Receiver) {
 
 async fn rehearse(receiver: &Receiver) {
     let rehearsal = async {
-        let receiver = receiver.rehearsing(SharedKey::new(KEY).ok()?);
-        let delivery: LambdaRequest = serde_json::from_str(DELIVERY).ok()?;
+        let receiver = receiver.rehearsing(SharedKey::parse(KEY).ok()?);
+        let delivery: Box<RawValue> = serde_json::from_str(DELIVERY).ok()?;
         let mut service = service(Arc::new(receiver), log);
         let answer = service.call(LambdaEvent::new(delivery, Context::default())).await.ok()?;
         serde_json::to_vec(&answer).ok()

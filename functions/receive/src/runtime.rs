@@ -11,29 +11,25 @@ use std::{
 use lambda_http::{
     Adapter, Body, Error, IntoResponse, Request, Response, Service,
     lambda_runtime::{LambdaEvent, LambdaInvocation, Runtime},
-    request::LambdaRequest,
     service_fn,
-    tower::{Layer, ServiceExt},
+    tower::{Layer, ServiceExt, util::MapRequestLayer},
 };
 use serde::Serialize;
+use serde_json::value::RawValue;
 use shared::{telemetry, timestamp::Timestamp};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Mutex,
 };
 
-use crate::{
-    Receiver,
-    delivery::{Delivery, mend},
-    record::Record,
-};
+use crate::{Receiver, delivery::Delivery, gateway, record::Record};
 
 /// The receiver as a service of gateway events (payload 1.0, 2.0, function URL), which is what Lambda runs; `log` is
 /// given the record of each request.
 pub fn service(
     receiver: Arc<Receiver>,
     log: impl Fn(&Record) + Clone + Send + Sync + 'static,
-) -> impl Service<LambdaEvent<LambdaRequest>, Response = impl Serialize, Error = Infallible, Future: Send> + Clone {
+) -> impl Service<LambdaEvent<Box<RawValue>>, Response = impl Serialize, Error = Infallible, Future: Send> + Clone {
     let handler = service_fn(move |request: Request| {
         let (receiver, log) = (Arc::clone(&receiver), log.clone());
         async move {
@@ -42,8 +38,8 @@ pub fn service(
             Ok::<_, Infallible>(Answered(response))
         }
     });
-    Adapter::from(handler).map_request(|event: LambdaEvent<LambdaRequest>| LambdaEvent {
-        payload: mend(event.payload),
+    Adapter::from(handler).map_request(|event: LambdaEvent<Box<RawValue>>| LambdaEvent {
+        payload: gateway::neutral(&event.payload),
         context: event.context,
     })
 }
@@ -70,7 +66,9 @@ pub async fn run(receiver: Arc<Receiver>) -> Result<(), Error> {
         }
     };
     let busy = Arc::new(Mutex::new(()));
-    let runtime = Runtime::new(service(receiver, log)).layer(HoldWhileBusy(Arc::clone(&busy)));
+    let runtime = Runtime::new(service(receiver, log))
+        .layer(MapRequestLayer::new(json_or_null))
+        .layer(HoldWhileBusy(Arc::clone(&busy)));
     let mut terminate = signal(SignalKind::terminate())?;
     // A task of its own: waking it is a word in memory, waking what the runtime itself waits for is a system call.
     let serving = tokio::spawn(runtime.run());
@@ -78,6 +76,15 @@ pub async fn run(receiver: Arc<Receiver>) -> Result<(), Error> {
         ended = serving => ended?,
         _ = async { terminate.recv().await; busy.lock().await } => Ok(()),
     }
+}
+
+/// The runtime fails an invocation whose event is not JSON. Lambda sends none; should one come, it is answered like any
+/// other request that leads nowhere.
+fn json_or_null(mut invocation: LambdaInvocation) -> LambdaInvocation {
+    if serde_json::from_slice::<&RawValue>(&invocation.body).is_err() {
+        invocation.body = "null".into();
+    }
+    invocation
 }
 
 /// Holds the lock from the moment an invocation arrives until its answer has been handed to Lambda.

@@ -1,0 +1,218 @@
+//! A gateway's event, reduced to what decides about a delivery before `lambda_http` sees it.
+//!
+//! `lambda_http` reads the whole event, and panics at what no URI or header can be: a list in `X-Forwarded-Proto`, an odd
+//! host, base64 that is not strict. Anyone can send such things without a signature. So the event that it is given is
+//! made here, of the method, the path, the signature header, the body and the time of arrival; whatever else there was is
+//! left behind unread. No event fails: one that no gateway sends is a request to no path.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+use base64::{
+    Engine,
+    alphabet::STANDARD as ALPHABET,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
+};
+use lambda_http::{
+    aws_lambda_events::apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest},
+    http::{HeaderMap, HeaderName, HeaderValue, Method},
+    request::LambdaRequest,
+};
+use serde_json::value::RawValue;
+use shared::{
+    json::{self, Object},
+    signature::SIGNATURE_HEADER,
+};
+
+use crate::WEBHOOK_PATH;
+
+/// A header of our own making, on a request whose body could not be decoded. What a sender calls so is left behind.
+pub(crate) const UNDECODABLE_BODY: HeaderName = HeaderName::from_static("undecodable-body");
+
+/// How much of a path that leads nowhere is kept for the log.
+const MAX_SHOWN_PATH_BYTES: usize = 200;
+/// A header value that nothing can be decoded from, in the place of one that is no header's.
+const NO_VALUE: HeaderValue = HeaderValue::from_static("?");
+
+/// Base64 as any encoder may write it: padding may be missing, and unused bits are not looked at. The signature decides
+/// about the bytes.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &ALPHABET,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The request that is in a gateway's event, and nothing else of it. It has the payload version of the event, since the
+/// response has to have it too; what is neither counts as 2.0.
+#[must_use]
+pub fn neutral(event: &RawValue) -> LambdaRequest {
+    let frame = Frame::read(event);
+    let mut headers = frame.signature_headers();
+    let (body, is_base64_encoded) = frame.body().unwrap_or_else(|| {
+        headers.insert(UNDECODABLE_BODY, NO_VALUE);
+        (String::new(), false)
+    });
+    if frame.is_payload_1() {
+        let mut request = ApiGatewayProxyRequest::default();
+        request.http_method = frame.method();
+        request.path = Some(frame.path());
+        request.multi_value_headers = headers;
+        request.request_context.request_time_epoch = frame.arrival("requestTimeEpoch");
+        request.body = Some(body);
+        request.is_base64_encoded = is_base64_encoded;
+        LambdaRequest::ApiGatewayV1(request)
+    } else {
+        let mut request = ApiGatewayV2httpRequest::default();
+        request.request_context.http.method = frame.method();
+        request.raw_path = Some(frame.path());
+        request.headers = headers;
+        request.request_context.time_epoch = frame.arrival("timeEpoch");
+        request.body = Some(body);
+        request.is_base64_encoded = is_base64_encoded;
+        LambdaRequest::ApiGatewayV2(request)
+    }
+}
+
+/// The event, and the objects in it that are looked into.
+struct Frame<'e> {
+    event: Object<'e>,
+    context: Object<'e>,
+    http: Object<'e>,
+}
+
+impl<'e> Frame<'e> {
+    fn read(event: &'e RawValue) -> Self {
+        let event = Object::parse(event.get()).unwrap_or_default();
+        let context = event.object("requestContext");
+        let http = context.object("http");
+        Self { event, context, http }
+    }
+
+    fn is_payload_1(&self) -> bool {
+        match self.event.text("version").as_deref() {
+            Some("1.0") => true,
+            Some("2.0") => false,
+            // REST APIs say no version.
+            _ => self.http.text("method").is_none() && self.event.text("httpMethod").is_some(),
+        }
+    }
+
+    /// A method that cannot be one is as wrong as any other that is not POST.
+    fn method(&self) -> Method {
+        let method = if self.is_payload_1() {
+            self.event.text("httpMethod").or_else(|| self.context.text("httpMethod"))
+        } else {
+            self.http.text("method")
+        };
+        method.and_then(|method| Method::from_bytes(method.as_bytes()).ok()).unwrap_or(Method::OPTIONS)
+    }
+
+    /// The webhook's path if the request leads to it, by whatever the gateway makes known of that; otherwise the path it
+    /// asked for, so written that it can stand in any URI and in any log.
+    fn path(&self) -> String {
+        if self.is_for_the_webhook() {
+            return WEBHOOK_PATH.to_owned();
+        }
+        let asked = self.asked_paths().next().unwrap_or_default();
+        let mut shown = String::from("/");
+        for byte in asked.trim_start_matches('/').bytes().take(MAX_SHOWN_PATH_BYTES) {
+            if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+                shown.push(char::from(byte));
+            } else {
+                // Writing to a `String` cannot fail.
+                let _ = write!(shown, "%{byte:02X}");
+            }
+        }
+        shown
+    }
+
+    fn is_for_the_webhook(&self) -> bool {
+        let is_webhook = |path: &str| path.trim_end_matches('/') == WEBHOOK_PATH;
+        let stage = self.context.text("stage").unwrap_or_default();
+        let behind_stage = |path: &str| {
+            let rest = path.strip_prefix('/').and_then(|path| path.strip_prefix(&*stage));
+            !stage.is_empty() && rest.is_some_and(is_webhook)
+        };
+        self.routes().any(|route| is_webhook(path_of_route(&route)))
+            || self.asked_paths().any(|path| is_webhook(&path) || behind_stage(&path))
+            || self.proxied_paths().any(|path| is_webhook(&format!("/{}", path.trim_start_matches('/'))))
+    }
+
+    /// What the gateway matched: `POST /path` (payload 2.0) or `/path` (1.0).
+    fn routes(&self) -> impl Iterator<Item = Cow<'e, str>> {
+        let context = &self.context;
+        let of_event = ["routeKey", "resource"].into_iter().filter_map(|name| self.event.text(name));
+        of_event.chain(["routeKey", "resourcePath"].into_iter().filter_map(|name| context.text(name)))
+    }
+
+    /// What the sender asked for, perhaps behind a stage or a base path.
+    fn asked_paths(&self) -> impl Iterator<Item = Cow<'e, str>> {
+        let of_event = ["rawPath", "path"].into_iter().filter_map(|name| self.event.text(name));
+        of_event.chain([self.http.text("path"), self.context.text("path")].into_iter().flatten())
+    }
+
+    /// What stands in place of `{proxy+}`, by whatever name.
+    fn proxied_paths(&self) -> impl Iterator<Item = Cow<'e, str>> {
+        let parameters = self.event.object("pathParameters");
+        let greedy = |route: Cow<'e, str>| Some(route.rsplit_once("+}")?.0.rsplit_once('{')?.1.to_owned());
+        let names: Vec<String> = self.routes().filter_map(greedy).chain(["proxy".to_owned()]).collect();
+        names.into_iter().filter_map(move |name| parameters.text(&name))
+    }
+
+    /// When the gateway took the request, in milliseconds since 1970; 0 where it does not say so.
+    fn arrival<T: TryFrom<i64> + Default>(&self, name: &str) -> T {
+        let epoch = self.context.get(name).and_then(|value| value.get().parse::<i64>().ok());
+        epoch.and_then(|epoch| T::try_from(epoch).ok()).unwrap_or_default()
+    }
+
+    /// The signature header in whatever case, as often as it came. Payload 1.0 has repeated headers in a list; where it
+    /// has the list, the single value beside it is one of them.
+    fn signature_headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for list in ["multiValueHeaders", "headers"] {
+            for (name, value) in self.event.object(list).members() {
+                if !name.0.eq_ignore_ascii_case(SIGNATURE_HEADER.as_bytes()) {
+                    continue;
+                }
+                let values: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_else(|_| vec![value]);
+                for value in values.into_iter().filter(|value| value.get() != "null") {
+                    let value = json::text(value).and_then(|text| HeaderValue::from_str(&text).ok());
+                    headers.append(SIGNATURE_HEADER, value.unwrap_or(NO_VALUE));
+                }
+            }
+            if !headers.is_empty() {
+                break;
+            }
+        }
+        headers
+    }
+
+    /// The body, and whether it is in base64: only where it is not text. `None` if it cannot be decoded.
+    fn body(&self) -> Option<(String, bool)> {
+        let body = match self.event.get("body") {
+            None => return Some((String::new(), false)),
+            Some(body) if body.get() == "null" => return Some((String::new(), false)),
+            Some(body) => json::text(body)?.into_owned(),
+        };
+        let flag = self.event.get("isBase64Encoded").map_or("false", RawValue::get);
+        if !flag.trim_matches('"').eq_ignore_ascii_case("true") {
+            return Some((body, false));
+        }
+        let is_read = |byte: &u8| !byte.is_ascii_whitespace();
+        let standard = |byte| match byte {
+            b'-' => b'+',
+            b'_' => b'/',
+            byte => byte,
+        };
+        let digits: Vec<u8> = body.into_bytes().into_iter().filter(is_read).map(standard).collect();
+        let bytes = LENIENT.decode(digits).ok()?;
+        Some(
+            String::from_utf8(bytes)
+                .map_or_else(|error| (STANDARD.encode(error.as_bytes()), true), |text| (text, false)),
+        )
+    }
+}
+
+fn path_of_route(route: &str) -> &str {
+    route.split_once(' ').map_or(route, |(_, path)| path)
+}
