@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use serde::Deserialize;
 use shared::{
     env::{Env, EnvError},
-    event::is_id,
+    json::Object,
+    signature::trimmed,
 };
 use zeroize::Zeroizing;
 
-use crate::declared::{Declared, NotHttps, Subscriptions, UnknownType, WebhookUrl};
+use crate::declared::{Declared, Heads, InvalidHeads, InvalidUrl, Subscriptions, UnknownType, WebhookUrl};
 
 /// Where UNITH and the secrets are. Needed by every run.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct Settings {
     pub credentials_secret: String,
     /// `UNITH_KEYS_SECRET`
     pub keys_secret: String,
+    /// `OWNER`: what commands and the schedule are to the ring's entries.
+    pub owner: Option<String>,
 }
 
 /// A declared state that cannot be had.
@@ -30,25 +32,99 @@ pub enum ConfigError {
     Env(#[from] EnvError),
     /// The webhook URL.
     #[error(transparent)]
-    Url(#[from] NotHttps),
+    Url(#[from] InvalidUrl),
     /// A type.
     #[error("SUBSCRIPTIONS: {0}")]
     Type(#[from] UnknownType),
-    /// A head.
-    #[error("`{0}` is no head id: expected 1 to 128 characters of A-Z a-z 0-9 . _ : -")]
-    Head(String),
+    /// The heads.
+    #[error(transparent)]
+    Heads(#[from] InvalidHeads),
     /// No head at all.
-    #[error("there is no head to look after: name at least one in HeadIds, HEAD_IDS or head_ids")]
+    #[error("no head is named: name at least one in HeadIds, HEAD_IDS or head_ids, or all of the account's by `*`")]
     NoHeads,
+    /// Another URL than the function is for.
+    #[error("this function registers the URL of its WEBHOOK_URL only, which is `{own}`, not `{asked}`")]
+    OtherUrl {
+        /// `WEBHOOK_URL`
+        own: String,
+        /// What was asked for.
+        asked: String,
+    },
+    /// Another head than the function is for.
+    #[error("this function looks after the heads of its HEAD_IDS only, and `{0}` is not among them")]
+    OtherHead(String),
+}
+
+/// What the function's own variables allow a request to register: whoever may invoke it could otherwise have any head's
+/// events sent anywhere. A variable that is not set allows everything.
+#[derive(Debug, Clone)]
+pub struct Allowed {
+    webhook_url: Option<WebhookUrl>,
+    heads: Option<Heads>,
+}
+
+impl Allowed {
+    /// Reads `WEBHOOK_URL` and `HEAD_IDS`.
+    ///
+    /// # Errors
+    /// A variable that makes no sense: then nobody knows what it allows.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            webhook_url: env.optional("WEBHOOK_URL").map(WebhookUrl::parse).transpose()?,
+            heads: env.optional("HEAD_IDS").map(|ids| Heads::parse(ids.split(','))).transpose()?,
+        })
+    }
+
+    /// Checks a URL that is to be registered.
+    ///
+    /// # Errors
+    /// Another one than `WEBHOOK_URL`.
+    pub fn check_url(&self, url: &WebhookUrl) -> Result<(), ConfigError> {
+        match &self.webhook_url {
+            Some(own) if !own.is(url.as_str()) => {
+                Err(ConfigError::OtherUrl { own: own.as_str().to_owned(), asked: url.as_str().to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks heads that are to be looked after.
+    ///
+    /// # Errors
+    /// A head that is not one of `HEAD_IDS`.
+    pub fn check_heads(&self, heads: &Heads) -> Result<(), ConfigError> {
+        let Some(own) = &self.heads else { return Ok(()) };
+        let other = match heads {
+            Heads::All if *own != Heads::All => Some(Heads::ALL),
+            Heads::All => None,
+            Heads::Named(ids) => ids.iter().find(|id| !own.include(id)).map(String::as_str),
+        };
+        other.map_or(Ok(()), |id| Err(ConfigError::OtherHead(id.to_owned())))
+    }
+
+    /// Whether a webhook that no entry of the ring speaks of may be taken for one of ours, and removed.
+    #[must_use]
+    pub fn covers(&self, url: &WebhookUrl, head_id: &str) -> bool {
+        self.webhook_url.as_ref().is_none_or(|own| own.is(url.as_str()))
+            && self.heads.as_ref().is_none_or(|own| own.include(head_id))
+    }
 }
 
 impl Settings {
     /// Reads the variables.
+    ///
+    /// # Errors
+    /// A variable that is missing, or a URL that credentials must not be sent to.
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         let api_url = env.required("UNITH_API_URL", "the base URL of UNITH's management API")?;
-        let is_http = api_url.starts_with("https://") || api_url.starts_with("http://");
-        if !is_http {
-            let expected = "an http or https URL";
+        let is_safe = reqwest::Url::parse(api_url).is_ok_and(|url| match url.scheme() {
+            "https" => url.has_host(),
+            // Credentials go there: without TLS no further than this machine.
+            "http" => matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]")),
+            _ => false,
+        });
+        if !is_safe {
+            let expected = "an https URL (http only on this machine)";
             return Err(EnvError::Invalid { name: "UNITH_API_URL", value: api_url.to_owned(), expected });
         }
         Ok(Self {
@@ -59,33 +135,23 @@ impl Settings {
             keys_secret: env
                 .required("UNITH_KEYS_SECRET", "the key-ring secret, which this function writes")?
                 .to_owned(),
+            owner: env.optional("OWNER").map(str::to_owned),
         })
     }
 }
 
 /// The declared state of commands and the schedule.
+///
+/// # Errors
+/// A variable that is missing or makes no sense.
 pub fn declared(env: &Env) -> Result<Declared, ConfigError> {
     let url = env.required("WEBHOOK_URL", "the URL of the webhook, as UNITH reaches it")?;
     Ok(Declared {
         webhook_url: WebhookUrl::parse(url)?,
-        head_ids: heads(env.optional("HEAD_IDS").unwrap_or_default().split(','))?,
+        heads: Heads::parse(env.optional("HEAD_IDS").unwrap_or_default().split(','))?,
         subscriptions: env.optional("SUBSCRIPTIONS").map_or(Ok(Subscriptions::ALL), Subscriptions::parse)?,
         enable_events: env.parsed("ENABLE_EVENTS", true, "true or false")?,
     })
-}
-
-/// Head ids, each once, in the order given.
-pub fn heads<'h>(ids: impl Iterator<Item = &'h str>) -> Result<Vec<String>, ConfigError> {
-    let mut heads: Vec<String> = Vec::new();
-    for id in ids.map(str::trim).filter(|id| !id.is_empty()) {
-        if !is_id(id) {
-            return Err(ConfigError::Head(id.chars().take(128).collect()));
-        }
-        if !heads.iter().any(|known| known == id) {
-            heads.push(id.to_owned());
-        }
-    }
-    Ok(heads)
 }
 
 /// What opens the management API.
@@ -107,23 +173,25 @@ pub enum Credentials {
 #[error(r#"expected {{"email":"…","secretKey":"…"}} or {{"bearerToken":"…"}}"#)]
 pub struct NoCredentials;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct CredentialsDocument {
-    email: Option<String>,
-    secret_key: Option<Zeroizing<String>>,
-    bearer_token: Option<Zeroizing<String>>,
-}
-
 impl Credentials {
-    /// Reads the secret's text. The account wins where both are there: it does not expire.
+    /// Reads the secret's text. The account wins where both are there: it does not expire. White space around a value,
+    /// a byte order mark and the word `Bearer` before a token come from copying, and are left out.
+    ///
+    /// # Errors
+    /// A text that holds neither.
     pub fn parse(secret: &str) -> Result<Self, NoCredentials> {
-        let document: CredentialsDocument = serde_json::from_str(secret).map_err(|_| NoCredentials)?;
-        let filled = |text: &Zeroizing<String>| !text.trim().is_empty();
-        let email = document.email.filter(|email| !email.trim().is_empty());
-        match (email, document.secret_key.filter(filled), document.bearer_token.filter(filled)) {
-            (Some(email), Some(secret_key), _) => Ok(Self::Account { email, secret_key }),
-            (_, _, Some(bearer)) => Ok(Self::Bearer(bearer)),
+        let document = Object::parse(trimmed(secret)).map_err(|_| NoCredentials)?;
+        let filled = |name: &str| {
+            let text = Zeroizing::new(document.text(name)?.into_owned());
+            let text = trimmed(&text);
+            (!text.is_empty()).then(|| Zeroizing::new(text.to_owned()))
+        };
+        match (filled("email"), filled("secretKey"), filled("bearerToken")) {
+            (Some(email), Some(secret_key), _) => Ok(Self::Account { email: email.to_string(), secret_key }),
+            (_, _, Some(bearer)) => {
+                let token = bearer.strip_prefix("Bearer ").map_or(bearer.as_str(), trimmed);
+                Ok(Self::Bearer(Zeroizing::new(token.to_owned())))
+            }
             _ => Err(NoCredentials),
         }
     }
@@ -153,25 +221,35 @@ mod tests {
                 "the webhook URL `http://a.example` cannot be registered: UNITH delivers to https URLs only",
             ),
             (
-                vec![url, ("HEAD_IDS", "a b")],
-                "`a b` is no head id: expected 1 to 128 characters of A-Z a-z 0-9 . _ : -",
+                vec![url, ("HEAD_IDS", "a\u{7}b")],
+                "`ab` is not a head id: expected 1 to 256 bytes without control characters",
             ),
             (
                 vec![url, ("SUBSCRIPTIONS", "ALL")],
-                "SUBSCRIPTIONS: `ALL` is no event type: expected some of START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING",
+                "SUBSCRIPTIONS: `ALL` is not an event type: expected some of START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING",
             ),
         ] {
             assert_eq!(declared(&env(&pairs)).unwrap_err().to_string(), expected);
         }
-        let error = Settings::from_env(&env(&[("UNITH_API_URL", "platform")])).unwrap_err();
-        assert_eq!(error.to_string(), "UNITH_API_URL is `platform`: expected an http or https URL");
+        for api_url in ["platform", "http://platform-api.unith.ai", "ftp://127.0.0.1"] {
+            let error = Settings::from_env(&env(&[("UNITH_API_URL", api_url)])).unwrap_err();
+            let expected = format!("UNITH_API_URL is `{api_url}`: expected an https URL (http only on this machine)");
+            assert_eq!(error.to_string(), expected);
+        }
     }
 
     #[test]
-    fn heads_are_taken_once_each() {
-        let declared = declared(&env(&[("WEBHOOK_URL", "https://a.example/x"), ("HEAD_IDS", "b, a,,b")])).unwrap();
-        assert_eq!(declared.head_ids, ["b", "a"]);
-        assert_eq!(declared.subscriptions, Subscriptions::ALL);
+    fn a_request_may_register_what_the_variables_say_and_no_more() {
+        let allowed = |pairs: &[(&str, &str)]| Allowed::from_env(&env(pairs)).unwrap();
+        let (url, other) = (WebhookUrl::parse("https://a.example/x").unwrap(), WebhookUrl::parse("https://b.example/x").unwrap());
+        let named = |id: &str| Heads::Named(vec![id.to_owned()]);
+        let own = allowed(&[("WEBHOOK_URL", "https://A.example:443/x"), ("HEAD_IDS", "a,b")]);
+        assert!(own.check_url(&url).is_ok() && own.check_url(&other).is_err());
+        assert!(own.check_heads(&named("b")).is_ok() && own.check_heads(&named("c")).is_err());
+        assert!(own.check_heads(&Heads::All).is_err() && own.covers(&url, "a") && !own.covers(&url, "c") && !own.covers(&other, "a"));
+        let all = allowed(&[("HEAD_IDS", "*")]);
+        assert!(all.check_heads(&named("c")).is_ok() && all.check_heads(&Heads::All).is_ok() && all.check_url(&other).is_ok());
+        assert!(Allowed::from_env(&env(&[("WEBHOOK_URL", "x")])).is_err());
     }
 
     #[test]
@@ -179,6 +257,14 @@ mod tests {
         let account = r#"{"email":"a@b.c","secretKey":"s","bearerToken":"t"}"#;
         assert!(matches!(Credentials::parse(account), Ok(Credentials::Account { .. })));
         assert!(matches!(Credentials::parse(r#"{"bearerToken":"t"}"#), Ok(Credentials::Bearer(_))));
+        let token = |secret: &str| match Credentials::parse(secret) {
+            Ok(Credentials::Bearer(token)) => token.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(token("\u{feff}{\"bearerToken\": \" abc\\n\"}\n"), "abc");
+        assert_eq!(token(r#"{"bearerToken": "Bearer abc", "email": "a@b.c", "more": 1e999}"#), "abc");
+        let padded = Credentials::parse(r#"{"email":" a@b.c\n","secretKey":"s\n"}"#).unwrap();
+        assert!(matches!(padded, Credentials::Account { email, secret_key } if email == "a@b.c" && *secret_key == "s"));
         for secret in ["", "t", "{}", r#"{"email":"a@b.c"}"#, r#"{"email":"a@b.c","secretKey":" "}"#] {
             assert!(Credentials::parse(secret).is_err(), "{secret}");
         }
