@@ -50,6 +50,9 @@ pub const WEBHOOK_HOST: &str = "webhooks.example.com";
 /// The URL the webhook is registered with.
 pub const WEBHOOK_URL: &str = "https://webhooks.example.com/webhooks/head-events";
 
+/// The GUID in the id of the sandbox's stack.
+pub const STACK_GUID: &str = "7b9a6f6e-3c1d-4f5b-9a57-2d0c8e4b1a90";
+
 const REGION: &str = "us-east-1";
 /// Credentials that are checked by nobody.
 const ACCESS_KEY: &str = "sandbox";
@@ -153,6 +156,8 @@ impl Services {
             ("UNITH_CREDENTIALS_SECRET", CREDENTIALS_SECRET.to_owned()),
             ("WEBHOOK_URL", WEBHOOK_URL.to_owned()),
             ("HEAD_IDS", HEAD_ID.to_owned()),
+            // Commands act for the same owner as the stack's requests do.
+            ("OWNER", format!("{}@{STACK_GUID}", stack::LOGICAL_ID)),
             ("SELF_TEST_URL", format!("{}{}", self.webhook_base, receive::WEBHOOK_PATH)),
             ("AWS_REGION", REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
