@@ -34,7 +34,7 @@ use shared::{
 use crate::{
     front::Front,
     listen::{Served, listen},
-    platform::{EMAIL, HEAD_ID, Platform, SECRET_KEY, Settings},
+    platform::{EMAIL, HEAD_ID, Platform, SECRET_KEY, Settings, Style},
     secrets_manager::SecretsManager,
     stack::Stack,
 };
@@ -62,6 +62,8 @@ const RETENTION_DAYS: &str = "36500";
 /// What can be chosen about a sandbox.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// How the simulated platform spells its deliveries.
+    pub style: Style,
     /// Ports on loopback; 0 is a free one.
     pub ports: Ports,
     /// A file to keep the DynamoDB's data in; in memory if `None`.
@@ -116,6 +118,7 @@ impl Services {
         let dynamodb = dynamodb::serve(listener, options.data.as_deref())?;
         let secrets_manager = SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager).await?)?;
         let settings = Settings {
+            style: options.style,
             hosts: BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base.clone())]),
             first_backoff: options.first_backoff,
             seed: options.seed,
