@@ -28,17 +28,22 @@ pub struct Happening {
 impl Conversation {
     /// A conversation that starts at `start`, is warned for inactivity so many times, and ends by itself or by a
     /// time-out.
+    ///
+    /// Its events are on whole seconds, as deliveries carry no fractions. Each is later than the one before it, but for
+    /// the end after a time-out, which is of the same second: UNITH sends both at once.
     #[must_use]
     pub fn new(random: &mut Rng, start: Timestamp, warnings: usize, timeout: bool) -> Self {
         let mut kinds = vec![EventKind::StartConversation];
         kinds.extend(std::iter::repeat_n(EventKind::InactivityWarning, warnings));
         kinds.extend(timeout.then_some(EventKind::TimeoutConversation));
         kinds.push(EventKind::EndConversation);
-        let mut at = start;
+        let mut at = Timestamp::from_epoch_milliseconds(start.epoch_seconds() * 1000).unwrap_or(start);
         let mut events = Vec::new();
         for kind in kinds {
             events.push(Happening { kind, at });
-            at = at.plus(Duration::milliseconds(random.i64(500..90_000)));
+            if kind != EventKind::TimeoutConversation {
+                at = at.plus(Duration::seconds(random.i64(1..90)));
+            }
         }
         Self { session_id: uuid(random), events }
     }
@@ -70,8 +75,22 @@ mod tests {
             "END_CONVERSATION",
         ];
         assert_eq!(kinds, expected);
-        assert!(one(7).events.is_sorted_by(|a, b| a.at < b.at));
         let id = one(7).session_id;
         assert!(id.len() == 36 && id.as_bytes()[14] == b'4' && b"89ab".contains(&id.as_bytes()[19]), "{id}");
+    }
+
+    #[test]
+    fn events_are_on_whole_seconds_and_only_a_time_out_and_its_end_share_one() {
+        let start = Timestamp::parse("2026-01-15T09:57:33.987Z").unwrap();
+        for timeout in [false, true] {
+            let events = Conversation::new(&mut Rng::with_seed(7), start, 2, timeout).events;
+            assert_eq!(events[0].at.to_string(), "2026-01-15T09:57:33.000Z");
+            assert!(events.iter().all(|event| event.at.epoch_milliseconds() % 1000 == 0));
+            for pair in events.windows(2) {
+                let is_time_out = pair[0].kind == EventKind::TimeoutConversation;
+                assert_eq!(pair[0].at == pair[1].at, is_time_out, "{pair:?}");
+                assert!(pair[0].at <= pair[1].at, "{pair:?}");
+            }
+        }
     }
 }

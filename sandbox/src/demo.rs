@@ -361,15 +361,24 @@ fn wrong_attribute(item: &Item, body: &[u8]) -> Option<&'static str> {
     let checks = [
         ("body", String::from_utf8_lossy(body).into_owned()),
         ("body_sha256", store::body_sha256(body)),
-        ("event_type", sent("event_type")),
-        ("occurred_at", sent("timestamp")),
+        ("event_type", sent("event_type").to_ascii_uppercase()),
         ("head_id", HEAD_ID.to_owned()),
         ("session_id", sent("session_id")),
         ("public_head_id", PUBLIC_HEAD_ID.to_owned()),
         ("public_org_id", PUBLIC_ORG_ID.to_owned()),
     ];
     let wrong = checks.iter().find(|(name, expected)| text(item, name) != expected).map(|(name, _)| *name);
-    wrong.or_else(|| (text(item, "event_id").len() != 32).then_some("event_id"))
+    // The table and UNITH spell instants differently.
+    let occurred_at = Timestamp::parse(text(item, "occurred_at"));
+    let same_instant = occurred_at.is_some() && occurred_at == instant(&sent("timestamp"));
+    wrong
+        .or_else(|| (!same_instant).then_some("occurred_at"))
+        .or_else(|| (text(item, "event_id").len() != 32).then_some("event_id"))
+}
+
+/// The instant a delivery's `timestamp` names, in either style. The kit's has no offset and means UTC.
+fn instant(timestamp: &str) -> Option<Timestamp> {
+    Timestamp::parse(timestamp).or_else(|| Timestamp::parse(&format!("{}Z", timestamp.replace(' ', "T"))))
 }
 
 #[cfg(test)]
@@ -377,22 +386,32 @@ mod tests {
     use super::*;
 
     fn sent(session: &str) -> Vec<u8> {
+        sent_as(session, "2026-01-15T09:57:33Z", "END_CONVERSATION")
+    }
+
+    fn sent_as(session: &str, timestamp: &str, event_type: &str) -> Vec<u8> {
         json!({
-            "timestamp": "2026-01-15T09:57:33.000Z", "head_id": HEAD_ID, "session_id": session,
-            "public_head_id": PUBLIC_HEAD_ID, "public_org_id": PUBLIC_ORG_ID, "event_type": "END_CONVERSATION",
+            "timestamp": timestamp, "head_id": HEAD_ID, "session_id": session,
+            "public_head_id": PUBLIC_HEAD_ID, "public_org_id": PUBLIC_ORG_ID, "event_type": event_type,
         })
         .to_string()
         .into_bytes()
     }
 
+    /// What is stored of such a body: the type in upper case, and the instant to the millisecond.
     fn stored(body: &[u8]) -> Item {
         let fields: Value = serde_json::from_slice(body).unwrap();
-        let mut item: Item = [("pk", "p"), ("sk", "s"), ("event_id", "0123456789abcdef0123456789abcdef")]
-            .map(|(name, value)| (name.to_owned(), AttributeValue::S(value.to_owned())))
-            .into();
-        for (name, value) in fields.as_object().unwrap() {
-            let name = if name == "timestamp" { "occurred_at" } else { name };
-            item.insert(name.to_owned(), AttributeValue::S(value.as_str().unwrap().to_owned()));
+        let mut item: Item = [
+            ("pk", "p"),
+            ("sk", "s"),
+            ("event_id", "0123456789abcdef0123456789abcdef"),
+            ("occurred_at", "2026-01-15T09:57:33.000Z"),
+            ("event_type", "END_CONVERSATION"),
+        ]
+        .map(|(name, value)| (name.to_owned(), AttributeValue::S(value.to_owned())))
+        .into();
+        for name in ["head_id", "session_id", "public_head_id", "public_org_id"] {
+            item.insert(name.to_owned(), AttributeValue::S(fields[name].as_str().unwrap().to_owned()));
         }
         item.insert("body".to_owned(), AttributeValue::S(String::from_utf8(body.to_vec()).unwrap()));
         item.insert("body_sha256".to_owned(), AttributeValue::S(store::body_sha256(body)));
@@ -423,6 +442,21 @@ mod tests {
             let mut wrong = stored(&sent("a"));
             wrong.remove(name);
             assert_eq!(mismatches(vec![wrong], &none), [format!("p s: `{name}` is not what was sent")]);
+        }
+    }
+
+    #[test]
+    fn the_verdict_reads_what_was_sent_in_either_style() {
+        for (timestamp, event_type, wrong) in [
+            ("2026-01-15T09:57:33Z", "END_CONVERSATION", None),
+            ("2026-01-15 09:57:33", "end_conversation", None),
+            ("2026-01-15 09:57:34", "end_conversation", Some("occurred_at")),
+            ("2026-01-15T11:57:33Z", "END_CONVERSATION", Some("occurred_at")),
+            ("yesterday", "END_CONVERSATION", Some("occurred_at")),
+            ("2026-01-15 09:57:33", "start_conversation", Some("event_type")),
+        ] {
+            let body = sent_as("a", timestamp, event_type);
+            assert_eq!(wrong_attribute(&stored(&body), &body), wrong, "{timestamp} {event_type}");
         }
     }
 }

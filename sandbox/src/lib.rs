@@ -34,7 +34,7 @@ use shared::{
 use crate::{
     front::Front,
     listen::{Served, listen},
-    platform::{EMAIL, HEAD_ID, Platform, SECRET_KEY, Settings},
+    platform::{EMAIL, HEAD_ID, Platform, SECRET_KEY, Settings, Style},
     secrets_manager::SecretsManager,
     stack::Stack,
 };
@@ -50,6 +50,9 @@ pub const WEBHOOK_HOST: &str = "webhooks.example.com";
 /// The URL the webhook is registered with.
 pub const WEBHOOK_URL: &str = "https://webhooks.example.com/webhooks/head-events";
 
+/// The GUID in the id of the sandbox's stack.
+pub const STACK_GUID: &str = "7b9a6f6e-3c1d-4f5b-9a57-2d0c8e4b1a90";
+
 const REGION: &str = "us-east-1";
 /// Credentials that are checked by nobody.
 const ACCESS_KEY: &str = "sandbox";
@@ -59,6 +62,8 @@ const RETENTION_DAYS: &str = "36500";
 /// What can be chosen about a sandbox.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// How the simulated platform spells its deliveries.
+    pub style: Style,
     /// Ports on loopback; 0 is a free one.
     pub ports: Ports,
     /// A file to keep the DynamoDB's data in; in memory if `None`.
@@ -113,6 +118,7 @@ impl Services {
         let dynamodb = dynamodb::serve(listener, options.data.as_deref())?;
         let secrets_manager = SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager).await?)?;
         let settings = Settings {
+            style: options.style,
             hosts: BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base.clone())]),
             first_backoff: options.first_backoff,
             seed: options.seed,
@@ -153,6 +159,8 @@ impl Services {
             ("UNITH_CREDENTIALS_SECRET", CREDENTIALS_SECRET.to_owned()),
             ("WEBHOOK_URL", WEBHOOK_URL.to_owned()),
             ("HEAD_IDS", HEAD_ID.to_owned()),
+            // Commands act for the same owner as the stack's requests do.
+            ("OWNER", format!("{}@{STACK_GUID}", stack::LOGICAL_ID)),
             ("SELF_TEST_URL", format!("{}{}", self.webhook_base, receive::WEBHOOK_PATH)),
             ("AWS_REGION", REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),

@@ -6,6 +6,7 @@ use clap::Parser;
 use sandbox::{
     Options, Ports, Sandbox, Services,
     demo::{Demo, check_removed},
+    platform::Style,
     report::Report,
     write_env_file,
 };
@@ -35,6 +36,10 @@ struct Arguments {
     /// Play what was played under this seed; its events happen on 2026-01-15
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+
+    /// How the simulated UNITH platform spells its deliveries
+    #[arg(long, value_enum, default_value_t)]
+    style: Style,
 
     /// Tell in JSON, an object a line
     #[arg(long)]
@@ -106,6 +111,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut report = Report::new(arguments.json);
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let options = Options {
+        style: arguments.style,
         ports: Ports {
             front: arguments.port,
             dynamodb: arguments.dynamodb_port,
@@ -138,7 +144,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         start: start(arguments.seed),
         rotate: arguments.rotate_during_demo,
     };
-    report.opening(demo.conversations, seed)?;
+    report.opening(demo.conversations, seed, arguments.style)?;
     let mut verdict = demo.play(&sandbox, &mut report).await?;
     if arguments.once {
         sandbox.stack.delete().await?;

@@ -5,21 +5,21 @@
 use std::io::{self, Write};
 
 use anstream::AutoStream;
-use anstyle::{AnsiColor, Style};
+use anstyle::AnsiColor;
 use serde_json::{Map, Value, json};
 
 use crate::{
     Sandbox, Services, TABLE_NAME, WEBHOOK_URL,
     demo::{Delivered, Item, Verdict, answer, text},
-    platform::{FIRST_SHARED_KEY, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID},
+    platform::{FIRST_SHARED_KEY, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, Style},
 };
 
-const BOLD: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
-const GOOD: Style = AnsiColor::Green.on_default();
-const KNOWN: Style = AnsiColor::Cyan.on_default();
-const BAD: Style = AnsiColor::Red.on_default();
-const LATER: Style = AnsiColor::Yellow.on_default();
+const BOLD: anstyle::Style = anstyle::Style::new().bold();
+const DIM: anstyle::Style = anstyle::Style::new().dimmed();
+const GOOD: anstyle::Style = AnsiColor::Green.on_default();
+const KNOWN: anstyle::Style = AnsiColor::Cyan.on_default();
+const BAD: anstyle::Style = AnsiColor::Red.on_default();
+const LATER: anstyle::Style = AnsiColor::Yellow.on_default();
 
 /// Where and how to tell.
 #[derive(Debug)]
@@ -36,9 +36,10 @@ impl Report {
     }
 
     /// The beginning of the demo.
-    pub fn opening(&mut self, conversations: usize, seed: u64) -> io::Result<()> {
+    pub fn opening(&mut self, conversations: usize, seed: u64, style: Style) -> io::Result<()> {
+        let style = style.as_str();
         if self.json {
-            return self.line(&json!({"type": "demo", "conversations": conversations, "seed": seed}));
+            return self.line(&json!({"type": "demo", "conversations": conversations, "seed": seed, "style": style}));
         }
         let many = if conversations == 1 { "conversation" } else { "conversations" };
         writeln!(
@@ -48,7 +49,7 @@ impl Report {
         writeln!(
             self.out,
             "{BOLD}{conversations} {many} with the digital human {PUBLIC_HEAD_ID}{BOLD:#}, delivered to {WEBHOOK_URL} \
-             {DIM}(--seed {seed} plays the same again){DIM:#}\n"
+             in the {style} style {DIM}(--style {style} --seed {seed} plays the same again){DIM:#}\n"
         )?;
         writeln!(
             self.out,
@@ -176,12 +177,15 @@ impl Report {
         environment: &[(&'static str, String)],
         env_file: &str,
     ) -> io::Result<()> {
+        let style = services.platform.style().as_str();
         if self.json {
             let environment: Map<_, _> =
                 environment.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
-            return self.line(&json!({"type": "services", "services": urls(services), "environment": environment}));
+            return self.line(&json!({
+                "type": "services", "style": style, "services": urls(services), "environment": environment,
+            }));
         }
-        writeln!(self.out, "{BOLD}Serving{BOLD:#}, until Ctrl-C\n")?;
+        writeln!(self.out, "{BOLD}Serving{BOLD:#}, with deliveries in the {style} style, until Ctrl-C\n")?;
         self.service_urls(services)?;
         writeln!(self.out, "\n{BOLD}The functions' environment{BOLD:#}, also in {env_file}\n")?;
         for (name, value) in environment {

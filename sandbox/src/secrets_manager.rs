@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -27,6 +28,10 @@ use crate::listen::Served;
 
 const CURRENT: &str = "AWSCURRENT";
 const PREVIOUS: &str = "AWSPREVIOUS";
+/// AWS's quota of versions per secret.
+const MAX_VERSIONS: usize = 100;
+/// AWS removes no version that is younger, in seconds.
+const PRUNABLE_AFTER: f64 = 24.0 * 60.0 * 60.0;
 
 /// A Secrets Manager on loopback, its secrets in memory.
 #[derive(Debug)]
@@ -42,13 +47,22 @@ struct Store(Arc<Mutex<Contents>>);
 struct Contents {
     secrets: BTreeMap<String, Secret>,
     calls: HashMap<String, usize>,
+    /// The histories of secrets that are gone, by name.
+    left_histories: BTreeMap<String, History>,
 }
+
+type History = Vec<(Instant, SecretValue)>;
 
 #[derive(Debug)]
 struct Secret {
     arn: String,
     created: f64,
+    /// When it was marked for deletion.
+    deleted: Option<f64>,
+    /// The oldest first.
     versions: Vec<Version>,
+    /// Every value that became the current one.
+    history: History,
 }
 
 #[derive(Debug, Clone)]
@@ -83,8 +97,10 @@ struct Parameters {
     client_request_token: Option<String>,
     version_id: Option<String>,
     version_stage: Option<String>,
+    force_delete_without_recovery: bool,
 }
 
+#[derive(Debug)]
 struct Failure {
     kind: &'static str,
     message: String,
@@ -112,6 +128,24 @@ impl SecretsManager {
     #[must_use]
     pub fn calls(&self, operation: &str) -> usize {
         self.store.lock().calls.get(operation).copied().unwrap_or_default()
+    }
+
+    /// How many versions a secret has; 0 if there is no such secret.
+    #[must_use]
+    pub fn versions(&self, secret: &str) -> usize {
+        self.store.lock().find(secret).map_or(0, |(_, secret)| secret.versions.len())
+    }
+
+    /// Makes all versions there are this much older.
+    pub fn pass_time(&self, by: Duration) {
+        self.store.lock().pass_time(by);
+    }
+
+    /// Each text that became a secret's current one, and when, the oldest first. Versions that were removed stay in it,
+    /// and so do those of a deleted secret. A binary value is an empty text.
+    #[must_use]
+    pub fn history(&self, secret: &str) -> Vec<(Instant, String)> {
+        self.store.lock().history(secret)
     }
 }
 
@@ -145,6 +179,7 @@ impl Contents {
             "DescribeSecret" => self.describe(&parameters),
             "ListSecrets" => Ok(self.list()),
             "DeleteSecret" => self.delete(&parameters),
+            "RestoreSecret" => self.restore(&parameters),
             _ => failure("UnknownOperationException", format!("the sandbox has no operation `{operation}`")),
         }
     }
@@ -154,11 +189,18 @@ impl Contents {
         let Some(name) = name else {
             return failure("ValidationException", "Name is missing");
         };
-        if self.secrets.contains_key(&name) {
-            return failure("ResourceExistsException", format!("the secret {name} already exists"));
+        match self.secrets.get(&name) {
+            Some(Secret { deleted: Some(_), .. }) => {
+                let message = "You can't create this secret because a secret with this name is already scheduled for \
+                               deletion.";
+                return failure("InvalidRequestException", message);
+            }
+            Some(_) => return failure("ResourceExistsException", format!("the secret {name} already exists")),
+            None => {}
         }
         let arn = format!("arn:aws:secretsmanager:us-east-1:123456789012:secret:{name}-{:06x}", self.secrets.len());
-        let mut secret = Secret { arn, created: now(), versions: Vec::new() };
+        let history = self.left_histories.get(&name).cloned().unwrap_or_default();
+        let mut secret = Secret { arn, created: now(), deleted: None, versions: Vec::new(), history };
         let has_value = parameters.secret_string.is_some() || parameters.secret_binary.is_some();
         let version = if has_value { Some(secret.put(parameters)?) } else { None };
         let answer = json!({"ARN": secret.arn, "Name": name, "VersionId": version});
@@ -167,7 +209,7 @@ impl Contents {
     }
 
     fn get_value(&mut self, parameters: &Parameters) -> Result<Value, Failure> {
-        let (name, secret) = self.find(parameters)?;
+        let (name, secret) = self.find_usable(parameters)?;
         let stage = parameters.version_stage.as_deref().unwrap_or(CURRENT);
         let wanted = |version: &&Version| match &parameters.version_id {
             Some(id) => version.id == *id,
@@ -191,40 +233,87 @@ impl Contents {
     }
 
     fn put_value(&mut self, parameters: Parameters) -> Result<Value, Failure> {
-        let (name, secret) = self.find(&parameters)?;
+        let (name, secret) = self.find_usable(&parameters)?;
         let id = secret.put(parameters)?;
         let stages = secret.versions.iter().find(|version| version.id == id).map(|version| version.stages.clone());
         Ok(json!({"ARN": secret.arn, "Name": name, "VersionId": id, "VersionStages": stages}))
     }
 
     fn describe(&mut self, parameters: &Parameters) -> Result<Value, Failure> {
-        let (name, secret) = self.find(parameters)?;
+        let (name, secret) = self.find(parameters.id())?;
         let in_use = secret.versions.iter().filter(|version| !version.stages.is_empty());
         let stages: BTreeMap<_, _> = in_use.map(|version| (&version.id, &version.stages)).collect();
-        Ok(json!({"ARN": secret.arn, "Name": name, "CreatedDate": secret.created, "VersionIdsToStages": stages}))
+        Ok(json!({
+            "ARN": secret.arn, "Name": name, "CreatedDate": secret.created, "DeletedDate": secret.deleted,
+            "VersionIdsToStages": stages,
+        }))
     }
 
     fn list(&self) -> Value {
-        let secrets = self.secrets.iter().map(|(name, secret)| json!({"ARN": secret.arn, "Name": name}));
+        let usable = self.secrets.iter().filter(|(_, secret)| secret.deleted.is_none());
+        let secrets = usable.map(|(name, secret)| json!({"ARN": secret.arn, "Name": name}));
         json!({"SecretList": secrets.collect::<Vec<_>>()})
     }
 
+    /// Marks a secret for deletion, which can be undone; or removes it at once, if that is asked for.
     fn delete(&mut self, parameters: &Parameters) -> Result<Value, Failure> {
-        let (name, secret) = self.find(parameters)?;
-        let answer = json!({"ARN": secret.arn, "Name": name, "DeletionDate": now()});
-        self.secrets.remove(&name);
+        let force = parameters.force_delete_without_recovery;
+        let (name, secret) = if force { self.find(parameters.id()) } else { self.find_usable(parameters) }?;
+        let now = now();
+        let answer = json!({"ARN": secret.arn, "Name": name, "DeletionDate": now});
+        secret.deleted = Some(now);
+        if force && let Some(secret) = self.secrets.remove(&name) {
+            self.left_histories.insert(name, secret.history);
+        }
         Ok(answer)
     }
 
+    fn restore(&mut self, parameters: &Parameters) -> Result<Value, Failure> {
+        let (name, secret) = self.find(parameters.id())?;
+        secret.deleted = None;
+        Ok(json!({"ARN": secret.arn, "Name": name}))
+    }
+
+    /// A secret that is not marked for deletion.
+    fn find_usable(&mut self, parameters: &Parameters) -> Result<(String, &mut Secret), Failure> {
+        let (name, secret) = self.find(parameters.id())?;
+        if secret.deleted.is_some() {
+            let message = "You can't perform this operation on the secret because it was marked for deletion.";
+            return failure("InvalidRequestException", message);
+        }
+        Ok((name, secret))
+    }
+
     /// By name, or by ARN with or without its random ending.
-    fn find(&mut self, parameters: &Parameters) -> Result<(String, &mut Secret), Failure> {
-        let id = parameters.secret_id.as_deref().unwrap_or_default();
+    fn find(&mut self, id: &str) -> Result<(String, &mut Secret), Failure> {
         let without_ending = |arn: &str| arn.rsplit_once('-').is_some_and(|(stem, _)| stem == id);
         let is_meant = |name: &str, secret: &Secret| name == id || secret.arn == id || without_ending(&secret.arn);
         match self.secrets.iter_mut().find(|(name, secret)| is_meant(name, secret)) {
             Some((name, secret)) => Ok((name.clone(), secret)),
             None => failure("ResourceNotFoundException", "Secrets Manager can't find the specified secret."),
         }
+    }
+
+    fn pass_time(&mut self, by: Duration) {
+        for version in self.secrets.values_mut().flat_map(|secret| &mut secret.versions) {
+            version.created -= by.as_secs_f64();
+        }
+    }
+
+    fn history(&mut self, id: &str) -> Vec<(Instant, String)> {
+        let text = |value: &SecretValue| match value {
+            SecretValue::Text(text) => text.clone(),
+            SecretValue::Binary(_) => String::new(),
+        };
+        let left = self.left_histories.get(id).cloned().unwrap_or_default();
+        let history = self.find(id).map_or(left, |(_, secret)| secret.history.clone());
+        history.iter().map(|(at, value)| (*at, text(value))).collect()
+    }
+}
+
+impl Parameters {
+    fn id(&self) -> &str {
+        self.secret_id.as_deref().unwrap_or_default()
     }
 }
 
@@ -247,12 +336,30 @@ impl Secret {
             let message = "You can't use ClientRequestToken for that version: it exists with other content.";
             return failure("ResourceExistsException", message);
         }
+        self.make_room()?;
         for version in &mut self.versions {
             let was_current = version.stages.contains(&CURRENT);
             version.stages = if was_current { vec![PREVIOUS] } else { Vec::new() };
         }
+        self.history.push((Instant::now(), value.clone()));
         self.versions.push(Version { id: id.clone(), value, stages: vec![CURRENT], created: now() });
         Ok(id)
+    }
+
+    /// AWS keeps [`MAX_VERSIONS`] versions. For a further one it removes the oldest that has no stage, if that is a day
+    /// old; if there is none, the further one is refused.
+    fn make_room(&mut self) -> Result<(), Failure> {
+        if self.versions.len() < MAX_VERSIONS {
+            return Ok(());
+        }
+        let now = now();
+        let is_prunable = |version: &Version| version.stages.is_empty() && now - version.created > PRUNABLE_AFTER;
+        let Some(oldest) = self.versions.iter().position(is_prunable) else {
+            let message = "The request failed because it would exceed one of the Secrets Manager quotas.";
+            return failure("LimitExceededException", message);
+        };
+        self.versions.remove(oldest);
+        Ok(())
     }
 }
 
@@ -284,11 +391,30 @@ mod tests {
         answer["SecretString"].as_str().map(str::to_owned)
     }
 
+    /// Calls an operation on the ring; the answer, or the kind of the error.
+    fn on_ring(contents: &mut Contents, operation: &str, force: bool) -> Result<Value, &'static str> {
+        let parameters = Parameters {
+            secret_id: Some("ring".into()),
+            force_delete_without_recovery: force,
+            ..Parameters::default()
+        };
+        contents.call(operation, parameters).map_err(|failure| failure.kind)
+    }
+
+    fn create(contents: &mut Contents, text: &str) -> Result<Value, &'static str> {
+        let parameters =
+            Parameters { name: Some("ring".into()), secret_string: Some(text.into()), ..Parameters::default() };
+        contents.call("CreateSecret", parameters).map_err(|failure| failure.kind)
+    }
+
+    fn texts(contents: &mut Contents) -> Vec<String> {
+        contents.history("ring").into_iter().map(|(_, text)| text).collect()
+    }
+
     #[test]
     fn versions_move_through_stages_and_tokens_are_compare_and_swap() {
         let mut contents = Contents::default();
-        let create = Parameters { name: Some("ring".into()), secret_string: Some("1".into()), ..Parameters::default() };
-        let arn = contents.call("CreateSecret", create).ok().unwrap()["ARN"].as_str().unwrap().to_owned();
+        let arn = create(&mut contents, "1").unwrap()["ARN"].as_str().unwrap().to_owned();
         assert!(put(&mut contents, "2", "token-a").is_ok());
         assert!(put(&mut contents, "2", "token-a").is_ok());
         assert_eq!(put(&mut contents, "3", "token-a"), Err("ResourceExistsException"));
@@ -297,5 +423,84 @@ mod tests {
         assert_eq!(get(&mut contents, arn.rsplit_once('-').unwrap().0, CURRENT).as_deref(), Some("2"));
         assert_eq!(get(&mut contents, "other", CURRENT), None);
         assert_eq!(contents.calls["GetSecretValue"], 4);
+    }
+
+    #[test]
+    fn a_secret_has_at_most_100_versions_and_only_unlabelled_ones_of_a_day_make_room() {
+        let mut contents = Contents::default();
+        create(&mut contents, "1").unwrap();
+        for number in 2..=100 {
+            put(&mut contents, &number.to_string(), &format!("token-{number}")).unwrap();
+        }
+        assert_eq!(put(&mut contents, "101", "token-101"), Err("LimitExceededException"));
+        assert_eq!(get(&mut contents, "ring", CURRENT).as_deref(), Some("100"), "a refused version changes nothing");
+        assert_eq!(get(&mut contents, "ring", PREVIOUS).as_deref(), Some("99"));
+        assert!(put(&mut contents, "100", "token-100").is_ok(), "a known token is no further version");
+
+        let day = Duration::from_hours(24);
+        contents.pass_time(day.checked_sub(Duration::from_mins(1)).unwrap());
+        assert_eq!(put(&mut contents, "101", "token-101"), Err("LimitExceededException"));
+        contents.pass_time(Duration::from_mins(2));
+        // 98 have no stage at first; the two that lose theirs are a day old as well.
+        for number in 101..=200 {
+            put(&mut contents, &number.to_string(), &format!("token-{number}")).unwrap();
+            assert_eq!(contents.secrets["ring"].versions.len(), 100);
+            let oldest: u32 = match &contents.secrets["ring"].versions[0].value {
+                SecretValue::Text(text) => text.parse().unwrap(),
+                SecretValue::Binary(_) => panic!("it is text"),
+            };
+            assert_eq!(oldest, number - 99, "the oldest goes first");
+        }
+        assert_eq!(put(&mut contents, "201", "token-201"), Err("LimitExceededException"), "all are young again");
+        let all: Vec<_> = (1..=200).map(|number| number.to_string()).collect();
+        assert_eq!(texts(&mut contents), all);
+        assert!(contents.history("ring").is_sorted_by_key(|(at, _)| *at));
+    }
+
+    #[test]
+    fn a_deleted_secret_is_unusable_until_it_is_restored() {
+        let mut contents = Contents::default();
+        create(&mut contents, "1").unwrap();
+        assert!(on_ring(&mut contents, "DeleteSecret", false).is_ok());
+        for operation in ["GetSecretValue", "DeleteSecret"] {
+            assert_eq!(on_ring(&mut contents, operation, false), Err("InvalidRequestException"), "{operation}");
+        }
+        assert_eq!(put(&mut contents, "2", "token-2"), Err("InvalidRequestException"));
+        assert_eq!(create(&mut contents, "2"), Err("InvalidRequestException"), "its name is still taken");
+        assert!(on_ring(&mut contents, "DescribeSecret", false).unwrap()["DeletedDate"].is_number());
+        assert_eq!(contents.list(), json!({"SecretList": []}));
+
+        assert!(on_ring(&mut contents, "RestoreSecret", false).is_ok());
+        assert_eq!(get(&mut contents, "ring", CURRENT).as_deref(), Some("1"));
+        assert!(put(&mut contents, "2", "token-2").is_ok());
+    }
+
+    #[test]
+    fn a_secret_deleted_without_recovery_is_gone_but_for_its_history() {
+        for marked_before in [false, true] {
+            let mut contents = Contents::default();
+            create(&mut contents, "1").unwrap();
+            if marked_before {
+                on_ring(&mut contents, "DeleteSecret", false).unwrap();
+            }
+            assert!(on_ring(&mut contents, "DeleteSecret", true).is_ok());
+            for operation in ["GetSecretValue", "DescribeSecret", "DeleteSecret", "RestoreSecret"] {
+                assert_eq!(on_ring(&mut contents, operation, false), Err("ResourceNotFoundException"), "{operation}");
+            }
+            assert_eq!(put(&mut contents, "2", "token-2"), Err("ResourceNotFoundException"));
+            assert_eq!(texts(&mut contents), ["1"]);
+            create(&mut contents, "3").unwrap();
+            assert_eq!(texts(&mut contents), ["1", "3"]);
+        }
+    }
+
+    #[test]
+    fn a_binary_value_is_an_empty_text_in_the_history() {
+        let mut contents = Contents::default();
+        create(&mut contents, "1").unwrap();
+        let binary =
+            Parameters { secret_id: Some("ring".into()), secret_binary: Some("AAE=".into()), ..Parameters::default() };
+        assert!(contents.call("PutSecretValue", binary).is_ok());
+        assert_eq!(texts(&mut contents), ["1", ""]);
     }
 }

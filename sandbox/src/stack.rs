@@ -15,17 +15,21 @@ use axum::{
 };
 use provision::{Provisioner, self_test::uuid};
 use serde_json::{Map, Value, json};
+use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
-    WEBHOOK_URL,
+    STACK_GUID, WEBHOOK_URL,
     listen::{Served, listen},
     platform::HEAD_ID,
 };
 
 /// What the template gives the function.
-const FUNCTION_TIMEOUT: Duration = Duration::from_secs(110);
-const LOGICAL_ID: &str = "UnithWebhook";
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(590);
+/// How long CloudFormation's presigned URLs are good for, in seconds.
+const RESPONSE_URL_LIFE: u32 = 7_200;
+/// The webhook's logical id in the template.
+pub(crate) const LOGICAL_ID: &str = "UnithWebhook";
 
 /// The stack: its resource's properties, and where answers are PUT.
 pub struct Stack {
@@ -44,12 +48,11 @@ impl Stack {
     pub async fn new(provisioner: Arc<Provisioner>) -> anyhow::Result<Self> {
         let received = Received::default();
         let router = Router::new().route("/response", put(receive)).with_state(Arc::clone(&received));
-        let id = uuid(&mut fastrand::Rng::new());
         Ok(Self {
             provisioner,
             responses: Served::router(listen("CloudFormation's answers", 0).await?, router)?,
             received,
-            id: format!("arn:aws:cloudformation:us-east-1:123456789012:stack/sandbox/{id}"),
+            id: format!("arn:aws:cloudformation:us-east-1:123456789012:stack/sandbox/{STACK_GUID}"),
             properties: json!({"WebhookUrl": WEBHOOK_URL, "HeadIds": [HEAD_ID]}),
             physical_id: None,
         })
@@ -77,7 +80,7 @@ impl Stack {
         let mut event = json!({
             "RequestType": kind,
             "ServiceToken": "arn:aws:lambda:us-east-1:123456789012:function:provision",
-            "ResponseURL": format!("{}/response", self.responses.url()),
+            "ResponseURL": presigned(&format!("{}/response", self.responses.url()), Timestamp::now()),
             "StackId": self.id,
             "RequestId": uuid(&mut fastrand::Rng::new()),
             "LogicalResourceId": LOGICAL_ID,
@@ -98,6 +101,14 @@ impl Stack {
     }
 }
 
+/// A URL as S3 presigns it, as far as a client may look at it: when it was made, and for how many seconds it is good.
+fn presigned(url: &str, now: Timestamp) -> String {
+    let now = now.to_string();
+    let seconds = now.get(.."2026-01-15T09:57:33".len()).unwrap_or(&now);
+    let date = seconds.replace(['-', ':'], "");
+    format!("{url}?X-Amz-Date={date}Z&X-Amz-Expires={RESPONSE_URL_LIFE}")
+}
+
 fn with_service_token(properties: &Value) -> Value {
     let mut fields = properties.as_object().cloned().unwrap_or_else(Map::new);
     fields.insert("ServiceToken".to_owned(), "arn:aws:lambda:us-east-1:123456789012:function:provision".into());
@@ -113,5 +124,17 @@ async fn receive(State(received): State<Received>, headers: HeaderMap, body: Byt
             StatusCode::OK
         }
         _ => StatusCode::FORBIDDEN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_url_says_when_it_was_made_and_how_long_it_is_good() {
+        let now = Timestamp::parse("2026-01-15T09:57:33.987Z").unwrap();
+        let expected = "http://localhost/response?X-Amz-Date=20260115T095733Z&X-Amz-Expires=7200";
+        assert_eq!(presigned("http://localhost/response", now), expected);
     }
 }

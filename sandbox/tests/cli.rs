@@ -47,15 +47,47 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn once_plays_the_demo_and_is_content() {
-    let output = run(&["--once", "--seed", "1"]).await;
+async fn once_plays_the_demo_in_the_kits_style_and_is_content() {
+    plays_the_demo(&[], "kit").await;
+    plays_the_demo(&["--style", "kit"], "kit").await;
+}
+
+#[tokio::test]
+async fn once_plays_the_demo_in_the_guides_style_and_is_content() {
+    plays_the_demo(&["--style", "guide"], "guide").await;
+}
+
+async fn plays_the_demo(arguments: &[&str], style: &str) {
+    let output = run(&[&["--once", "--seed", "1"], arguments].concat()).await;
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{told}");
-    for part in ["200 stored", "200 duplicate", "401 Unauthorized", "overtakes the one before it", "All as it must be."]
-    {
+    assert_eq!(output.status.code(), Some(0), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    for part in [
+        &format!("in the {style} style (--style {style} --seed 1 plays the same again)"),
+        "200 stored",
+        "200 duplicate",
+        "401 Unauthorized",
+        "overtakes the one before it",
+        "All as it must be.",
+    ] {
         assert!(told.contains(part), "{part:?} is missing in:\n{told}");
     }
     assert!(!told.contains('\u{1b}'), "colours outside a terminal");
+}
+
+#[tokio::test]
+async fn the_style_shows_in_what_is_stored() {
+    for (style, timestamp, start) in [
+        ("kit", r#""timestamp":"2026-01-15 09:57:33""#, r#""event_type":"start_conversation""#),
+        ("guide", r#""timestamp":"2026-01-15T09:57:33Z""#, r#""event_type":"START_CONVERSATION""#),
+    ] {
+        let output = run(&["--once", "--json", "--conversations", "1", "--seed", "3", "--style", style]).await;
+        let told = lines(&output);
+        assert_eq!((&told[0]["type"], &told[0]["style"]), (&"demo".into(), &style.into()));
+        let stored = told.iter().find(|line| line["type"] == "stored").unwrap();
+        let body = stored["body"].as_str().unwrap();
+        assert!(body.contains(timestamp) && body.contains(start), "{style}: {body}");
+        assert_eq!(stored["event_type"], "START_CONVERSATION", "{style}: it is stored in upper case");
+    }
 }
 
 #[tokio::test]
@@ -111,7 +143,9 @@ async fn a_busy_port_gives_one_clear_line() {
 
 #[tokio::test]
 async fn bad_arguments_are_refused() {
-    for arguments in [vec!["--conversations", "0"], vec!["--once", "--services-only"], vec!["--seed", "x"]] {
+    for arguments in
+        [vec!["--conversations", "0"], vec!["--once", "--services-only"], vec!["--seed", "x"], vec!["--style", "x"]]
+    {
         assert_eq!(run(&arguments).await.status.code(), Some(2), "{arguments:?}");
     }
 }
@@ -119,11 +153,14 @@ async fn bad_arguments_are_refused() {
 #[tokio::test]
 async fn services_only_tells_the_functions_environment() {
     let file = scratch("env");
-    let mut child = command(&["--services-only", "--json", "--env-file", file.to_str().unwrap()]).spawn().unwrap();
+    let arguments = ["--services-only", "--json", "--style", "guide", "--env-file", file.to_str().unwrap()];
+    let mut child = command(&arguments).spawn().unwrap();
     let told = first_line(&mut child).await;
+    assert_eq!(told["style"], "guide");
     let written = std::fs::read_to_string(&file).unwrap();
     let environment = told["environment"].as_object().unwrap();
     assert!(environment.contains_key("TABLE_NAME") && environment.contains_key("AWS_ENDPOINT_URL_DYNAMODB"));
+    assert_eq!(environment["OWNER"], format!("UnithWebhook@{}", sandbox::STACK_GUID));
     for (name, value) in environment {
         assert!(written.lines().any(|line| line == format!("{name}={}", value.as_str().unwrap())), "{name}");
     }

@@ -1,4 +1,6 @@
-//! The management API, as UNITH's guide has it; and, under `/_sandbox`, what only a simulation can offer.
+//! The management API, as UNITH's developer kit calls it; and, under `/_sandbox`, what only a simulation can offer.
+
+use std::time::{Duration, Instant};
 
 use axum::{
     Json, Router,
@@ -13,12 +15,13 @@ use serde_json::{Value, json};
 use shared::timestamp::Timestamp;
 
 use super::{
-    Core, EMAIL, FIRST_SHARED_KEY, HEAD_ID, ORG_ID, SECRET_KEY, State, Subscriptions, TOKEN_LIFE, Webhook,
-    faults::{self, Faults, OneRegistration},
+    Core, EMAIL, FIRST_SHARED_KEY, HEAD_ID, Head, ORG_ID, ORG_NAME, PUBLIC_ORG_ID, SECRET_KEY, State, Subscriptions,
+    TOKEN_LIFE, USER_ID, Webhook,
+    faults::{self, Faults},
 };
 use crate::conversation::Conversation;
 
-/// What the guide does not specify: errors are JSON with a message.
+/// An error: JSON with a message. UNITH documents no shape for them.
 struct Refused(StatusCode, String);
 
 impl IntoResponse for Refused {
@@ -34,7 +37,9 @@ pub(super) fn router(core: Core) -> Router {
     let managed = Router::new()
         .route("/head-events", post(register).get(list))
         .route("/head-events/{id}", get(show).patch(change).delete(remove))
-        .route("/head/{head_id}/enable-events", put(enable))
+        .route("/head/{head_id}/enable-events", get(show_enabled).put(enable))
+        .route("/head/all", get(list_heads))
+        .route("/user/me", get(show_account))
         .layer(middleware::from_fn_with_state(core.clone(), require_bearer));
     let real = Router::new()
         .route("/auth/token", post(token))
@@ -88,9 +93,7 @@ struct Registration {
 
 impl Registration {
     fn check(&self, state: &State) -> Result<(), Refused> {
-        if !state.heads.contains_key(&self.head_id) {
-            return Err(Refused(StatusCode::NOT_FOUND, format!("there is no head {}", self.head_id)));
-        }
+        state.known_head(&self.head_id)?;
         if !self.webhook_url.starts_with("https://") {
             return Err(Refused(StatusCode::BAD_REQUEST, "webhookUrl must be an https URL".to_owned()));
         }
@@ -101,27 +104,12 @@ impl Registration {
 async fn register(Shared(core): Shared<Core>, Json(wanted): Json<Registration>) -> Answered {
     let mut state = core.lock();
     wanted.check(&state)?;
-    let one_registration = state.faults.one_registration;
-    if one_registration == Some(OneRegistration::Refuses) && state.webhooks.iter().any(|w| w.head_id == wanted.head_id)
-    {
-        return Err(Refused(StatusCode::CONFLICT, "the head has a webhook".to_owned()));
-    }
-    if one_registration == Some(OneRegistration::Renews) {
-        let key = state.random_hex();
-        if let Some(webhook) = state.webhooks.iter_mut().find(|w| w.head_id == wanted.head_id) {
-            webhook.subscriptions = wanted.subscriptions;
-            webhook.shared_key.clone_from(&key);
-            return Ok(Json(json!({"sharedKey": key})));
-        }
-    }
-    if one_registration == Some(OneRegistration::Replaces) {
-        state.webhooks.retain(|webhook| webhook.head_id != wanted.head_id);
-    }
+    // A registration is always added; UNITH updates none, not even one with the same URL.
     let webhook = state.register(wanted.head_id, wanted.webhook_url, wanted.subscriptions);
     if state.faults.no_key_on_register {
         return Ok(Json(json!({})));
     }
-    // The guide's answer: the key, and no id.
+    // The key, and no id.
     Ok(Json(json!({"sharedKey": webhook.shared_key})))
 }
 
@@ -132,63 +120,122 @@ struct ListQuery {
     page: Option<usize>,
 }
 
-async fn list(Shared(core): Shared<Core>, Query(query): Query<ListQuery>) -> Json<Value> {
+async fn list(Shared(core): Shared<Core>, Query(query): Query<ListQuery>) -> Answered {
     let state = core.lock();
-    let of_head = state.webhooks.iter().filter(|webhook| webhook.head_id == query.head_id);
-    let listed: Vec<_> = of_head.map(|webhook| state.shown(webhook)).collect();
-    let Some(size) = state.faults.page_size else { return Json(json!(listed)) };
+    if state.heads.iter().any(|head| head.public_id == query.head_id) {
+        return Err(no_head(&query.head_id));
+    }
+    let is_meant = |webhook: &&Webhook| state.faults.unfiltered_list || webhook.head_id == query.head_id;
+    let unlisted_for = Duration::from_millis(state.faults.unlisted_for_ms);
+    let is_listed = |webhook: &&Webhook| webhook.made_at.elapsed() >= unlisted_for;
+    let meant = state.webhooks.iter().filter(is_meant).filter(is_listed);
+    let listed: Vec<_> = meant.map(|webhook| state.shown(webhook)).collect();
+    let Some(size) = state.faults.page_size else {
+        return Ok(Json(if listed.is_empty() { Value::Null } else { listed.into() }));
+    };
     let page = query.page.unwrap_or(1).max(1);
-    let on_page: Vec<_> = listed.iter().skip((page - 1) * size).take(size).collect();
+    let on_page: Vec<_> = listed.iter().skip((page - 1).saturating_mul(size)).take(size).collect();
     let mut answer = json!({"data": on_page});
-    if page * size < listed.len()
+    if page.saturating_mul(size) < listed.len()
         && let Some(fields) = answer.as_object_mut()
     {
         fields.insert("nextPage".to_owned(), (page + 1).into());
     }
-    Json(answer)
+    Ok(Json(answer))
 }
 
-async fn show(Shared(core): Shared<Core>, Path(id): Path<u64>) -> Answered<Webhook> {
+async fn show(Shared(core): Shared<Core>, Path(id): Path<String>) -> Answered {
     let mut state = core.lock();
-    let webhook = state.webhook(id)?.clone();
+    let webhook = state.webhook(&id)?.clone();
     Ok(Json(state.shown(&webhook)))
 }
 
-async fn change(
-    Shared(core): Shared<Core>,
-    Path(id): Path<u64>,
-    Json(wanted): Json<Registration>,
-) -> Answered<Webhook> {
+async fn change(Shared(core): Shared<Core>, Path(id): Path<String>, Json(wanted): Json<Registration>) -> Answered {
     let mut state = core.lock();
     wanted.check(&state)?;
-    let webhook = state.webhook(id)?;
+    let new_key = state.faults.patch_changes_key.then(|| state.random_hex());
+    let webhook = state.webhook(&id)?;
     webhook.head_id = wanted.head_id;
     webhook.webhook_url = wanted.webhook_url;
     webhook.subscriptions = wanted.subscriptions;
     webhook.updated_at = Timestamp::now().to_string();
-    Ok(Json(webhook.clone()))
+    if let Some(key) = new_key {
+        webhook.shared_key = key;
+    }
+    let changed = webhook.clone();
+    Ok(Json(state.shown(&changed)))
 }
 
-async fn remove(Shared(core): Shared<Core>, Path(id): Path<u64>) -> Result<StatusCode, Refused> {
+async fn remove(Shared(core): Shared<Core>, Path(id): Path<String>) -> Result<StatusCode, Refused> {
     let mut state = core.lock();
-    state.webhook(id)?;
+    let id = state.webhook(&id)?.id;
     state.webhooks.retain(|webhook| webhook.id != id);
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn show_enabled(Shared(core): Shared<Core>, Path(head_id): Path<String>) -> Answered<bool> {
+    Ok(Json(core.lock().known_head(&head_id)?.events_enabled))
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct EnableQuery {
-    enable_events: bool,
+    enable_events: Option<bool>,
 }
 
+/// The query alone counts. A body is not looked at, so a client that sends its wish there gets 200 and no effect.
 async fn enable(Shared(core): Shared<Core>, Path(head_id): Path<String>, Query(query): Query<EnableQuery>) -> Answered {
     let mut state = core.lock();
-    let Some(head) = state.heads.get_mut(&head_id) else {
-        return Err(Refused(StatusCode::NOT_FOUND, format!("there is no head {head_id}")));
-    };
-    head.events_enabled = query.enable_events;
-    Ok(Json(json!({"headId": head_id, "enableEvents": query.enable_events})))
+    let head = state.head_mut(&head_id).ok_or_else(|| no_head(&head_id))?;
+    head.events_enabled = query.enable_events.unwrap_or(head.events_enabled);
+    Ok(Json(json!({"headId": head_id, "enableEvents": head.events_enabled})))
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct HeadsQuery {
+    order: Order,
+    page: usize,
+    take: usize,
+}
+
+#[derive(Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Order {
+    #[default]
+    Asc,
+    Desc,
+}
+
+impl Default for HeadsQuery {
+    fn default() -> Self {
+        Self { order: Order::default(), page: 1, take: 50 }
+    }
+}
+
+async fn list_heads(Shared(core): Shared<Core>, Query(query): Query<HeadsQuery>) -> Json<Value> {
+    let state = core.lock();
+    let (page, take) = (query.page.max(1), query.take.max(1));
+    let mut heads: Vec<_> = state.heads.iter().collect();
+    if query.order == Order::Desc {
+        heads.reverse();
+    }
+    let on_page = heads.iter().skip((page - 1).saturating_mul(take)).take(take);
+    let shown = on_page
+        .map(|head| json!({"id": head.id, "publicId": head.public_id, "name": head.name, "operationMode": "ttt"}));
+    Json(json!({
+        "data": shown.collect::<Vec<_>>(),
+        "meta": {
+            "page": page, "take": take, "itemCount": heads.len(), "pageCount": heads.len().div_ceil(take),
+        },
+    }))
+}
+
+async fn show_account() -> Json<Value> {
+    Json(json!({
+        "id": USER_ID, "email": EMAIL,
+        "organisation": {"id": ORG_ID, "publicId": PUBLIC_ORG_ID, "name": ORG_NAME},
+    }))
 }
 
 /// Lets things go wrong, for trying out what happens then.
@@ -217,8 +264,14 @@ async fn converse(Shared(core): Shared<Core>) -> Json<Value> {
 }
 
 impl State {
-    fn webhook(&mut self, id: u64) -> Result<&mut Webhook, Refused> {
-        let found = self.webhooks.iter_mut().find(|webhook| webhook.id == id);
+    fn known_head(&self, id: &str) -> Result<&Head, Refused> {
+        self.head(id).ok_or_else(|| no_head(id))
+    }
+
+    /// By the id as the API shows it.
+    fn webhook(&mut self, id: &str) -> Result<&mut Webhook, Refused> {
+        let string_ids = self.faults.string_ids;
+        let found = self.webhooks.iter_mut().find(|webhook| id_text(webhook.id, string_ids) == id);
         found.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no webhook {id}")))
     }
 
@@ -226,6 +279,7 @@ impl State {
         self.last_webhook_id += 1;
         let id = self.last_webhook_id;
         let now = Timestamp::now().to_string();
+        let made_while_on = self.head(&head_id).is_some_and(|head| head.events_enabled);
         let webhook = Webhook {
             id,
             created_at: now.clone(),
@@ -235,17 +289,25 @@ impl State {
             webhook_url,
             shared_key: if id == 1 { FIRST_SHARED_KEY.to_owned() } else { self.random_hex() },
             subscriptions,
+            made_while_on,
+            made_at: Instant::now(),
         };
         self.webhooks.push(webhook.clone());
         webhook
     }
 
     /// A webhook as the API shows it.
-    fn shown(&self, webhook: &Webhook) -> Webhook {
+    fn shown(&self, webhook: &Webhook) -> Value {
         let mut shown = webhook.clone();
         if self.faults.masked_keys {
             let end = shown.shared_key.split_off(shown.shared_key.len().saturating_sub(4));
             shown.shared_key = format!("****************************{end}");
+        }
+        let mut shown = json!(shown);
+        if self.faults.string_ids
+            && let Some(fields) = shown.as_object_mut()
+        {
+            fields.insert("id".to_owned(), id_text(webhook.id, true).into());
         }
         shown
     }
@@ -254,4 +316,12 @@ impl State {
     fn random_hex(&mut self) -> String {
         format!("{:032x}", self.random.u128(..))
     }
+}
+
+fn no_head(id: &str) -> Refused {
+    Refused(StatusCode::NOT_FOUND, format!("there is no head {id}"))
+}
+
+fn id_text(id: u64, string_ids: bool) -> String {
+    if string_ids { format!("{id:06}") } else { id.to_string() }
 }

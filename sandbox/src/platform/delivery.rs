@@ -11,7 +11,7 @@ use serde_json::Value;
 use shared::signature::SIGNATURE_HEADER;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Settings;
+use super::{Settings, Style};
 
 /// Tries after the first one.
 const RETRIES: u32 = 3;
@@ -92,6 +92,10 @@ impl Courier {
     pub(super) fn new(settings: Settings) -> Self {
         let hosts = Arc::new(Mutex::new(settings.hosts.clone()));
         Self { settings: Arc::new(settings), hosts, http: provision::unith::http_client(), queues: Queues::default() }
+    }
+
+    pub(super) fn style(&self) -> Style {
+        self.settings.style
     }
 
     pub(super) fn map_host(&self, host: String, base: String) {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use axum::{
     body::{Body, Bytes},
     extract::{MatchedPath, Request, State},
-    http::{StatusCode, header::RETRY_AFTER},
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
+    },
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -17,6 +20,7 @@ use super::Core;
 /// All that goes wrong.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each fault is on or off by itself")]
 pub struct Faults {
     /// Every answer comes this much later.
     pub latency_ms: u64,
@@ -26,22 +30,16 @@ pub struct Faults {
     pub no_key_on_register: bool,
     /// Lists come in pages of this size, as `{"data": […], "nextPage": 2}`.
     pub page_size: Option<usize>,
-    /// A head can have one webhook only.
-    pub one_registration: Option<OneRegistration>,
+    /// Webhook ids are strings of six digits, e.g. `"000004"`, in answers and in paths.
+    pub string_ids: bool,
+    /// Lists leave a registration out until it is this old; `u64::MAX` for always.
+    pub unlisted_for_ms: u64,
+    /// `GET /head-events` ignores `headId`, and lists the webhooks of all heads.
+    pub unfiltered_list: bool,
+    /// Each PATCH gives the webhook a new key.
+    pub patch_changes_key: bool,
     /// Calls that fail; the first one that fits a call counts.
     pub failing: Vec<Failing>,
-}
-
-/// What becomes of a second registration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OneRegistration {
-    /// It is refused with 409.
-    Refuses,
-    /// It takes the place of the first.
-    Replaces,
-    /// The first one stays, with the new flags and a new key.
-    Renews,
 }
 
 /// A call that fails some times.
@@ -71,13 +69,26 @@ pub enum How {
     Reset,
     /// There is never an answer.
     Hang,
+    /// 200 with a maintenance page in HTML.
+    Html,
+    /// With this status and `Location`.
+    Redirect(u16, String),
+    /// 200 with JSON that begins with `[` and then has white space without end.
+    Endless,
+    /// With this status and JSON text.
+    Body(u16, String),
 }
 
-/// Lets calls fail as they are to.
+const MAINTENANCE: &str = "<!doctype html><title>Maintenance</title><p>We will be back soon.</p>";
+/// What an endless answer is made of.
+static WHITE_SPACE: [u8; 64 * 1024] = [b' '; 64 * 1024];
+
+/// Counts calls, and lets them fail as they are to.
 pub(super) async fn misbehave(State(core): State<Core>, path: MatchedPath, request: Request, next: Next) -> Response {
     let call = format!("{} {}", request.method(), path.as_str());
     let (latency, failing) = {
         let mut state = core.lock();
+        *state.calls.entry(call.clone()).or_default() += 1;
         let fits = |failing: &&mut Failing| failing.times > 0 && (failing.call == "*" || failing.call == call);
         let failing = state.faults.failing.iter_mut().find(fits).map(|failing| {
             failing.times -= 1;
@@ -92,8 +103,8 @@ pub(super) async fn misbehave(State(core): State<Core>, path: MatchedPath, reque
     }
     match failing.how {
         How::Status(status, retry_after) => {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let mut response = (status, failing.says.unwrap_or_else(|| "told to fail".to_owned())).into_response();
+            let mut response =
+                (code(status), failing.says.unwrap_or_else(|| "told to fail".to_owned())).into_response();
             if let Some(seconds) = retry_after {
                 response.headers_mut().insert(RETRY_AFTER, seconds.into());
             }
@@ -104,5 +115,18 @@ pub(super) async fn misbehave(State(core): State<Core>, path: MatchedPath, reque
             Response::new(Body::from_stream(broken))
         }
         How::Hang => std::future::pending().await,
+        How::Html => ([(CONTENT_TYPE, "text/html")], MAINTENANCE).into_response(),
+        How::Redirect(status, location) => (code(status), [(LOCATION, location)]).into_response(),
+        How::Endless => {
+            let begin = std::iter::once(Bytes::from_static(b"["));
+            let chunks = begin.chain(std::iter::repeat(Bytes::from_static(&WHITE_SPACE)));
+            let body = Body::from_stream(stream::iter(chunks.map(Ok::<_, std::convert::Infallible>)));
+            ([(CONTENT_TYPE, "application/json")], body).into_response()
+        }
+        How::Body(status, text) => (code(status), [(CONTENT_TYPE, "application/json")], text).into_response(),
     }
+}
+
+fn code(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
