@@ -250,9 +250,9 @@ impl Scene<'_> {
     ) -> anyhow::Result<()> {
         let platform = &self.sandbox.services.platform;
         let webhook = platform.webhooks().pop().context("the platform has no webhook")?;
-        let signature = SharedKey::new(webhook.shared_key)?.sign(body).to_hex();
+        let signature = SharedKey::parse(&webhook.shared_key)?.sign(body).to_hex();
         let tampered = String::from_utf8_lossy(body).replace(PUBLIC_ORG_ID, "evil").into_bytes();
-        let wrongly_signed = SharedKey::new(WRONG_KEY)?.sign(body).to_hex();
+        let wrongly_signed = SharedKey::parse(WRONG_KEY)?.sign(body).to_hex();
         for (note, body, signature) in [
             ("tampered: the body is not the signed one", tampered, signature),
             ("signed with a key that is not ours", body.to_vec(), wrongly_signed),

@@ -22,10 +22,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use lambda_http::{Context, LambdaEvent, Service, request::LambdaRequest};
+use lambda_http::{Context, LambdaEvent, Service};
 use provision::self_test::uuid;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use shared::timestamp::Timestamp;
 use tokio::net::TcpListener;
 
@@ -45,7 +45,7 @@ pub type Function =
 /// Makes a function of a service of gateway events.
 pub fn function<S>(service: S) -> Function
 where
-    S: Service<LambdaEvent<LambdaRequest>, Response: Serialize, Error: std::fmt::Debug, Future: Send>
+    S: Service<LambdaEvent<Box<RawValue>>, Response: Serialize, Error: std::fmt::Debug, Future: Send>
         + Clone
         + Send
         + Sync
@@ -54,7 +54,7 @@ where
     Arc::new(move |event, context| {
         let mut service = service.clone();
         Box::pin(async move {
-            let payload = serde_json::from_str(&event).map_err(|error| error.to_string())?;
+            let payload: Box<RawValue> = serde_json::from_str(&event).map_err(|error| error.to_string())?;
             let result = service.call(LambdaEvent::new(payload, context)).await;
             let response = result.map_err(|error| format!("{error:?}"))?;
             serde_json::to_value(response).map_err(|error| error.to_string())

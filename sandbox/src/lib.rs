@@ -204,14 +204,12 @@ impl Sandbox {
 
 /// A client of a DynamoDB at `endpoint`, with the functions' time-outs and retries.
 pub fn dynamodb_client(endpoint: &str) -> Result<aws_sdk_dynamodb::Client, EnvError> {
-    let config = aws_sdk_dynamodb::config::Builder::from(&sdk_config()?).endpoint_url(endpoint).build();
-    Ok(aws_sdk_dynamodb::Client::from_conf(config))
+    Ok(aws::dynamodb(&sdk_config()?.into_builder().endpoint_url(endpoint).build()))
 }
 
 /// A client of a Secrets Manager at `endpoint`, with the functions' time-outs and retries.
 pub fn secrets_client(endpoint: &str) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
-    let config = aws_sdk_secretsmanager::config::Builder::from(&sdk_config()?).endpoint_url(endpoint).build();
-    Ok(aws_sdk_secretsmanager::Client::from_conf(config))
+    Ok(aws::secrets_manager(&sdk_config()?.into_builder().endpoint_url(endpoint).build()))
 }
 
 fn sdk_config() -> Result<aws::SdkConfig, EnvError> {

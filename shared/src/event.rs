@@ -183,7 +183,7 @@ impl Field {
         if is_id_of(&text, self.max_bytes) { Ok(text.into_owned()) } else { Err(Unreadable::BadId(self)) }
     }
 
-    fn instant<'t>(self, fields: &Object<'t>) -> Result<Timestamp, Unreadable> {
+    fn instant(self, fields: &Object<'_>) -> Result<Timestamp, Unreadable> {
         Timestamp::parse(&self.text(fields)?).ok_or(Unreadable::BadTimestamp(self))
     }
 }

@@ -70,6 +70,15 @@ impl WebhookId {
         (!text.is_empty()).then(|| Self { json: json.to_owned(), text })
     }
 
+    /// A number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
+        let text = number.to_string();
+        // A number is JSON; the other branch is never taken.
+        let json = RawValue::from_string(text.clone()).unwrap_or_else(|_| RawValue::NULL.to_owned());
+        Self { json, text }
+    }
+
     /// The id as it stands in a path.
     #[must_use]
     pub fn as_str(&self) -> &str {

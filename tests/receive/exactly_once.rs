@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use sandbox::platform::Style;
 use serde_json::json;
-use tests::{KEY, SESSION, World, event, proxy::Fault, text};
+use tests::{HEAD, KEY, SESSION, World, event, event_in, proxy::Fault, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_deliveries_at_once_make_one_item() {
@@ -31,8 +32,13 @@ async fn a_retry_that_says_the_same_in_other_words_is_a_duplicate() {
     let world = World::new().await;
     let receiver = world.receiver().await;
     assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.word(), (200, "stored".into()));
-    for changes in [json!({"timestamp": "2026-01-15T10:57:33.000+01:00"}), json!({"event_type": "start_conversation"})]
-    {
+    for changes in [
+        json!({"timestamp": "2026-01-15T10:57:33.000+01:00"}),
+        json!({"timestamp": "2026-01-15 09:57:33"}),
+        json!({"timestamp": "2026-01-15T09:57:33Z", "event_type": "START_CONVERSATION"}),
+        json!({"event_type": "start_conversation"}),
+        json!({"event_type": null, "event": "Start_Conversation", "session_id": null, "sessionId": SESSION}),
+    ] {
         let answer = receiver.deliver(&event(&changes), KEY).await;
         assert_eq!(answer.word(), (200, "duplicate".into()), "{changes}");
         assert_eq!(answer.record.get("Conflict"), None, "{changes}");
@@ -86,12 +92,101 @@ async fn events_that_differ_in_what_makes_them_are_different_items() {
     assert_eq!(
         order,
         [
-            "EVENT#2026-01-15T09:57:33.000Z#END_CONVERSATION",
-            "EVENT#2026-01-15T09:57:33.000Z#SOMETHING_NEW",
-            "EVENT#2026-01-15T09:57:33.000Z#START_CONVERSATION",
-            "EVENT#2026-01-15T09:57:33.001Z#START_CONVERSATION",
+            "EVENT#2026-01-15T09:57:33.000Z#1#START_CONVERSATION",
+            "EVENT#2026-01-15T09:57:33.000Z#3#SOMETHING_NEW",
+            "EVENT#2026-01-15T09:57:33.000Z#5#END_CONVERSATION",
+            "EVENT#2026-01-15T09:57:33.001Z#1#START_CONVERSATION",
         ]
     );
+}
+
+/// UNITH sends whole seconds: what happens within one still reads in the order in which it happened.
+#[tokio::test]
+async fn events_of_one_second_are_read_in_the_order_in_which_they_happened() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let order = ["start_conversation", "inactivity_warning", "handed_over", "timeout_conversation", "end_conversation"];
+    for event_type in
+        ["end_conversation", "start_conversation", "timeout_conversation", "handed_over", "inactivity_warning"]
+    {
+        let body = event(&json!({"timestamp": "2026-08-31 06:56:30", "event_type": event_type}));
+        assert_eq!(receiver.deliver(&body, KEY).await.word(), (200, "stored".into()), "{event_type}");
+    }
+    let items = world.table.items().await;
+    let types: Vec<_> = items.iter().map(|item| text(item, "event_type").to_lowercase()).collect();
+    assert_eq!(types, order);
+}
+
+#[tokio::test]
+async fn both_spellings_of_unith_are_one_event() {
+    for (first, second) in [(Style::Kit, Style::Guide), (Style::Guide, Style::Kit)] {
+        let world = World::new().await;
+        let receiver = world.receiver().await;
+        let stored = receiver.deliver(&event_in(first, &json!({})), KEY).await;
+        let again = receiver.deliver(&event_in(second, &json!({})), KEY).await;
+        assert_eq!((stored.word(), again.word()), ((200, "stored".into()), (200, "duplicate".into())));
+        assert_eq!(stored.json()["event_id"], again.json()["event_id"]);
+        assert_eq!((again.record.get("Conflict"), world.table.items().await.len()), (None, 1), "{first:?}");
+    }
+}
+
+/// Two events within a millisecond have one identity: the second one must not vanish.
+#[tokio::test]
+async fn what_differs_below_a_millisecond_is_a_conflict() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let at = |timestamp: &str| event(&json!({"timestamp": timestamp}));
+    receiver.deliver(&at("2026-01-15T09:57:33.0001Z"), KEY).await;
+    let same = receiver.deliver(&at("2026-01-15 09:57:33.000100"), KEY).await;
+    assert_eq!((same.word(), same.record.get("Conflict")), ((200, "duplicate".into()), None));
+    let other = receiver.deliver(&at("2026-01-15T09:57:33.0002Z"), KEY).await;
+    assert_eq!((other.word(), &other.record["Conflict"]), ((200, "duplicate".into()), &json!(1)));
+    assert_eq!(world.table.items().await.len(), 2);
+}
+
+#[tokio::test]
+async fn odd_ids_are_stored_apart() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let sessions = ["a#b", "a%23b", "user@example.com/1", "{u}::{o}::{h}::{00001}", "😀", "a b"];
+    for session in sessions {
+        let answer = receiver.deliver(&event(&json!({"session_id": session})), KEY).await;
+        assert_eq!(answer.word(), (200, "stored".into()), "{session}");
+    }
+    let items = world.table.items().await;
+    let keys: BTreeSet<_> = items.iter().map(|item| text(item, "pk").to_owned()).collect();
+    assert_eq!(keys.len(), sessions.len());
+    assert!(keys.contains(&format!("SESSION#{HEAD}#a%23b")) && keys.contains(&format!("SESSION#{HEAD}#a%2523b")));
+    let ids: BTreeSet<_> = items.iter().map(|item| text(item, "session_id")).collect();
+    assert_eq!(ids, BTreeSet::from(sessions));
+}
+
+#[tokio::test]
+async fn members_nobody_reads_cannot_make_an_event_unreadable() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let event = String::from_utf8(event(&json!({}))).unwrap();
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    for (n, odd) in [r#""\ud83d""#, "1e400", &"9".repeat(400), &deep, r#"{"\udc00": [1e999]}"#].into_iter().enumerate()
+    {
+        let body = event.replacen('{', &format!("{{\"user\":{odd},"), 1).replace(SESSION, &n.to_string());
+        for (body, word) in [(body.clone(), "stored"), (format!("\u{feff}{body}"), "duplicate")] {
+            assert_eq!(receiver.deliver(body.as_bytes(), KEY).await.word(), (200, word.into()), "{n}");
+        }
+        let conflicting = body.replace(odd, "0");
+        let answer = receiver.deliver(conflicting.as_bytes(), KEY).await;
+        assert_eq!(answer.record["Conflict"], 1, "{n}: {}", answer.record);
+    }
+}
+
+#[tokio::test]
+async fn an_event_without_public_ids_is_an_event() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let odd = json!({"public_head_id": null, "public_org_id": ["acme"]});
+    assert_eq!(receiver.deliver(&event(&odd), KEY).await.word(), (200, "stored".into()));
+    let item = world.table.items().await.remove(0);
+    assert!(!item.contains_key("public_head_id") && !item.contains_key("public_org_id"), "{item:?}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use shared::{
     event::Event,
     key_ring::KeyRing,
     signature::SharedKey,
-    store::{Put, Retention},
+    store::{Put, QuarantineKind, Quarantined, Retention},
     timestamp::Timestamp,
     verify::verify,
 };
@@ -69,6 +69,20 @@ async fn a_body_to_be_quarantined_is_not_accepted_unless_it_is_kept() {
     assert_eq!(receiver.deliver(b"no event", KEY).await.status, 202);
     assert_eq!(receiver.deliver(&conflicting, KEY).await.status, 200);
     assert_eq!(world.table.items().await.len(), 3);
+}
+
+/// The SDK's own quota would be used up by then, and leave one attempt to each delivery.
+#[tokio::test]
+async fn a_long_night_leaves_every_delivery_its_attempts() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    world.table.proxy.set(refusal("ProvisionedThroughputExceededException"));
+    for n in 0..60 {
+        let before = world.table.proxy.requests();
+        let answer = receiver.deliver(&event(&json!({"session_id": n.to_string()})), KEY).await;
+        assert_eq!(answer.status, 503);
+        assert_eq!(world.table.proxy.requests() - before, 4, "attempts of delivery {n}");
+    }
 }
 
 #[tokio::test]
@@ -138,10 +152,17 @@ async fn a_rehearsals_table_takes_nothing() {
     let now = Timestamp::now();
     let body = event(&json!({}));
     let ring = KeyRing::parse(KEY).unwrap();
-    let signature = SharedKey::new(KEY).unwrap().sign(&body);
+    let signature = SharedKey::parse(KEY).unwrap().sign(&body);
     let read = Event::parse(&verify(&body, &signature, &ring, now).unwrap()).unwrap();
     assert_eq!(table.put_event(&read, &body, now).await.unwrap(), Put::Duplicate);
-    assert!(table.quarantine(&body, "no reason", None, now).await.is_err());
+    let quarantined = Quarantined {
+        kind: QuarantineKind::Unreadable,
+        reason: "no reason",
+        key_head: None,
+        head_id: None,
+        session_id: None,
+    };
+    assert!(!table.quarantine(&body, &quarantined, now).await.unwrap());
     assert_eq!(world.table.items().await.len(), 0);
 }
 
@@ -149,7 +170,7 @@ async fn a_rehearsals_table_takes_nothing() {
 async fn who_knows_how_a_rehearsal_is_signed_gets_nowhere() {
     let world = World::new().await;
     let receiver = world.receiver().await;
-    let answer = receiver.deliver(&event(&json!({})), "rehearsal").await;
+    let answer = receiver.deliver(&event(&json!({})), "rehearsed-deliveries").await;
     assert_eq!(answer.status, 401);
     assert_eq!(world.table.items().await.len(), 0);
 }

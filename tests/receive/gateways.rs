@@ -1,11 +1,14 @@
-//! The ways a request reaches a Lambda function, each with its complete event.
+//! The ways a request reaches a Lambda function, each with its complete event; and what no gateway sends.
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::{Value, json};
 use tests::{KEY, World, event, http_api_event, sign};
 
 fn fixture(name: &str) -> Value {
     let text = match name {
         "http-api-2.0" => include_str!("../fixtures/http-api-2.0.json"),
+        "http-api-2.0-kit" => include_str!("../fixtures/http-api-2.0-kit.json"),
         "http-api-2.0-base64" => include_str!("../fixtures/http-api-2.0-base64.json"),
         "rest-api-1.0" => include_str!("../fixtures/rest-api-1.0.json"),
         "function-url" => include_str!("../fixtures/function-url.json"),
@@ -14,7 +17,7 @@ fn fixture(name: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-const ALL: [&str; 4] = ["http-api-2.0", "http-api-2.0-base64", "rest-api-1.0", "function-url"];
+const ALL: [&str; 5] = ["http-api-2.0", "http-api-2.0-kit", "http-api-2.0-base64", "rest-api-1.0", "function-url"];
 
 #[tokio::test]
 async fn every_gateway_delivers_the_same_event() {
@@ -104,8 +107,20 @@ async fn a_named_stage_is_not_part_of_the_path() {
     // A custom domain leaves the stage out.
     staged["rawPath"] = "/webhooks/head-events".into();
     assert_eq!(receiver.invoke(&staged).await.status, 200);
-    staged["rawPath"] = "/production/webhooks/head-events".into();
-    assert_eq!(receiver.invoke(&staged).await.status, 404);
+    staged["routeKey"] = "$default".into();
+    staged["requestContext"]["routeKey"] = "$default".into();
+    staged["requestContext"]["http"]["path"] = "/prod/webhooks/head-events".into();
+    for (path, status) in [
+        ("/prod/webhooks/head-events", 200),
+        ("/webhooks/head-events", 200),
+        ("/production/webhooks/head-events", 404),
+        ("/prod/webhooks/head-events/x", 404),
+        ("/prodwebhooks/head-events", 404),
+    ] {
+        staged["rawPath"] = path.into();
+        staged["requestContext"]["http"]["path"] = path.into();
+        assert_eq!(receiver.invoke(&staged).await.status, status, "{path}");
+    }
 }
 
 #[tokio::test]
@@ -115,8 +130,277 @@ async fn the_base_path_of_a_custom_domain_is_not_part_of_the_path() {
     let mut mapped = fixture("rest-api-1.0");
     mapped["path"] = "/unith/webhooks/head-events".into();
     assert_eq!(receiver.invoke(&mapped).await.status, 200);
-    mapped["path"] = "/webhooks/head-events/more".into();
+    mapped["resource"] = "/other".into();
+    mapped["requestContext"]["resourcePath"] = "/other".into();
+    mapped["requestContext"]["path"] = "/unith/webhooks/head-events".into();
     assert_eq!(receiver.invoke(&mapped).await.status, 404);
+}
+
+/// Sets members of an event by their pointers; those on the way are made.
+fn with(name: &str, members: &[(&str, Value)]) -> Value {
+    let mut event = fixture(name);
+    for (pointer, value) in members {
+        let mut place = &mut event;
+        for part in pointer.trim_start_matches('/').split('/') {
+            if !place.is_object() {
+                *place = json!({});
+            }
+            place = &mut place[part];
+        }
+        *place = value.clone();
+    }
+    event
+}
+
+#[tokio::test]
+async fn the_webhook_is_found_however_the_gateway_leads_to_it() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let any = json!("$default");
+    let http = |path: &str, more: &[(&str, Value)]| {
+        let base = [
+            ("/routeKey", any.clone()),
+            ("/requestContext/routeKey", any.clone()),
+            ("/rawPath", path.into()),
+            ("/requestContext/http/path", path.into()),
+        ];
+        with("http-api-2.0", &[base.as_slice(), more].concat())
+    };
+    let rest = |resource: &str, path: &str, more: &[(&str, Value)]| {
+        let base = [
+            ("/resource", resource.into()),
+            ("/requestContext/resourcePath", resource.into()),
+            ("/path", path.into()),
+            ("/requestContext/path", path.into()),
+        ];
+        with("rest-api-1.0", &[base.as_slice(), more].concat())
+    };
+    let proxy = |value: &str| [("/pathParameters/proxy", json!(value))];
+    for (name, event) in [
+        ("a trailing slash", http("/webhooks/head-events/", &[])),
+        ("a route for any method", http("/x", &[("/routeKey", json!("ANY /webhooks/head-events"))])),
+        ("a stage called webhooks", http("/webhooks/head-events", &[("/requestContext/stage", json!("webhooks"))])),
+        (
+            "that stage in the path",
+            http("/webhooks/webhooks/head-events", &[("/requestContext/stage", json!("webhooks"))]),
+        ),
+        (
+            "a greedy route",
+            http(
+                "/v1/webhooks/head-events",
+                &[&[("/routeKey", json!("POST /v1/{proxy+}"))][..], &proxy("webhooks/head-events")].concat(),
+            ),
+        ),
+        (
+            "a greedy route of another name",
+            http(
+                "/v1/webhooks/head-events",
+                &[("/routeKey", json!("ANY /v1/{rest+}")), ("/pathParameters/rest", json!("webhooks/head-events/"))],
+            ),
+        ),
+        (
+            "payload 1.0, $default and a named stage",
+            rest(
+                "$default",
+                "/prod/webhooks/head-events",
+                &[("/version", json!("1.0")), ("/requestContext/stage", json!("prod"))],
+            ),
+        ),
+        (
+            "a proxy resource behind a base path",
+            rest("/{proxy+}", "/unith/webhooks/head-events", &proxy("webhooks/head-events")),
+        ),
+        ("a REST API's trailing slash", rest("/x", "/webhooks/head-events/", &[])),
+    ] {
+        let answer = receiver.invoke(&event).await;
+        assert_eq!(answer.status, 200, "{name}: {}", answer.record);
+    }
+    for (name, event) in [
+        ("another path", http("/webhooks/other", &[])),
+        ("another proxied path", http("/v1/webhooks/head-events", &proxy("head-events"))),
+        (
+            "a parameter that is not greedy",
+            http("/x", &[("/routeKey", json!("POST /{id}")), ("/pathParameters/id", json!("webhooks/head-events"))]),
+        ),
+        ("another resource", rest("/x", "/x", &[])),
+    ] {
+        assert_eq!(receiver.invoke(&event).await.status, 404, "{name}");
+    }
+}
+
+/// What anyone can send through a gateway, or a gateway may write another day: `lambda_http` alone would panic at it.
+#[tokio::test]
+async fn nothing_that_does_not_decide_about_a_delivery_matters() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    for name in ALL {
+        for (pointer, value) in [
+            ("/headers/x-forwarded-proto", json!("https,http")),
+            ("/headers/X-Forwarded-Proto", json!("\u{7f}")),
+            ("/headers/host", json!("a b:c:d/[")),
+            ("/multiValueHeaders/Host", json!(["[", 7])),
+            ("/headers/x-odd", json!({"a": [1]})),
+            ("/headers/ a:b", json!("x")),
+            ("/requestContext/domainName", json!("[")),
+            ("/requestContext/authorizer", json!(7)),
+            ("/requestContext/identity", json!([])),
+            ("/requestContext/accountId", json!(7)),
+            ("/requestContext/timeEpoch", json!("soon")),
+            ("/requestContext/requestTimeEpoch", json!(1e300)),
+            ("/requestContext/http/protocol", json!([])),
+            ("/queryStringParameters", json!([1])),
+            ("/multiValueQueryStringParameters", json!("x")),
+            ("/stageVariables", json!(true)),
+            ("/pathParameters", json!("x")),
+            ("/cookies", json!(5)),
+            ("/isBase64Encoded", fixture(name)["isBase64Encoded"].to_string().into()),
+        ] {
+            let answer = receiver.invoke(&with(name, &[(pointer, value.clone())])).await;
+            assert_eq!(answer.status, 200, "{name} {pointer} {value}: {}", answer.record);
+        }
+    }
+}
+
+#[tokio::test]
+async fn base64_is_read_in_every_spelling_and_what_is_none_is_refused() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let body = [event(&json!({"more": "???>>>"})), b"  ".to_vec()].concat();
+    let strict = BASE64.encode(&body);
+    let mut lines = strict.clone();
+    lines.insert_str(20, "\r\n");
+    let unpadded = strict.trim_end_matches('=').to_owned();
+    for text in [strict.clone(), lines, unpadded, strict.replace('+', "-").replace('/', "_")] {
+        let mut request = http_api_event(b"", Some(&sign(&body, KEY)));
+        request["body"] = text.as_str().into();
+        request["isBase64Encoded"] = true.into();
+        assert_eq!(receiver.invoke(&request).await.status, 200, "{text}");
+    }
+    for (text, encoded) in [(json!("a{b"), true), (json!("abcde"), true), (json!({"a": 1}), false), (json!(7), true)] {
+        let mut request = http_api_event(b"", Some(&sign(b"", KEY)));
+        request["body"] = text.clone();
+        request["isBase64Encoded"] = encoded.into();
+        let answer = receiver.invoke(&request).await;
+        assert_eq!(answer.text, r#"{"type":"about:blank","title":"Unauthorized","status":401}"#, "{text}");
+        assert!(answer.reason().starts_with("the body cannot be decoded"), "{}", answer.reason());
+    }
+}
+
+#[tokio::test]
+async fn a_signature_that_is_no_headers_value_is_malformed() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    for value in [json!("a\nb"), json!(7), json!({}), json!("\u{0}"), json!("é"), json!([])] {
+        let mut request = http_api_event(&event(&json!({})), None);
+        request["headers"]["x-signature-256"] = value.clone();
+        assert_eq!(receiver.invoke(&request).await.status, 401, "{value}");
+    }
+    let mut twice = http_api_event(&event(&json!({})), Some(&sign(&event(&json!({})), KEY)));
+    twice["headers"]["X-Signature-256"] = "x".into();
+    let answer = receiver.invoke(&twice).await;
+    assert_eq!((answer.status, answer.reason()), (401, "the signature header came 2 times"));
+}
+
+/// JSON of any kind, where a gateway's has an object, a text or a number.
+fn odd_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        "(/[a-z{}+$]{0,8}){0,4}".prop_map(Value::from),
+        Just(json!("/webhooks/head-events")),
+        Just(json!("POST")),
+        Just(json!("1.0")),
+        Just(json!(true)),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map("\\PC{0,8}|x-signature-256|http|method", inner, 0..4)
+                .prop_map(|map| map.into_iter().collect()),
+        ]
+    })
+}
+
+const PLACES: [&str; 22] = [
+    "/version",
+    "/routeKey",
+    "/rawPath",
+    "/rawQueryString",
+    "/headers",
+    "/headers/host",
+    "/headers/x-signature-256",
+    "/multiValueHeaders",
+    "/multiValueHeaders/X-Signature-256",
+    "/requestContext",
+    "/requestContext/http",
+    "/requestContext/http/method",
+    "/requestContext/stage",
+    "/requestContext/timeEpoch",
+    "/resource",
+    "/path",
+    "/httpMethod",
+    "/pathParameters",
+    "/body",
+    "/isBase64Encoded",
+    "/stageVariables",
+    "/requestContext/identity",
+];
+
+#[derive(Debug, Clone)]
+enum Frame {
+    Changed(usize, Vec<(usize, Value)>, bool),
+    Other(Value),
+}
+
+/// No frame makes an invocation fail, and none is answered with a 2xx without an item in the table.
+#[test]
+fn no_frame_fails_or_is_accepted_for_nothing() {
+    let frames = prop_oneof![
+        6 => (0..ALL.len(), prop::collection::vec((0..PLACES.len(), odd_json()), 0..4), any::<bool>())
+            .prop_map(|(name, changes, signed)| Frame::Changed(name, changes, signed)),
+        1 => odd_json().prop_map(Frame::Other),
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (world, receiver) = runtime.block_on(async {
+        let world = World::new().await;
+        let receiver = world.receiver().await;
+        (world, receiver)
+    });
+    let config = ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() };
+    let accepted = std::cell::Cell::new(0);
+    let result = TestRunner::new(config).run(&frames, |frame| {
+        let event = match &frame {
+            Frame::Other(event) => event.clone(),
+            Frame::Changed(name, changes, signed) => {
+                let mut members: Vec<_> =
+                    changes.iter().map(|(place, value)| (PLACES[*place], value.clone())).collect();
+                if !signed {
+                    members.push(("/headers/x-signature-256", Value::Null));
+                    members.push(("/headers/X-Signature-256", Value::Null));
+                    members.push(("/multiValueHeaders", Value::Null));
+                }
+                with(ALL[*name], &members)
+            }
+        };
+        let answer = runtime.block_on(receiver.invoke(&event));
+        let is_signed = matches!(frame, Frame::Changed(_, _, true));
+        match answer.status {
+            200 | 202 => {
+                prop_assert!(is_signed, "{}", event);
+                accepted.set(accepted.get() + 1);
+                let items = runtime.block_on(world.table.items());
+                prop_assert_eq!(items.len(), 1, "all fixtures are one event: {}", event);
+            }
+            401 | 404 | 405 | 413 => {}
+            status => prop_assert!(false, "{}: {}", status, event),
+        }
+        Ok(())
+    });
+    result.unwrap();
+    assert!(accepted.get() > 100, "only {} frames were whole", accepted.get());
 }
 
 #[tokio::test]

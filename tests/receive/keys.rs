@@ -1,7 +1,7 @@
 //! Keys that come, go and cannot be had.
 
 use serde_json::json;
-use tests::{HEAD, KEY, World, active, event, proxy::Fault, ring};
+use tests::{HEAD, KEY, World, active, event, http_api_event, proxy::Fault, ring, sign};
 
 const NEW_KEY: &str = "0f3c5d7e9a1b2c4d6e8f0a1b2c3d4e5f";
 
@@ -81,6 +81,66 @@ async fn the_ring_is_fetched_before_the_first_request_and_again_when_it_is_old()
         assert_eq!(receiver.deliver(&event(&json!({"session_id": n.to_string()})), KEY).await.status, 200);
     }
     assert_eq!(world.ring_fetches(), before + 3);
+}
+
+/// The time for an answer may be over before a newer ring was read: then nobody knows whether the signature is wrong.
+#[tokio::test]
+async fn a_refresh_that_was_cut_off_does_not_make_signatures_wrong() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    world.set_ring(&ring(&[active(HEAD, NEW_KEY)])).await;
+    world.secrets_proxy.set(Fault::Hang);
+    let body = event(&json!({}));
+    let request = http_api_event(&body, Some(&sign(&body, NEW_KEY)));
+    let cut_off = receiver.invoke_within(&request, std::time::Duration::from_millis(700)).await;
+    assert_eq!((cut_off.status, cut_off.reason()), (503, "out of time while reading the key ring"));
+    world.secrets_proxy.set(Fault::None);
+    let next = receiver.deliver(&body, NEW_KEY).await;
+    assert!(next.status == 503 || next.status == 200, "{}", next.record);
+}
+
+/// A head may have got the key that was another head's, or one that is unbound.
+#[tokio::test]
+async fn another_heads_key_refreshes_the_ring() {
+    let world = World::without_ring().await;
+    world.set_ring(&ring(&[active("another-head", KEY)])).await;
+    let receiver = world.receiver().await;
+    let refused = receiver.deliver(&event(&json!({"session_id": "first"})), KEY).await;
+    assert_eq!((refused.status, &refused.record["KeyRefetch"]), (401, &json!(1)));
+
+    let receiver = world.receiver().await;
+    world.set_ring(&ring(&[active(HEAD, KEY)])).await;
+    let stored = receiver.deliver(&event(&json!({})), KEY).await;
+    assert_eq!((stored.word(), &stored.record["KeyRefetch"]), ((200, "stored".into()), &json!(1)));
+}
+
+#[tokio::test]
+async fn an_entry_that_names_its_head_otherwise_is_good_for_none() {
+    let world = World::without_ring().await;
+    for member in ["headId", "head", "HEAD_ID"] {
+        let bound = json!({member: "another-head", "key": KEY, "state": "active"});
+        world.set_ring(&ring(&[bound, active("another-head", NEW_KEY)])).await;
+        assert_eq!(world.receiver().await.deliver(&event(&json!({})), KEY).await.status, 401, "{member}");
+    }
+}
+
+#[tokio::test]
+async fn a_ring_may_be_binary_and_must_be_text() {
+    let world = World::without_ring().await;
+    let client = sandbox::secrets_client(world.secrets.url()).unwrap();
+    let put = async |bytes: &[u8]| {
+        let blob = aws_sdk_secretsmanager::primitives::Blob::new(bytes);
+        let put = client.put_secret_value().secret_id(tests::RING_SECRET).secret_binary(blob.clone()).send().await;
+        if put.is_err() {
+            client.create_secret().name(tests::RING_SECRET).secret_binary(blob).send().await.unwrap();
+        }
+    };
+    put(format!("\u{feff} {}\n", ring(&[active(HEAD, KEY)])).as_bytes()).await;
+    assert_eq!(world.receiver().await.deliver(&event(&json!({})), KEY).await.status, 200);
+    put(&[0xff, 0xfe]).await;
+    let answer = world.receiver().await.deliver(&event(&json!({})), KEY).await;
+    let reason = "the key ring `ring` could not be read: it holds neither a string nor binary that is UTF-8";
+    assert_eq!((answer.status, answer.reason()), (503, reason));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ async fn a_new_event_is_stored_with_every_attribute() {
     let occurred_at = "2026-01-15T09:57:33.000Z";
     for (name, value) in [
         ("pk", format!("SESSION#{HEAD}#{SESSION}").as_str()),
-        ("sk", "EVENT#2026-01-15T09:57:33.000Z#START_CONVERSATION"),
+        ("sk", "EVENT#2026-01-15T09:57:33.000Z#1#START_CONVERSATION"),
         ("event_id", "82b261c4eb653e535c0deda1ac8351d7"),
         ("event_type", "START_CONVERSATION"),
         ("occurred_at", occurred_at),
@@ -72,16 +72,19 @@ async fn an_event_whose_time_is_over_is_not_stored() {
 async fn an_authentic_body_that_is_no_event_is_quarantined() {
     let world = World::new().await.with("RETENTION_DAYS", "30");
     let receiver = world.receiver().await;
-    for (body, reason) in [
-        (b"not json".to_vec(), "the body is not JSON"),
-        (b"[]".to_vec(), "the body is not a JSON object"),
-        (Vec::new(), "the body is not JSON"),
-        (event(&json!({"session_id": null})), "the field `session_id` is missing"),
-        (event(&json!({"event_type": 7})), "the field `event_type` is not a string"),
-        (event(&json!({"timestamp": "soon"})), "the field `timestamp` is not an RFC 3339 instant"),
+    let (both, head, neither) = ((HEAD, SESSION), (HEAD, ""), ("", ""));
+    for (body, reason, named) in [
+        (b"not json".to_vec(), "the body is not JSON", neither),
+        (b"[]".to_vec(), "the body is not a JSON object", neither),
+        (Vec::new(), "the body is not JSON", neither),
+        (event(&json!({"session_id": null})), "the field `session_id` (or `sessionId`) is missing", head),
+        (event(&json!({"event_type": 7})), "the field `event_type` (or `event`) is not a string", both),
+        (event(&json!({"timestamp": "soon"})), "the field `timestamp` is not an ISO 8601 date and time", both),
+        (event(&json!({"timestamp": "2026-08-31"})), "the field `timestamp` is not an ISO 8601 date and time", both),
         (
-            event(&json!({"session_id": "a b"})),
-            "the field `session_id` is not 1 to 128 characters of A-Z a-z 0-9 . _ : -",
+            event(&json!({"session_id": "a\nb"})),
+            "the field `session_id` (or `sessionId`) does not have 1 to 256 bytes without control characters",
+            head,
         ),
     ] {
         let answer = receiver.deliver(&body, KEY).await;
@@ -92,10 +95,34 @@ async fn an_authentic_body_that_is_no_event_is_quarantined() {
         assert_eq!(text(item, "pk"), format!("QUARANTINE#{}", Timestamp::now().day()));
         assert_eq!(text(item, "body").as_bytes(), body);
         assert_eq!(text(item, "reason"), reason);
-        assert_eq!(text(item, "head_id"), HEAD);
+        assert_eq!((text(item, "kind"), text(item, "key_head")), ("unreadable", HEAD));
+        assert_eq!((text(item, "head_id"), text(item, "session_id")), named, "{reason}");
         assert!(item.contains_key("expires_at") && Timestamp::parse(text(item, "received_at")).is_some());
-        assert_eq!(item.len(), 7, "{item:?}");
+        let names = usize::from(!named.0.is_empty()) + usize::from(!named.1.is_empty());
+        assert_eq!(item.len(), 8 + names, "{item:?}");
     }
+}
+
+#[tokio::test]
+async fn a_quarantined_body_that_comes_again_is_kept_and_counted_once() {
+    let world = World::new().await;
+    let receiver = world.receiver().await;
+    let body = event(&json!({"timestamp": "soon"}));
+    let first = receiver.deliver(&body, KEY).await;
+    let before = world.table.items().await;
+    let again = receiver.deliver(&body, KEY).await;
+    assert_eq!((first.status, again.status, &first.text), (202, 202, &again.text));
+    assert_eq!((&first.record["Quarantined"], again.record.get("Quarantined")), (&json!(1), None));
+    assert_eq!(world.table.items().await, before, "it is not written again");
+
+    receiver.deliver(&event(&json!({})), KEY).await;
+    let variant = event(&json!({"public_org_id": "other"}));
+    let (first, again) = (receiver.deliver(&variant, KEY).await, receiver.deliver(&variant, KEY).await);
+    assert_eq!((&first.record["Quarantined"], again.record.get("Quarantined")), (&json!(1), None));
+    let items = world.table.items().await;
+    let kept = items.iter().find(|item| text(item, "sk") == body_sha256(&variant)).unwrap();
+    let named = ["kind", "key_head", "head_id", "session_id"].map(|name| text(kept, name));
+    assert_eq!(named, ["conflict", HEAD, HEAD, SESSION]);
 }
 
 #[tokio::test]
@@ -107,7 +134,7 @@ async fn a_body_that_is_no_text_is_quarantined_as_bytes() {
     assert_eq!(answer.json(), json!({"status": "quarantined", "reason": "the body is not UTF-8"}));
     let items = world.table.items().await;
     assert_eq!(items[0]["body"].as_b().unwrap().as_ref(), body);
-    assert!(!items[0].contains_key("head_id"), "the key is bound to no head");
+    assert!(!items[0].contains_key("key_head"), "the key is bound to no head");
 }
 
 #[tokio::test]
@@ -133,11 +160,17 @@ async fn other_paths_and_methods_are_refused() {
     let receiver = world.receiver().await;
     let body = event(&json!({}));
     let signed = http_api_event(&body, Some(&sign(&body, KEY)));
-    for path in ["/", "/webhooks", "/webhooks/head-events/", "/webhooks/head-events/x", "/Webhooks/head-events"] {
+    for path in
+        ["/", "/webhooks", "/webhooks/head-events/x", "/Webhooks/head-events", "//webhooks/head-events", "//[x", "/é\n"]
+    {
         let mut request = signed.clone();
-        request["rawPath"] = path.into();
+        for pointer in ["/rawPath", "/routeKey", "/requestContext/routeKey", "/requestContext/http/path"] {
+            *request.pointer_mut(pointer).unwrap() = path.into();
+        }
         let answer = receiver.invoke(&request).await;
         assert_eq!(answer.json(), json!({"type": "about:blank", "title": "Not Found", "status": 404}), "{path}");
+        assert_eq!((&answer.record["outcome"], &answer.record["BadRequest"]), (&json!("bad_request"), &json!(1)));
+        assert!(answer.reason().starts_with("no such path: `/"), "{}", answer.reason());
     }
     for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
         let mut request = signed.clone();
@@ -146,6 +179,7 @@ async fn other_paths_and_methods_are_refused() {
         assert_eq!(answer.json(), json!({"type": "about:blank", "title": "Method Not Allowed", "status": 405}));
         assert_eq!(answer.headers["allow"], "POST", "{method}");
         assert_eq!(answer.headers["content-type"], "application/problem+json");
+        assert_eq!((answer.record.get("Rejected"), &answer.record["BadRequest"]), (None, &json!(1)));
     }
     assert!(world.table.items().await.is_empty());
 }
@@ -158,6 +192,8 @@ async fn without_any_key_it_is_unavailable() {
     empty_ring.set_ring(&ring(&[])).await;
     let other_document = World::without_ring().await;
     other_document.set_ring("{}").await;
+    let unusable = World::without_ring().await;
+    unusable.set_ring(r#"{"sharedKey": "cbaab87d"}"#).await;
     let all_expired = World::without_ring().await;
     let mut expired = active(HEAD, KEY);
     expired["until"] = "2026-01-17T00:00:00Z".into();
@@ -167,6 +203,7 @@ async fn without_any_key_it_is_unavailable() {
         (no_secret, "the key ring `ring` could not be read"),
         (empty_ring, "the key ring has no usable key (0 expired): has `provision` run?"),
         (other_document, "the key ring `ring` is not one"),
+        (unusable, "the key ring `ring` is not one: the key in the secret cannot be used: it has 8 characters"),
         (all_expired, "the key ring has no usable key (1 expired), one of those signed this"),
     ] {
         let answer = world.receiver().await.deliver(&body, KEY).await;

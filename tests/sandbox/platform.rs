@@ -55,7 +55,7 @@ impl Hook {
 async fn receive(State(hook): State<Hook>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let signature = Signature::parse(headers["x-signature-256"].as_bytes()).unwrap();
     let keys = hook.keys.lock().unwrap().clone();
-    let key = keys.into_iter().find(|key| SharedKey::new(key.as_str()).unwrap().signed(&body, &signature));
+    let key = keys.into_iter().find(|key| SharedKey::parse(key.as_str()).unwrap().signed(&body, &signature));
     hook.signed_with.lock().unwrap().push(key.expect("an unknown key signed"));
     assert_eq!(
         (&headers["host"], &headers["content-type"]),

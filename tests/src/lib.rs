@@ -29,16 +29,19 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use hmac::{Hmac, KeyInit, Mac};
 use lambda_http::Context;
 use receive::{Receiver, config::Config};
 use sandbox::{
     dynamodb,
     front::{self, Function},
     listen::{Served, listen},
+    platform::Style,
     secrets_manager::SecretsManager,
 };
 use serde_json::{Value, json};
-use shared::{env::Env, signature::SharedKey, timestamp::Timestamp};
+use sha2::Sha256;
+use shared::{env::Env, timestamp::Timestamp};
 
 use crate::proxy::Proxy;
 
@@ -289,18 +292,40 @@ fn headers(response: &Value) -> BTreeMap<String, String> {
     fields.flatten().map(|(name, values)| (name.to_lowercase(), value(values))).collect()
 }
 
-/// The header UNITH would send.
+/// The header UNITH would send, made with any text for a key: also with what we would not take for one.
 #[must_use]
 pub fn sign(body: &[u8], key: &str) -> String {
-    SharedKey::new(key).unwrap().sign(body).to_hex()
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).unwrap();
+    mac.update(body);
+    hex::encode(mac.finalize().into_bytes())
 }
 
-/// The guide's event with some fields changed; `null` leaves one out.
+/// How the platform spells what it delivers in this run of the tests: `TEST_UNITH_STYLE` is `kit` unless it says `guide`.
+#[must_use]
+pub fn style() -> Style {
+    match std::env::var("TEST_UNITH_STYLE").as_deref() {
+        Ok("guide") => Style::Guide,
+        Ok("kit") | Err(_) => Style::Kit,
+        Ok(other) => panic!("TEST_UNITH_STYLE is {other}: expected kit or guide"),
+    }
+}
+
+/// The guide's event with some fields changed, in the spelling of [`style`]; `null` leaves one out.
 #[must_use]
 pub fn event(changes: &Value) -> Vec<u8> {
+    event_in(style(), changes)
+}
+
+/// The same in another spelling.
+#[must_use]
+pub fn event_in(style: Style, changes: &Value) -> Vec<u8> {
+    let (timestamp, event_type) = match style {
+        Style::Kit => ("2026-01-15 09:57:33", "start_conversation"),
+        Style::Guide => ("2026-01-15T09:57:33Z", "START_CONVERSATION"),
+    };
     let mut event = json!({
-        "timestamp": "2026-01-15T09:57:33Z", "head_id": HEAD, "session_id": SESSION,
-        "public_head_id": "jane-15326", "public_org_id": "acme", "event_type": "START_CONVERSATION",
+        "timestamp": timestamp, "head_id": HEAD, "session_id": SESSION,
+        "public_head_id": "jane-15326", "public_org_id": "acme", "event_type": event_type,
     });
     for (name, value) in changes.as_object().unwrap() {
         if value.is_null() {

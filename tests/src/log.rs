@@ -28,10 +28,11 @@ pub const FIELDS: [&str; 20] = [
 ];
 
 /// The metrics in them, with the service whose they are.
-pub const METRICS: [(&str, &str); 13] = [
+pub const METRICS: [(&str, &str); 14] = [
     ("receive", "Stored"),
     ("receive", "Duplicate"),
     ("receive", "Rejected"),
+    ("receive", "BadRequest"),
     ("receive", "Quarantined"),
     ("receive", "Expired"),
     ("receive", "Conflict"),

@@ -26,7 +26,13 @@ pub const URL: &str = "https://hooks.example.com/webhooks/head-events";
 pub const MORE_HEADS: [&str; 2] = ["head-b", "head-c"];
 const CREDENTIALS_SECRET: &str = "credentials";
 /// Waits that are long enough to be waits, and short enough for a test.
-pub const QUICK: Pace = Pace { key_grace: time::Duration::minutes(15), settle: Duration::from_millis(50) };
+pub const QUICK: Pace = Pace {
+    key_grace: time::Duration::minutes(15),
+    settle: Duration::from_millis(50),
+    list_within: Duration::from_millis(700),
+};
+/// The resource of the fixtures' requests.
+pub const OWNER: &str = "UnithWebhook@8d0b9a60-f2b1-11f0-9c2e-0a1b2c3d4e5f";
 
 /// The platform, the secrets and the function.
 pub struct Unith {
@@ -51,7 +57,10 @@ impl Unith {
 
     /// With other settings of the platform.
     pub async fn start_with(settings: Settings) -> Self {
-        let settings = Settings { more_heads: MORE_HEADS.map(str::to_owned).to_vec(), ..settings };
+        let mut settings = Settings { style: crate::style(), ..settings };
+        if settings.more_heads.is_empty() {
+            settings.more_heads = MORE_HEADS.map(str::to_owned).to_vec();
+        }
         let platform = Platform::serve(listen("UNITH", 0).await.unwrap(), settings).unwrap();
         let secrets = SecretsManager::serve(listen("Secrets Manager", 0).await.unwrap()).unwrap();
         let secrets_proxy = Proxy::start(secrets.url()).await;
@@ -64,6 +73,7 @@ impl Unith {
             ("UNITH_KEYS_SECRET", RING_SECRET.to_owned()),
             ("WEBHOOK_URL", URL.to_owned()),
             ("HEAD_IDS", HEAD_ID.to_owned()),
+            ("OWNER", OWNER.to_owned()),
         ]);
         let world = Self { platform, secrets, secrets_proxy, answers, answered, logged, env, pace: QUICK };
         world.set_secret(CREDENTIALS_SECRET, &json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string()).await;
@@ -189,18 +199,33 @@ impl Unith {
         let webhooks = self.platform.webhooks();
         let ours: Vec<_> = webhooks.iter().filter(|w| w.head_id == head_id && w.webhook_url == URL).collect();
         assert_eq!(ours.len(), 1, "{webhooks:?}");
-        let others: Vec<_> = webhooks.iter().filter(|w| w.webhook_url != URL).map(|w| Some(w.id.to_string())).collect();
+        assert!(ours[0].made_while_on, "it never delivers: {webhooks:?}");
+        let others: Vec<_> = webhooks.iter().filter(|w| w.webhook_url != URL).map(|w| w.id.to_string()).collect();
         let ring = self.ring().await;
         let active: Vec<_> = ring
             .keys()
             .iter()
             .filter(|key| key.head_id.as_deref() == Some(head_id) && key.state.as_str() == "active")
-            .filter(|key| !others.contains(&key.webhook_id))
+            .filter(|key| key.webhook_id.as_ref().is_none_or(|id| !others.contains(&id.to_string())))
             .collect();
         assert_eq!(active.len(), 1, "{ring:?}");
         assert_eq!(active[0].key.expose(), ours[0].shared_key);
-        assert_eq!(active[0].webhook_id, Some(ours[0].id.to_string()));
+        assert_eq!(active[0].webhook_id.as_ref().map(ToString::to_string), Some(ours[0].id.to_string()));
+        assert!(active[0].made_while_on, "{ring:?}");
         assert!(self.platform.events_enabled(head_id));
+    }
+
+    /// Asserts that no subscription was ever live before its key could be read; `but` are keys that somebody else had put
+    /// to use.
+    pub fn assert_never_early(&self, but: &[String]) {
+        let rings = self.secrets.history(RING_SECRET);
+        let changes = self.platform.journal();
+        for change in changes.iter().filter(|change| change.live && change.webhook_url == URL) {
+            let current = rings.iter().rev().find(|(at, _)| *at <= change.at).map(|(_, text)| text.as_str());
+            let is_known = current.is_some_and(|ring| ring.contains(&change.shared_key));
+            let is_excused = but.contains(&change.shared_key);
+            assert!(is_known || is_excused, "webhook {} was live before its key could be read", change.webhook_id);
+        }
     }
 
     /// Asserts what must be true at any moment: events that are on can be verified.

@@ -10,14 +10,16 @@ use std::{sync::Arc, time::Duration};
 use backon::{ExponentialBuilder, Retryable};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use shared::timestamp::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
     Provisioner,
-    config::{ConfigError, heads},
-    declared::{Declared, Subscriptions, WebhookUrl},
-    run::HeadReport,
-    unith::same_url,
+    command::{all_well, extend_with_owned, gone_heads, heads_of},
+    config::{Allowed, ConfigError},
+    declared::{Declared, Heads, Subscriptions, WebhookUrl},
+    remove::Removal,
+    run::{HeadReport, Leaving, Mode, Task, Who},
 };
 
 /// What is kept of the function's time for sending the answer, retries included.
@@ -159,16 +161,17 @@ async fn carry_out(provisioner: &Provisioner, request: &Request, deadline: Insta
 }
 
 async fn answer_for(provisioner: &Provisioner, request: &Request, deadline: Instant) -> Answer {
+    let arrived_at = Timestamp::now();
     match request.request_type.as_str() {
         "Update" if only_force_delete_changed(request) => {
             // Whoever sets it may have no way to UNITH any more: that is what it is for.
             Answer::success("ForceDelete is noted; nothing else changed, and UNITH was not asked")
         }
-        "Create" | "Update" => match bring_about(provisioner, request, deadline).await {
+        "Create" | "Update" => match bring_about(provisioner, request, arrived_at, deadline).await {
             Ok(answer) => answer,
             Err(error) => Answer::failure(error.to_string()),
         },
-        "Delete" => remove(provisioner, request, deadline).await,
+        "Delete" => remove(provisioner, request, arrived_at, deadline).await,
         other => Answer::failure(BadRequest::Type(other.to_owned()).to_string()),
     }
 }
@@ -183,40 +186,78 @@ fn only_force_delete_changed(request: &Request) -> bool {
     new.get("ForceDelete") != old.get("ForceDelete") && without(new) == without(old)
 }
 
+/// The resource that a request is about, and when CloudFormation asked.
+fn who(request: &Request, arrived_at: Timestamp) -> impl FnOnce(&mut Who) {
+    let stack = request.stack_id.rsplit('/').next().unwrap_or_default();
+    let owner = format!("{}@{stack}", request.logical_resource_id);
+    let issued_at = issued_at(&request.response_url).unwrap_or(arrived_at);
+    let creates = request.request_type == "Create";
+    move |who| *who = Who { owner: Some(owner), takes_over: true, creates, issued_at }
+}
+
+/// When a presigned URL was signed: `X-Amz-Date=20260116T095612Z`.
+fn issued_at(response_url: &str) -> Option<Timestamp> {
+    let url = reqwest::Url::parse(response_url).ok()?;
+    let (_, date) = url.query_pairs().find(|(name, _)| name.eq_ignore_ascii_case("x-amz-date"))?;
+    let part = |from: usize, to: usize| date.get(from..to);
+    let (day, time) = (part(0, 8)?, part(9, 15)?);
+    let text = format!(
+        "{}-{}-{}T{}:{}:{}Z",
+        day.get(..4)?,
+        day.get(4..6)?,
+        day.get(6..)?,
+        time.get(..2)?,
+        time.get(2..4)?,
+        time.get(4..)?
+    );
+    (part(8, 9)? == "T" && date.len() == 16).then(|| Timestamp::parse(&text))?
+}
+
 async fn bring_about(
     provisioner: &Provisioner,
     request: &Request,
+    arrived_at: Timestamp,
     deadline: Instant,
 ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
     let declared = declared(&request.resource_properties)?;
-    if declared.head_ids.is_empty() {
+    if declared.heads.is_empty() {
         return Err(BadRequest::from(ConfigError::NoHeads).into());
     }
-    let run = provisioner.run(deadline).await?;
-    let mut reports = Vec::new();
-    for (index, head_id) in declared.head_ids.iter().enumerate() {
-        reports.push(run.share(declared.head_ids.len() - index).apply(&declared, head_id).await);
-    }
+    let allowed = Allowed::from_env(&provisioner.env)?;
+    allowed.check_url(&declared.webhook_url)?;
+    allowed.check_heads(&declared.heads)?;
+    let run = provisioner.run(deadline, who(request, arrived_at)).await?;
+    let heads = heads_of(&run, &declared.heads).await?;
+    let is_all = declared.heads == Heads::All;
+    let gone = if is_all { gone_heads(&run, &heads).await } else { Vec::new() };
     // What the old properties had and the new ones have not goes last, and only if all else went well: an update that
     // fails is rolled back, to what must still be there. Old properties that were never good for anything left nothing.
-    let all_well = reports.iter().all(|report| report.ok);
-    if let (true, Ok(old)) = (all_well, self::declared(&request.old_resource_properties)) {
-        let (old_url, url) = (old.webhook_url.as_str(), declared.webhook_url.as_str());
-        for head_id in &old.head_ids {
-            if !declared.head_ids.contains(head_id) {
-                reports.push(run.remove(old_url, head_id).await);
-            } else if !same_url(old_url, url) {
-                reports.push(run.leave_url(old_url, head_id).await);
+    let mut leaving = Vec::new();
+    if let Ok(old) = self::declared(&request.old_resource_properties) {
+        let mut old_heads = match &old.heads {
+            Heads::Named(ids) => ids.clone(),
+            Heads::All => Vec::new(),
+        };
+        if old.heads == Heads::All {
+            extend_with_owned(&run, &mut old_heads).await;
+        }
+        let is_moved = !old.webhook_url.is(declared.webhook_url.as_str());
+        for head_id in old_heads.into_iter().filter(|head| !gone.contains(head)) {
+            let is_whole = !heads.contains(&head_id);
+            if is_whole || is_moved {
+                leaving.push(Leaving { head_id, url: old.webhook_url.clone(), is_whole });
             }
         }
     }
-    let mut answer = summary(&reports);
+    let count = heads.len();
+    let reports = run.reconcile(Task { declared: &declared, heads, mode: Mode::Apply, leaving, gone }).await;
+    let mut answer = summary(&reports, is_all);
     answer.data.insert("WebhookUrl".to_owned(), declared.webhook_url.as_str().into());
-    answer.data.insert("Heads".to_owned(), declared.head_ids.len().into());
+    answer.data.insert("Heads".to_owned(), count.into());
     Ok(answer)
 }
 
-async fn remove(provisioner: &Provisioner, request: &Request, deadline: Instant) -> Answer {
+async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timestamp, deadline: Instant) -> Answer {
     let properties = &request.resource_properties;
     // With properties like these nothing can have been created.
     let declared = match declared(properties) {
@@ -224,12 +265,19 @@ async fn remove(provisioner: &Provisioner, request: &Request, deadline: Instant)
         Err(error) => return Answer::success(format!("nothing to remove: {error}")),
     };
     let force = flag(properties, "ForceDelete", false).unwrap_or(false);
-    let run = match provisioner.run(deadline).await {
+    let mut heads = match declared.heads {
+        Heads::Named(ids) => ids,
+        // What `*` stood for before is in the ring.
+        Heads::All => Vec::new(),
+    };
+    let run = match provisioner.run(deadline, who(request, arrived_at)).await {
         Ok(run) => run,
         Err(error) if force => return Answer::success(format!("nothing was removed at UNITH: {error}")),
         // Without configuration or credentials this may be the rollback of what was never created: the ring knows.
         Err(error) => {
-            let nothing_known = provisioner.knows_nothing_of(&declared.head_ids).await;
+            let mut owner = Who { owner: None, takes_over: true, creates: false, issued_at: arrived_at };
+            who(request, arrived_at)(&mut owner);
+            let nothing_known = provisioner.knows_nothing_of(owner.owner.as_deref(), &heads).await;
             return if nothing_known {
                 Answer::success(format!("nothing to remove: none of the heads has a key in the ring ({error})"))
             } else {
@@ -237,19 +285,25 @@ async fn remove(provisioner: &Provisioner, request: &Request, deadline: Instant)
             };
         }
     };
-    let mut reports = Vec::new();
-    for (index, head_id) in declared.head_ids.iter().enumerate() {
-        let run = run.share(declared.head_ids.len() - index);
-        let mut report = run.remove(declared.webhook_url.as_str(), head_id).await;
-        if !report.ok && force {
-            // What is left at UNITH is left there on request; our own side is cleaned.
-            let forgotten = run.forget(head_id).await;
-            report.ok = true;
-            report.error = forgotten.err().map(|error| error.to_string()).or(report.error);
-        }
-        reports.push(report);
+    extend_with_owned(&run, &mut heads).await;
+    let removal = Removal {
+        url: &declared.webhook_url,
+        heads,
+        deleted_at: Some(run.who.issued_at),
+        force,
+        made: Vec::new(),
+        switched_on: Vec::new(),
+    };
+    let removed = run.remove(removal).await;
+    let mut answer = summary(&removed.reports, false);
+    if answer.failed && force {
+        // What is left at UNITH is left there on request.
+        answer = Answer::success(answer.reason);
     }
-    let mut answer = summary(&reports);
+    if let Err(error) = removed.ring {
+        // UNITH's side is what matters: keys of webhooks that are gone verify nothing any more.
+        answer.reason = format!("{}; the keys stay in the ring: {error}", answer.reason);
+    }
     if answer.failed {
         answer.reason = with_hint(&answer.reason);
     }
@@ -264,25 +318,28 @@ fn with_hint(reason: &str) -> String {
 }
 
 /// One sentence of what was done, or of what was not.
-fn summary(reports: &[HeadReport]) -> Answer {
+fn summary(reports: &[HeadReport], is_all: bool) -> Answer {
     let failures: Vec<_> = reports
         .iter()
         .filter_map(|report| Some(format!("head {}: {}", report.head_id, report.error.as_ref()?)))
         .collect();
-    let failed = reports.iter().any(|report| !report.ok);
+    let failed = !all_well(reports, is_all, |report| (report.ok, report.is_refused));
     let done: usize = reports.iter().map(|report| report.done.len()).sum();
-    let reason = if failures.is_empty() {
+    let mut reason = if failures.is_empty() {
         format!("{} heads looked after, {done} steps", reports.len())
     } else {
         format!("{} of {} heads failed. {}", failures.len(), reports.len(), failures.join("; "))
     };
+    for note in reports.iter().flat_map(|report| report.notes.iter().map(|note| (&report.head_id, note))) {
+        reason = format!("{reason}; head {}: {}", note.0, note.1);
+    }
     Answer { failed, reason, data: Map::new() }
 }
 
 fn declared(properties: &Map<String, Value>) -> Result<Declared, BadRequest> {
     let url = properties.get("WebhookUrl").and_then(Value::as_str).unwrap_or_default();
     let ids: Vec<&str> = match properties.get("HeadIds") {
-        Some(Value::Array(ids)) => ids.iter().map(|id| id.as_str().unwrap_or("(no text)")).collect(),
+        Some(Value::Array(ids)) if ids.iter().all(Value::is_string) => ids.iter().filter_map(Value::as_str).collect(),
         // A comma-delimited parameter that was passed on as it is.
         Some(Value::String(ids)) => ids.split(',').collect(),
         None => Vec::new(),
@@ -293,7 +350,7 @@ fn declared(properties: &Map<String, Value>) -> Result<Declared, BadRequest> {
     };
     Ok(Declared {
         webhook_url: WebhookUrl::parse(url).map_err(ConfigError::from)?,
-        head_ids: heads(ids.into_iter())?,
+        heads: Heads::parse(ids.into_iter()).map_err(ConfigError::from)?,
         subscriptions: Subscriptions {
             start_conversation: flag(properties, "StartConversation", true)?,
             end_conversation: flag(properties, "EndConversation", true)?,
@@ -413,6 +470,24 @@ mod tests {
     }
 
     #[test]
+    fn a_presigned_url_says_when_it_was_signed() {
+        let url = |query: &str| format!("https://cloudformation-custom-resource-response.s3.amazonaws.com/x?{query}");
+        let signed = url("X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Date=20260116T095612Z&X-Amz-Expires=7200");
+        assert_eq!(issued_at(&signed), Timestamp::parse("2026-01-16T09:56:12Z"));
+        for query in [
+            "",
+            "X-Amz-Date=",
+            "X-Amz-Date=20260116",
+            "X-Amz-Date=20260116x095612Z",
+            "X-Amz-Date=é0260116T095612Z",
+            "Expires=1",
+        ] {
+            assert_eq!(issued_at(&url(query)), None, "{query}");
+        }
+        assert_eq!(issued_at("nonsense"), None);
+    }
+
+    #[test]
     fn properties_come_as_strings_too() {
         let properties = |value: Value| value.as_object().cloned().unwrap();
         let declared = declared(&properties(json!({
@@ -420,7 +495,7 @@ mod tests {
             "EndConversation": "false", "InactivityWarning": false, "EnableEvents": "FALSE",
         })))
         .unwrap();
-        assert_eq!(declared.head_ids, ["a", "b"]);
+        assert_eq!(declared.heads, Heads::Named(vec!["a".to_owned(), "b".to_owned()]));
         assert!(!declared.subscriptions.end_conversation && !declared.subscriptions.inactivity_warning);
         assert!(declared.subscriptions.start_conversation && !declared.enable_events);
         let url = json!("https://a.example/x");

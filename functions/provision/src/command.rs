@@ -12,10 +12,12 @@ use tokio::time::Instant;
 
 use crate::{
     Provisioner, SetupError,
-    config::{ConfigError, declared, heads},
-    declared::Declared,
-    run::Run,
+    config::{Allowed, ConfigError, declared},
+    declared::{Declared, Heads},
+    remove::Removal,
+    run::{HeadReport, Mode, Run, RunError, Task, each},
     self_test::self_test,
+    unith::UnithError,
 };
 
 const SERVICE: &str = "provision";
@@ -69,7 +71,7 @@ struct Command {
 pub enum CommandError {
     /// It is none.
     #[error(
-        "this is no command: {0}; expected {{\"action\": \"plan\" | \"apply\" | \"status\" | \"enable\" | \"disable\" | \
+        "this is not a command: {0}; expected {{\"action\": \"plan\" | \"apply\" | \"status\" | \"enable\" | \"disable\" | \
          \"rotate\" | \"remove\" | \"self-test\", \"head_ids\": […]}}, a schedule event or a CloudFormation request"
     )]
     NoCommand(String),
@@ -79,6 +81,12 @@ pub enum CommandError {
     /// The clients.
     #[error(transparent)]
     Setup(#[from] SetupError),
+    /// The account's heads cannot be looked up.
+    #[error(transparent)]
+    Heads(#[from] UnithError),
+    /// The account has no head.
+    #[error("UNITH lists no head for this account, and `*` stands for all of them: is it the right account?")]
+    NoHeadListed,
     /// The time was over first.
     #[error("the time for this run is over; what was done stays, and the next run completes it")]
     OutOfTime,
@@ -89,6 +97,7 @@ pub enum CommandError {
 
 /// Carries out a command, or a schedule event's `apply`.
 pub async fn handle(provisioner: &Provisioner, input: &Value, deadline: Instant) -> Result<Value, CommandError> {
+    let arrived_at = Timestamp::now();
     let scheduled = is_schedule(input);
     let command = if scheduled {
         Command { action: Action::Apply, head_ids: None }
@@ -96,23 +105,47 @@ pub async fn handle(provisioner: &Provisioner, input: &Value, deadline: Instant)
         Command::deserialize(input).map_err(|error| CommandError::NoCommand(error.to_string()))?
     };
     let mut declared = declared(&provisioner.env)?;
+    let is_narrowed = command.head_ids.is_some();
     if let Some(head_ids) = &command.head_ids {
-        declared.head_ids = heads(head_ids.iter().map(String::as_str))?;
+        declared.heads = Heads::parse(head_ids.iter().map(String::as_str)).map_err(ConfigError::from)?;
     }
-    if declared.head_ids.is_empty() {
+    if declared.heads.is_empty() {
         return Err(ConfigError::NoHeads.into());
     }
-    let run = provisioner.run(deadline).await?;
+    // What is removed is what the ring says is ours, whatever the variables say by now.
+    if command.action != Action::Remove {
+        Allowed::from_env(&provisioner.env)?.check_heads(&declared.heads)?;
+    }
+    // A schedule's event says when it was due; it may come late.
+    let due_at = input.get("time").and_then(Value::as_str).and_then(Timestamp::parse).filter(|_| scheduled);
+    let issued_at = due_at.map_or(arrived_at, |due_at| due_at.min(arrived_at));
+    let run = provisioner.run(deadline, |who| who.issued_at = issued_at).await?;
+    let asked = Asked { action: command.action, declared: &declared, is_narrowed };
     // The calls to UNITH end by themselves before that; the waits for the key ring may add up.
-    let in_time = tokio::time::timeout_at(deadline, carry_out(provisioner, command.action, &run, &declared)).await;
+    let in_time = tokio::time::timeout_at(deadline, carry_out(provisioner, &run, &asked)).await;
     let Ok(result) = in_time else {
         let reason = CommandError::OutOfTime.to_string().into();
         provisioner.log_line(false, [("action", command.action.to_string().into()), ("reason", reason)]);
         return Err(CommandError::OutOfTime);
     };
-    provisioner.log_run(command.action, &result, scheduled);
-    let ok = result.get("ok").and_then(Value::as_bool).unwrap_or_default();
-    if scheduled && !ok { Err(CommandError::Scheduled(result)) } else { Ok(result) }
+    let done = result?;
+    provisioner.log_run(command.action, &done, scheduled);
+    let ok = done.result.get("ok").and_then(Value::as_bool).unwrap_or_default();
+    if scheduled && !ok { Err(CommandError::Scheduled(done.result)) } else { Ok(done.result) }
+}
+
+/// What is asked for.
+struct Asked<'a> {
+    action: Action,
+    declared: &'a Declared,
+    /// Whether the command names heads, so that it is not about all that is declared.
+    is_narrowed: bool,
+}
+
+/// What was done: the result as it is answered, and how much of it nobody had declared.
+struct Done {
+    result: Value,
+    drift: usize,
 }
 
 /// Events of `EventBridge` rules say where they come from.
@@ -121,36 +154,138 @@ fn is_schedule(input: &Value) -> bool {
     input.get("action").is_none() && (source == "aws.events" || source == "aws.scheduler")
 }
 
-async fn carry_out(provisioner: &Provisioner, action: Action, run: &Run, declared: &Declared) -> Value {
-    let mut reports = Vec::new();
-    if action == Action::Rotate {
-        reports.extend(run.rotate(declared).await.into_iter().map(|report| json!(report)));
-    } else {
-        for (index, head_id) in declared.head_ids.iter().enumerate() {
-            let run = &run.share(declared.head_ids.len() - index);
-            reports.push(match action {
-                Action::Status => json!(run.status(declared, head_id).await),
-                Action::Plan => plan_report(run, declared, head_id).await,
-                Action::Apply => json!(run.apply(declared, head_id).await),
-                Action::Enable => json!(run.enable(declared, head_id).await),
-                Action::Disable => json!(run.disable(head_id).await),
-                Action::Remove => json!(run.remove(declared.webhook_url.as_str(), head_id).await),
-                Action::SelfTest | Action::Rotate => test_report(provisioner, run, declared, head_id, index == 0).await,
-            });
+/// The heads that are meant; those of `*` as they are now.
+pub(crate) async fn heads_of(run: &Run, heads: &Heads) -> Result<Vec<String>, CommandError> {
+    match heads {
+        Heads::Named(ids) => Ok(ids.clone()),
+        Heads::All => {
+            let heads = run.unith.heads().await?;
+            if heads.is_empty() { Err(CommandError::NoHeadListed) } else { Ok(heads) }
         }
     }
-    // A plan that has something to do is a plan all the same; a status that differs is not well.
-    let ok = reports.iter().all(|report| report["ok"] == true);
-    json!({"action": action, "ok": ok, "webhook_url": declared.webhook_url.as_str(), "heads": reports})
 }
 
-async fn plan_report(run: &Run, declared: &Declared, head_id: &str) -> Value {
-    let status = run.status(declared, head_id).await;
-    let always = if declared.enable_events { "switch the head's events on" } else { "switch the head's events off" };
-    match status.error {
-        None => json!({"head_id": head_id, "ok": true, "steps": status.drift, "always": always}),
-        Some(error) => json!({"head_id": head_id, "ok": false, "error": error}),
+/// The heads that are looked after and that the account does not have any more: their keys are all there is left of them.
+/// None are unknown as long as the account does not answer.
+pub(crate) async fn gone_heads(run: &Run, listed: &[String]) -> Vec<String> {
+    let Some(owner) = &run.who.owner else { return Vec::new() };
+    let Ok(ring) = run.ring.read().await else { return Vec::new() };
+    let gone: Vec<_> = ring.heads_of(owner).into_iter().filter(|head| !listed.contains(head)).collect();
+    if gone.is_empty() || run.unith.account().await.is_err() { Vec::new() } else { gone }
+}
+
+async fn carry_out(provisioner: &Provisioner, run: &Run, asked: &Asked<'_>) -> Result<Done, CommandError> {
+    let declared = asked.declared;
+    let is_all = declared.heads == Heads::All;
+    let done = match asked.action {
+        Action::Remove => reported(remove(run, asked).await, false),
+        Action::Status => statuses(run.status(declared, &heads_of(run, &declared.heads).await?).await, is_all),
+        Action::Plan => {
+            let statuses = run.status(declared, &heads_of(run, &declared.heads).await?).await;
+            let ok = |error: &Option<String>, is_refused: bool| error.is_none() || (is_all && is_refused);
+            let heads: Vec<_> = statuses
+                .into_iter()
+                .map(|status| match status.error {
+                    None => json!({
+                        "head_id": status.head_id, "ok": true, "events_on": status.events_on, "steps": status.drift,
+                    }),
+                    Some(error) => json!({
+                        "head_id": status.head_id, "ok": ok(&Some(error.clone()), status.is_refused), "error": error,
+                    }),
+                })
+                .collect();
+            // A plan that has something to do is a plan all the same.
+            Reports { ok: heads.iter().all(|head| head["ok"] == true), heads, drift: 0 }
+        }
+        Action::Apply | Action::Enable | Action::Rotate => {
+            let heads = heads_of(run, &declared.heads).await?;
+            let gone = if is_all && !asked.is_narrowed { gone_heads(run, &heads).await } else { Vec::new() };
+            let enable_events = declared.enable_events || asked.action == Action::Enable;
+            let declared = &Declared { enable_events, ..declared.clone() };
+            let mode = if asked.action == Action::Rotate { Mode::Rotate } else { Mode::Apply };
+            reported(run.reconcile(Task { declared, heads, mode, leaving: Vec::new(), gone }).await, is_all)
+        }
+        Action::Disable => {
+            let heads = heads_of(run, &declared.heads).await?;
+            reported(each(heads.iter().map(|head_id| Box::pin(run.disable(head_id)) as _)).await, is_all)
+        }
+        Action::SelfTest => {
+            let heads = heads_of(run, &declared.heads).await?;
+            let mut reports = Vec::new();
+            for (index, head_id) in heads.iter().enumerate() {
+                reports.push(test_report(provisioner, run, declared, head_id, index == 0).await);
+            }
+            Reports { ok: reports.iter().all(|report| report["ok"] == true), heads: reports, drift: 0 }
+        }
+    };
+    let url = declared.webhook_url.as_str();
+    let result = json!({"action": asked.action, "ok": done.ok, "webhook_url": url, "heads": done.heads});
+    Ok(Done { result, drift: done.drift })
+}
+
+/// How the heads went.
+struct Reports {
+    heads: Vec<Value>,
+    ok: bool,
+    drift: usize,
+}
+
+/// A head that UNITH refuses fails a run that names it, and not one about whatever the account has; but when all are
+/// refused, something else is wrong. `how` says of a report whether it is well, and whether UNITH refuses the head.
+pub(crate) fn all_well<R>(reports: &[R], is_all: bool, how: impl Fn(&R) -> (bool, bool)) -> bool {
+    let excused = is_all && !reports.iter().all(|report| how(report).1);
+    reports.iter().map(how).all(|(ok, is_refused)| ok || (excused && is_refused))
+}
+
+fn reported(reports: Vec<HeadReport>, is_all: bool) -> Reports {
+    let ok = all_well(&reports, is_all, |report| (report.ok, report.is_refused));
+    // A head that the account has got since the last run is nobody's drift.
+    let drift = reports.iter().filter(|report| !(is_all && report.is_new)).map(|report| report.done.len()).sum();
+    Reports { ok, heads: reports.into_iter().map(|report| json!(report)).collect(), drift }
+}
+
+fn statuses(statuses: Vec<crate::status::HeadStatus>, is_all: bool) -> Reports {
+    let ok = all_well(&statuses, is_all, |status| (status.ok, status.is_refused));
+    Reports { ok, heads: statuses.into_iter().map(|status| json!(status)).collect(), drift: 0 }
+}
+
+/// Removes what is ours on the named heads, or on all that are declared or in the ring.
+async fn remove(run: &Run, asked: &Asked<'_>) -> Vec<HeadReport> {
+    let mut heads = match &asked.declared.heads {
+        Heads::Named(ids) => ids.clone(),
+        // Never from a new list: what is not in the ring was never looked after.
+        Heads::All => Vec::new(),
+    };
+    if !asked.is_narrowed || asked.declared.heads == Heads::All {
+        extend_with_owned(run, &mut heads).await;
     }
+    let removal = Removal {
+        url: &asked.declared.webhook_url,
+        heads,
+        // A run that is under way must not bring back what is taken away.
+        deleted_at: (!asked.is_narrowed).then_some(run.who.issued_at),
+        force: false,
+        made: Vec::new(),
+        switched_on: Vec::new(),
+    };
+    let removed = run.remove(removal).await;
+    let mut reports = removed.reports;
+    if let Err(error) = removed.ring {
+        let message = error.to_string();
+        for report in reports.iter_mut().filter(|report| report.ok) {
+            let failed =
+                HeadReport::new(&report.head_id, std::mem::take(&mut report.done), &Err(RunError::Ring(error.clone())));
+            *report = HeadReport { error: Some(message.clone()), ..failed };
+        }
+    }
+    reports
+}
+
+/// Adds the heads of the ring's entries that this run's owner looks after.
+pub(crate) async fn extend_with_owned(run: &Run, heads: &mut Vec<String>) {
+    let (Some(owner), Ok(ring)) = (&run.who.owner, run.ring.read().await) else { return };
+    let new: Vec<_> = ring.heads_of(owner).into_iter().filter(|head| !heads.contains(head)).collect();
+    heads.extend(new);
 }
 
 async fn test_report(provisioner: &Provisioner, run: &Run, declared: &Declared, head_id: &str, forge: bool) -> Value {
@@ -165,17 +300,17 @@ async fn test_report(provisioner: &Provisioner, run: &Run, declared: &Declared, 
 impl Provisioner {
     /// One line a run; that of a scheduled one, whose result nobody reads, with metrics: how much had to be changed, and
     /// how many heads could not be looked after.
-    fn log_run(&self, action: Action, result: &Value, scheduled: bool) {
+    fn log_run(&self, action: Action, done: &Done, scheduled: bool) {
+        let result = &done.result;
         let heads = result["heads"].as_array().cloned().unwrap_or_default();
         let failed = heads.iter().filter(|head| !head["error"].is_null()).count();
-        let drift: usize = heads.iter().filter_map(|head| Some(head["done"].as_array()?.len())).sum();
         let ok = result["ok"] == true;
         let namespace = self.env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_METRICS_NAMESPACE).trim();
         let measured = scheduled && !namespace.is_empty();
         let fields = [("action", action.to_string().into()), ("result", result.clone())];
         let metrics = [
             ("Service", SERVICE.into()),
-            ("Drift", drift.into()),
+            ("Drift", done.drift.into()),
             ("StepFailed", failed.into()),
             ("_aws", declaration(namespace)),
         ];

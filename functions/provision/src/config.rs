@@ -241,14 +241,24 @@ mod tests {
     #[test]
     fn a_request_may_register_what_the_variables_say_and_no_more() {
         let allowed = |pairs: &[(&str, &str)]| Allowed::from_env(&env(pairs)).unwrap();
-        let (url, other) = (WebhookUrl::parse("https://a.example/x").unwrap(), WebhookUrl::parse("https://b.example/x").unwrap());
+        let (url, other) =
+            (WebhookUrl::parse("https://a.example/x").unwrap(), WebhookUrl::parse("https://b.example/x").unwrap());
         let named = |id: &str| Heads::Named(vec![id.to_owned()]);
         let own = allowed(&[("WEBHOOK_URL", "https://A.example:443/x"), ("HEAD_IDS", "a,b")]);
         assert!(own.check_url(&url).is_ok() && own.check_url(&other).is_err());
         assert!(own.check_heads(&named("b")).is_ok() && own.check_heads(&named("c")).is_err());
-        assert!(own.check_heads(&Heads::All).is_err() && own.covers(&url, "a") && !own.covers(&url, "c") && !own.covers(&other, "a"));
+        assert!(
+            own.check_heads(&Heads::All).is_err()
+                && own.covers(&url, "a")
+                && !own.covers(&url, "c")
+                && !own.covers(&other, "a")
+        );
         let all = allowed(&[("HEAD_IDS", "*")]);
-        assert!(all.check_heads(&named("c")).is_ok() && all.check_heads(&Heads::All).is_ok() && all.check_url(&other).is_ok());
+        assert!(
+            all.check_heads(&named("c")).is_ok()
+                && all.check_heads(&Heads::All).is_ok()
+                && all.check_url(&other).is_ok()
+        );
         assert!(Allowed::from_env(&env(&[("WEBHOOK_URL", "x")])).is_err());
     }
 

@@ -1,16 +1,16 @@
 //! `provision`: brings UNITH's side to the declared state, keeps it there, rotates keys, and removes it all again.
 //!
 //! It runs as a CloudFormation custom resource ([`cloudformation`]), by hand ([`command`]) and on a schedule, which is
-//! the command `apply`. What always holds: every step can be repeated; a run that died is completed by the next one; a
-//! head's events are switched on only when its key can be read; no key, token or password is logged or answered.
+//! the command `apply`. What always holds: every step can be repeated; a run that died is completed by the next one; no
+//! subscription is live before its key can be read; no key, token or password is logged or answered.
 
 pub mod cloudformation;
 pub mod command;
 pub mod config;
 pub mod declared;
 pub mod plan;
+pub mod remove;
 pub mod ring;
-pub mod rotate;
 pub mod run;
 pub mod self_test;
 pub mod status;
@@ -21,17 +21,18 @@ use std::sync::Arc;
 use aws_sdk_secretsmanager::Client as Secrets;
 use serde_json::Value;
 use shared::{
-    aws,
     env::{Env, EnvError},
+    secret::{self, SecretError},
     telemetry,
+    timestamp::Timestamp,
 };
 use tokio::time::Instant;
 
 use crate::{
-    config::{Credentials, NoCredentials, Settings},
-    ring::RingStore,
-    run::{Pace, Run},
-    unith::Unith,
+    config::{Allowed, ConfigError, Credentials, NoCredentials, Settings},
+    ring::{Guard, RingStore},
+    run::{Pace, Run, Who},
+    unith::{Unith, UnithError},
 };
 
 /// The function: its environment and its clients, set up once.
@@ -52,13 +53,19 @@ pub enum SetupError {
     /// A variable.
     #[error(transparent)]
     Env(#[from] EnvError),
+    /// What the variables allow cannot be read.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The base URL.
+    #[error(transparent)]
+    Unith(#[from] UnithError),
     /// The credentials secret cannot be read.
     #[error("the credentials secret `{secret}` could not be read: {cause}; see UNITH_CREDENTIALS_SECRET")]
     Unreadable {
         /// The secret.
         secret: String,
         /// The SDK's error with its causes.
-        cause: String,
+        cause: SecretError,
     },
     /// It holds something else.
     #[error("the credentials secret `{secret}` holds no credentials: {cause}")]
@@ -111,31 +118,42 @@ impl Provisioner {
         Ok(command::handle(self, &input, deadline).await?)
     }
 
-    /// The clients of a run that ends at `deadline`.
-    pub async fn run(&self, deadline: Instant) -> Result<Run, SetupError> {
+    /// The clients of a run that ends at `deadline`. Commands are the run of `OWNER`, asked for now; `who` may say
+    /// otherwise.
+    pub async fn run(&self, deadline: Instant, who: impl FnOnce(&mut Who)) -> Result<Run, SetupError> {
         let settings = Settings::from_env(&self.env)?;
+        let allowed = Allowed::from_env(&self.env)?;
         let secrets = self.secrets.clone()?;
+        let mut own = Who { owner: settings.owner, takes_over: false, creates: false, issued_at: Timestamp::now() };
+        who(&mut own);
         let credentials = credentials(&secrets, &settings.credentials_secret).await?;
+        let guard = own.owner.clone().map(|owner| Guard { owner, issued_at: own.issued_at });
         Ok(Run {
-            unith: Unith::new(self.http.clone(), &settings.api_url, credentials, deadline),
-            ring: RingStore::new(secrets, settings.keys_secret),
+            unith: Unith::new(self.http.clone(), &settings.api_url, credentials, deadline)?,
+            ring: RingStore::new(secrets, settings.keys_secret).guarded(guard),
             pace: self.pace,
+            who: own,
+            allowed,
+            started: Instant::now(),
         })
     }
 
-    /// Whether no key of these heads is in the ring, or no ring was ever named.
-    async fn knows_nothing_of(&self, head_ids: &[String]) -> bool {
+    /// Whether nothing of this owner's, or of nobody's on these heads, is in the ring, or no ring was ever named.
+    async fn knows_nothing_of(&self, owner: Option<&str>, head_ids: &[String]) -> bool {
         let Some(keys_secret) = self.env.optional("UNITH_KEYS_SECRET") else { return true };
         let Ok(secrets) = self.secrets.clone() else { return false };
         let ring = RingStore::new(secrets, keys_secret.to_owned()).read().await;
-        ring.is_ok_and(|ring| head_ids.iter().all(|head_id| ring.of_head(head_id).is_empty()))
+        ring.is_ok_and(|ring| {
+            let is_own = |key: &shared::key_ring::RingKey| key.owner.is_none() || key.owner.as_deref() == owner;
+            owner.is_none_or(|owner| ring.heads_of(owner).is_empty())
+                && head_ids.iter().all(|head_id| !ring.of_head(head_id).iter().any(is_own))
+        })
     }
 }
 
 async fn credentials(secrets: &Secrets, secret: &str) -> Result<Credentials, SetupError> {
-    let value = secrets.get_secret_value().secret_id(secret).send().await;
-    let value =
-        value.map_err(|error| SetupError::Unreadable { secret: secret.to_owned(), cause: aws::causes(&error) })?;
-    Credentials::parse(value.secret_string().unwrap_or_default())
-        .map_err(|cause| SetupError::NoCredentials { secret: secret.to_owned(), cause })
+    let name = || secret.to_owned();
+    let value = secret::read(secrets, secret).await;
+    let value = value.map_err(|cause| SetupError::Unreadable { secret: name(), cause })?;
+    Credentials::parse(&value.text).map_err(|cause| SetupError::NoCredentials { secret: name(), cause })
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// What is kept of an invocation's time.
 const MARGIN: Duration = Duration::from_secs(2);
 /// Where the deadline makes no sense (`cargo lambda watch` sends a constant one).
-const DEFAULT_TIME: Duration = Duration::from_secs(110);
+const DEFAULT_TIME: Duration = Duration::from_secs(590);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -35,7 +35,7 @@ async fn start() -> Result<(), Error> {
     if let Err(error) = level {
         tracing::warn!("{error}; logging from INFO on");
     }
-    let secrets = aws::config(&env).map(|aws| aws_sdk_secretsmanager::Client::new(&aws));
+    let secrets = aws::config(&env).map(|aws| aws::secrets_manager(&aws));
     let provisioner = Arc::new(Provisioner::new(env, secrets));
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let provisioner = Arc::clone(&provisioner);

@@ -1,64 +1,94 @@
-//! The plan: what differs between the declared state, UNITH's and the ring's, as steps. Pure: nothing is asked or done.
+//! The plan: what differs between the declared state, UNITH's and the ring's. Pure: nothing is asked or done.
 //!
-//! Whether a head's events are switched on cannot be read from UNITH, so it is no part of the plan: every `apply` states
-//! it again, last.
+//! A registration of ours counts only if its key is in the ring and the ring says that it was made while the head's events
+//! were on: UNITH never delivers to another one, and does not show which ones those are. Every other registration of ours
+//! is replaced.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 use shared::{
-    key_ring::{KeyState, RingKey},
+    key_ring::{KeyState, RingKey, WebhookId},
+    signature::SharedKey,
     timestamp::Timestamp,
 };
 
 use crate::{
-    declared::{Declared, Subscriptions},
-    unith::{Webhook, same_url},
+    declared::{Declared, Subscriptions, WebhookUrl},
+    unith::Webhook,
 };
 
-/// One thing to be done for a head. Each may be done twice without harm.
+/// How long a registration that UNITH does not list is waited for before another one is made.
+const UNLISTED_IS_WAITED_FOR: time::Duration = time::Duration::hours(24);
+
+/// A head as it is at UNITH.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// Its webhooks, ours and others'.
+    pub listed: Vec<Webhook>,
+    /// Whether its events are on.
+    pub events_on: bool,
+}
+
+/// What there is to be done for a head.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The registration that stays, if any counts.
+    pub keeper: Option<Webhook>,
+    /// The keeper's key, where the ring does not have it in use.
+    pub key_to_store: Option<SharedKey>,
+    /// Whether the webhook has to be registered.
+    pub register: bool,
+    /// Registrations of ours that do not count and deliver nothing, or nothing that could be verified: deleted before the
+    /// webhook is registered.
+    pub delete_first: Vec<Webhook>,
+    /// The others that go, when the one that stays is subscribed.
+    pub delete_last: Vec<Webhook>,
+    /// The flags the keeper has, where they are not the declared ones.
+    pub subscribe_from: Option<Subscriptions>,
+    /// Webhooks whose keys are active in the ring and that are gone.
+    pub gone: Vec<WebhookId>,
+    /// Webhooks whose keys are in the ring and whose time is over.
+    pub over: Vec<WebhookId>,
+    /// What the switch for the head's events has to be set to.
+    pub switch: Option<bool>,
+    /// When a webhook was registered that UNITH still does not list; until then none is registered again.
+    pub unlisted_since: Option<Timestamp>,
+}
+
+/// One thing to be done for a head, as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Register the webhook, and put its key into the ring.
+    /// Register the webhook, and store its key.
     Register,
-    /// Register it anew, since nobody knows the key of what is registered; the plan after that deletes the old one.
-    RegisterAnew,
-    /// Put the key of a registered webhook into the ring.
-    StoreKey {
-        /// The webhook.
-        webhook_id: String,
-    },
+    /// Register another one in its place.
+    Replace(WebhookId),
+    /// Store the key of a registered webhook.
+    StoreKey(WebhookId),
     /// Set a webhook's subscriptions.
-    SetSubscriptions {
-        /// The webhook.
-        webhook_id: String,
+    Subscribe {
+        /// The webhook; `None` for one that is about to be registered.
+        webhook_id: WebhookId,
         /// As they are.
         from: Subscriptions,
         /// As they are to be.
         to: Subscriptions,
     },
-    /// Delete a second registration of our URL; its key stays good for what is on its way.
-    DeleteDouble {
-        /// The webhook.
-        webhook_id: String,
-    },
-    /// Let a key go whose webhook is not registered any more.
-    RetireKey {
-        /// The webhook it came with.
-        webhook_id: String,
-    },
-    /// Drop a key from the ring whose time is over.
-    DropKey {
-        /// The webhook it came with.
-        webhook_id: String,
-    },
+    /// Delete a second registration of our URL; its key stays valid for what is on its way.
+    DeleteDouble(WebhookId),
+    /// Retire a key whose webhook is not registered any more.
+    RetireKey(WebhookId),
+    /// Drop a key that has expired.
+    DropKey(WebhookId),
+    /// Switch the head's events on or off.
+    Switch(bool),
 }
 
 impl Step {
-    /// Whether nobody has to have changed anything for it to be due: a key whose time is over is what a rotation leaves.
+    /// Whether nobody has to have changed anything for it to be due: an expired key is what a rotation leaves.
     #[must_use]
     pub fn is_housekeeping(&self) -> bool {
-        matches!(self, Self::DropKey { .. })
+        matches!(self, Self::DropKey(_))
     }
 }
 
@@ -66,14 +96,21 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Register => f.write_str("register the webhook"),
-            Self::RegisterAnew => f.write_str("register the webhook anew: the key of the registered one is not known"),
-            Self::StoreKey { webhook_id } => write!(f, "put the key of webhook {webhook_id} into the ring"),
-            Self::SetSubscriptions { webhook_id, from, to } => {
+            Self::Replace(id) => {
+                write!(
+                    f,
+                    "replace webhook {id}: it is not known to have been registered while the head's events were on"
+                )
+            }
+            Self::StoreKey(id) => write!(f, "store the key of webhook {id}"),
+            Self::Subscribe { webhook_id, from, to } => {
                 write!(f, "subscribe webhook {webhook_id} to {to} (now {from})")
             }
-            Self::DeleteDouble { webhook_id } => write!(f, "delete webhook {webhook_id}: our URL is registered twice"),
-            Self::RetireKey { webhook_id } => write!(f, "retire the key of webhook {webhook_id}, which is gone"),
-            Self::DropKey { webhook_id } => write!(f, "drop the key of webhook {webhook_id}, whose time is over"),
+            Self::DeleteDouble(id) => write!(f, "delete webhook {id}: our URL is registered twice"),
+            Self::RetireKey(id) => write!(f, "retire the key of webhook {id}, which is gone"),
+            Self::DropKey(id) => write!(f, "drop the key of webhook {id}, which has expired"),
+            Self::Switch(true) => f.write_str("switch the head's events on"),
+            Self::Switch(false) => f.write_str("switch the head's events off"),
         }
     }
 }
@@ -84,99 +121,179 @@ impl Serialize for Step {
     }
 }
 
-/// The webhooks that are ours: those with our URL, oldest first.
+/// The webhooks that are ours: those with our URL, oldest first. By when they were made, where UNITH says so; else by their
+/// numbers, where they have some.
 #[must_use]
-pub fn ours<'w>(listed: &'w [Webhook], url: &str) -> Vec<&'w Webhook> {
-    let mut ours: Vec<_> = listed.iter().filter(|webhook| same_url(&webhook.url, url)).collect();
-    ours.sort_by_key(|webhook| id_order(&webhook.id));
+pub fn ours(listed: &[Webhook], url: &WebhookUrl) -> Vec<Webhook> {
+    let mut ours: Vec<_> = listed.iter().filter(|webhook| url.is(&webhook.url)).cloned().collect();
+    let number = |webhook: &Webhook| webhook.id.as_str().parse::<u64>().ok();
+    // Stable: what cannot be told apart stays in the order of the list.
+    if ours.iter().all(|webhook| webhook.created_at.is_some()) {
+        ours.sort_by_key(|webhook| (webhook.created_at, number(webhook)));
+    } else if ours.iter().all(|webhook| number(webhook).is_some()) {
+        ours.sort_by_key(number);
+    }
     ours
 }
 
-/// The steps for one head: `listed` are its webhooks at UNITH, `ring` its keys in the ring.
+/// What is to be done for one head: `look` is the head at UNITH, `ring` its keys in the ring. Keys of webhooks that are
+/// gone are retired where `owner` looks after them, or nobody.
 #[must_use]
-pub fn plan(declared: &Declared, listed: &[Webhook], ring: &[RingKey], now: Timestamp) -> Vec<Step> {
-    let ours = ours(listed, declared.webhook_url.as_str());
-    let mut steps = Vec::new();
-    let Some(keeper) = keeper(&ours, ring, now) else {
-        steps.push(if ours.is_empty() { Step::Register } else { Step::RegisterAnew });
-        return with_keys_gone(steps, listed, ring, now);
+pub fn plan(declared: &Declared, look: &Look, ring: &[RingKey], owner: Option<&str>, now: Timestamp) -> Plan {
+    let ours = ours(&look.listed, &declared.webhook_url);
+    let entry_of = |webhook: &Webhook| entry_of(webhook, ring, &ours);
+    let counts = |webhook: &&Webhook| entry_of(webhook).is_some_and(|entry| entry.made_while_on);
+    let is_in_use = |webhook: &&Webhook| entry_of(webhook).is_some_and(|entry| entry.state == KeyState::Active);
+    // The youngest is the one a rotation made, and the same one for two runs at once. One whose key was let go already
+    // stays only where there is no other.
+    let youngest = |wanted: &dyn Fn(&&Webhook) -> bool| ours.iter().rev().filter(counts).find(wanted).cloned();
+    let keeper = youngest(&is_in_use).or_else(|| youngest(&|_| true));
+    let others = ours.iter().filter(|webhook| keeper.as_ref().is_none_or(|keeper| keeper.id != webhook.id)).cloned();
+    // Without a keeper nothing of ours that is heard can be verified for sure; what delivers all the same may go on until
+    // it is replaced.
+    let goes_first =
+        |webhook: &Webhook| keeper.is_none() && (!look.events_on || webhook.subscriptions == Subscriptions::NONE);
+    let (delete_first, delete_last) = others.partition(goes_first);
+    let is_listed = |id: &WebhookId| look.listed.iter().any(|webhook| webhook.id == *id);
+    let ids = |wanted: &dyn Fn(&RingKey) -> bool| -> Vec<WebhookId> {
+        ring.iter().filter(|entry| wanted(entry)).filter_map(|entry| entry.webhook_id.clone()).collect()
     };
-    let webhook_id = || keeper.id.clone();
-    if !is_in_ring(keeper, ring, now) {
-        steps.push(Step::StoreKey { webhook_id: webhook_id() });
+    let is_own = |entry: &RingKey| entry.owner.is_none() || entry.owner.as_deref() == owner;
+    let is_found = |entry: &RingKey| ours.iter().filter_map(entry_of).any(|own| own.key.expose() == entry.key.expose());
+    let unlisted = ring.iter().filter(|entry| entry.webhook_id.is_none() && entry.state == KeyState::Active);
+    let unlisted_since =
+        unlisted.filter(|entry| is_own(entry) && !is_found(entry)).filter_map(|entry| entry.since).max();
+    Plan {
+        key_to_store: keeper.as_ref().and_then(|keeper| key_to_store(keeper, entry_of(keeper)?, ring, now)),
+        register: keeper.is_none(),
+        delete_first,
+        delete_last,
+        subscribe_from: keeper.as_ref().map(|keeper| keeper.subscriptions).filter(|own| *own != declared.subscriptions),
+        gone: ids(&|entry| {
+            entry.state == KeyState::Active
+                && is_own(entry)
+                && entry.webhook_id.as_ref().is_some_and(|id| !is_listed(id))
+        }),
+        over: ids(&|entry| entry.state == KeyState::Retiring && !entry.usable(now)),
+        switch: (look.events_on != declared.enable_events).then_some(declared.enable_events),
+        unlisted_since: unlisted_since.filter(|since| keeper.is_none() && now.since(*since) < UNLISTED_IS_WAITED_FOR),
+        keeper,
     }
-    if keeper.subscriptions != declared.subscriptions {
-        let (from, to) = (keeper.subscriptions, declared.subscriptions);
-        steps.push(Step::SetSubscriptions { webhook_id: webhook_id(), from, to });
-    }
-    let doubles = ours.iter().filter(|webhook| webhook.id != keeper.id);
-    steps.extend(doubles.map(|webhook| Step::DeleteDouble { webhook_id: webhook.id.clone() }));
-    with_keys_gone(steps, listed, ring, now)
 }
 
-/// Which of our registrations stays: the youngest whose key is known. That is the one a rotation made, and the same one
-/// for two runs at once. `None` if no key is known.
-fn keeper<'w>(ours: &[&'w Webhook], ring: &[RingKey], now: Timestamp) -> Option<&'w Webhook> {
-    ours.iter().rev().find(|webhook| webhook.key.is_some() || is_in_ring(webhook, ring, now)).copied()
-}
-
-/// Whether the ring has this webhook's key in use, and no other key for it, as far as can be told: UNITH may not show it.
-#[must_use]
-pub fn is_in_ring(webhook: &Webhook, ring: &[RingKey], now: Timestamp) -> bool {
-    let in_use = |entry: &&RingKey| {
-        entry.webhook_id.as_deref() == Some(&webhook.id) && entry.state == KeyState::Active && entry.usable(now)
+/// The ring's entry for a webhook: the one with its id, in use before retiring; or the one of a registration that was not
+/// listed at the time, which has its key, or is the only one left to be it.
+fn entry_of<'r>(webhook: &Webhook, ring: &'r [RingKey], ours: &[Webhook]) -> Option<&'r RingKey> {
+    let with_id = |webhook: &Webhook| {
+        let mut entries: Vec<_> = ring.iter().filter(|entry| entry.webhook_id.as_ref() == Some(&webhook.id)).collect();
+        let shown = |entry: &RingKey| webhook.key.as_ref().is_some_and(|key| key.expose() == entry.key.expose());
+        entries.sort_by_key(|entry| (shown(entry), entry.state == KeyState::Active));
+        entries.pop()
     };
-    let mut in_use = ring.iter().filter(in_use);
-    match &webhook.key {
-        None => in_use.next().is_some(),
-        Some(key) => in_use.next().is_some_and(|entry| entry.key.expose() == key.expose()) && in_use.next().is_none(),
-    }
-}
-
-/// Keys of webhooks that are gone: the active ones are let go, those whose time is over are dropped.
-fn with_keys_gone(mut steps: Vec<Step>, listed: &[Webhook], ring: &[RingKey], now: Timestamp) -> Vec<Step> {
-    for entry in ring {
-        let Some(webhook_id) = entry.webhook_id.clone() else { continue };
-        let is_listed = listed.iter().any(|webhook| webhook.id == webhook_id);
-        match entry.state {
-            KeyState::Active if !is_listed => steps.push(Step::RetireKey { webhook_id }),
-            KeyState::Retiring if !entry.usable(now) => steps.push(Step::DropKey { webhook_id }),
-            _ => {}
+    with_id(webhook).or_else(|| {
+        let mut unlisted = ring.iter().filter(|entry| entry.webhook_id.is_none());
+        if let Some(key) = &webhook.key {
+            return unlisted.find(|entry| entry.key.expose() == key.expose());
         }
-    }
-    steps
+        let unknown = ours.iter().filter(|webhook| with_id(webhook).is_none()).count();
+        unlisted.next().filter(|_| unknown == 1 && unlisted.next().is_none())
+    })
 }
 
-/// Numbers by value, other ids behind them by their text.
-fn id_order(id: &str) -> (u64, String) {
-    (id.parse().unwrap_or(u64::MAX), id.to_owned())
+/// The keeper's key, if the ring does not have it, and it alone, in use: UNITH may have changed it, a rotation may have let it go, or the
+/// webhook was not listed when it was stored.
+fn key_to_store(keeper: &Webhook, entry: &RingKey, ring: &[RingKey], now: Timestamp) -> Option<SharedKey> {
+    let shown = keeper.key.as_ref().unwrap_or(&entry.key);
+    let in_use = |entry: &&RingKey| entry.webhook_id.as_ref() == Some(&keeper.id) && entry.state == KeyState::Active;
+    let is_stored = shown.expose() == entry.key.expose()
+        && ring.iter().filter(in_use).count() == 1
+        && entry.state == KeyState::Active
+        && entry.usable(now);
+    (!is_stored).then(|| shown.clone())
+}
+
+impl Plan {
+    /// What `apply` would do, in words.
+    #[must_use]
+    pub fn steps(&self, declared: &Declared) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let replaced: Vec<_> =
+            self.delete_first.iter().chain(&self.delete_last).map(|webhook| webhook.id.clone()).collect();
+        match &self.keeper {
+            None if replaced.is_empty() => steps.push(Step::Register),
+            None => steps.extend(replaced.into_iter().map(Step::Replace)),
+            Some(keeper) => {
+                steps.extend(self.key_to_store.as_ref().map(|_| Step::StoreKey(keeper.id.clone())));
+                let subscribe =
+                    |from| Step::Subscribe { webhook_id: keeper.id.clone(), from, to: declared.subscriptions };
+                steps.extend(self.subscribe_from.map(subscribe));
+                steps.extend(replaced.into_iter().map(Step::DeleteDouble));
+            }
+        }
+        steps.extend(self.gone.iter().cloned().map(Step::RetireKey));
+        steps.extend(self.over.iter().cloned().map(Step::DropKey));
+        steps.extend(self.switch.map(Step::Switch));
+        steps
+    }
+
+    /// The same head's plan for a rotation: the registration that stays is replaced by a new one, and nothing else is
+    /// touched. `None` if there is none to be replaced.
+    #[must_use]
+    pub fn rotated(mut self) -> Option<Self> {
+        self.delete_last.push(self.keeper.take()?);
+        Some(Self { register: true, key_to_store: None, subscribe_from: None, switch: None, ..self })
+    }
+
+    /// Whether nothing has to be changed at UNITH or in the ring.
+    #[must_use]
+    pub fn is_done(&self, declared: &Declared) -> bool {
+        self.steps(declared).is_empty()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::declared::WebhookUrl;
-    use shared::{key_ring::KeyRing, signature::SharedKey};
+    use crate::declared::Heads;
+    use serde_json::value::RawValue;
+    use shared::key_ring::KeyRing;
 
     const URL: &str = "https://a.example/x";
     const ALL: Subscriptions = Subscriptions::ALL;
     const NONE: Subscriptions = Subscriptions::NONE;
 
-    fn webhook(id: &str, url: &str, key: Option<&str>, subscriptions: Subscriptions) -> Webhook {
-        let key = key.map(|key| SharedKey::new(key).unwrap());
-        Webhook { id: id.into(), url: url.into(), key, subscriptions, created_at: None }
+    /// A key of a webhook, by its name.
+    fn key(name: &str) -> String {
+        format!("key-of-webhook-{name}")
     }
 
-    fn steps(listed: &[Webhook], ring: &str) -> Vec<String> {
-        let declared = Declared {
+    fn webhook(id: &str, url: &str, key_name: Option<&str>, subscriptions: Subscriptions) -> Webhook {
+        let key = key_name.map(|name| SharedKey::parse(&key(name)).unwrap());
+        let id = WebhookId::from_json(&RawValue::from_string(id.to_owned()).unwrap()).unwrap();
+        Webhook { id, url: url.into(), key, subscriptions, created_at: None }
+    }
+
+    fn declared() -> Declared {
+        Declared {
             webhook_url: WebhookUrl::parse(URL).unwrap(),
-            head_ids: vec!["h".into()],
+            heads: Heads::Named(vec!["h".into()]),
             subscriptions: ALL,
             enable_events: true,
-        };
+        }
+    }
+
+    fn planned(listed: &[Webhook], events_on: bool, ring: &str) -> Plan {
         let ring = KeyRing::parse(&format!(r#"{{"keys": [{ring}]}}"#)).unwrap();
         let now = Timestamp::parse("2026-01-16T10:00:00Z").unwrap();
-        plan(&declared, listed, ring.keys(), now).iter().map(ToString::to_string).collect()
+        plan(&declared(), &Look { listed: listed.to_vec(), events_on }, ring.keys(), Some("me"), now)
+    }
+
+    fn steps(listed: &[Webhook], events_on: bool, ring: &str) -> Vec<String> {
+        planned(listed, events_on, ring).steps(&declared()).iter().map(ToString::to_string).collect()
+    }
+
+    fn entry(id: &str, name: &str, more: &str) -> String {
+        format!(r#"{{"webhook_id": {id}, "key": "{}", "made_while_on": true{more}}}"#, key(name))
     }
 
     #[test]
@@ -184,53 +301,45 @@ mod tests {
         let ours = |id, key| webhook(id, URL, Some(key), ALL);
         let masked = |id| webhook(id, URL, None, ALL);
         let others = webhook("9", "https://other.example/", Some("o"), NONE);
-        let k4 = r#"{"webhook_id": 4, "key": "k4"}"#;
-        let k4_retiring = r#"{"webhook_id": 4, "key": "k4", "state": "retiring", "until": "2026-01-16T10:15:00Z"}"#;
-        let k4_over = r#"{"webhook_id": 4, "key": "k4", "state": "retiring", "until": "2026-01-16T09:00:00Z"}"#;
-        let k5 = r#"{"webhook_id": 5, "key": "k5"}"#;
+        let (k4, k5) = (entry("4", "k4", ""), entry("5", "k5", ""));
+        let k4_off = format!(r#"{{"webhook_id": 4, "key": "{}"}}"#, key("k4"));
+        let k4_retiring = entry("4", "k4", r#", "state": "retiring", "until": "2026-01-16T10:15:00Z""#);
+        let k4_over = entry("4", "k4", r#", "state": "retiring", "until": "2026-01-16T09:00:00Z""#);
+        let pending = entry("null", "k4", r#", "since": "2026-01-16T09:00:00Z""#);
         let all = "START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING";
-        let (register, store_4) = ("register the webhook", "put the key of webhook 4 into the ring");
+        let (register, store_4, store_5) =
+            ("register the webhook", "store the key of webhook 4", "store the key of webhook 5");
         let delete_4 = "delete webhook 4: our URL is registered twice";
         let retire_4 = "retire the key of webhook 4, which is gone";
-        let drop_4 = "drop the key of webhook 4, whose time is over";
-        let anew = "register the webhook anew: the key of the registered one is not known";
+        let drop_4 = "drop the key of webhook 4, which has expired";
+        let replace_4 = "replace webhook 4: it is not known to have been registered while the head's events were on";
+        let replace_5 = replace_4.replace('4', "5");
         let subscribe_4 = format!("subscribe webhook 4 to {all} (now none)");
         for (name, listed, ring, expected) in [
             ("nothing is there", vec![], String::new(), vec![register]),
             ("only others' webhooks are there", vec![others.clone()], String::new(), vec![register]),
-            ("all is as declared", vec![ours("4", "k4"), others], k4.into(), vec![]),
-            ("registered by hand", vec![ours("4", "k4")], String::new(), vec![store_4]),
+            ("all is as declared", vec![ours("4", "k4"), others], k4.clone(), vec![]),
+            ("registered by hand", vec![ours("4", "k4")], String::new(), vec![replace_4]),
+            ("registered by version 0.1.0", vec![ours("4", "k4")], k4_off, vec![replace_4]),
             (
                 "registered by hand in other words",
                 vec![webhook("4", "https://A.example:443/x", Some("k4"), ALL)],
                 String::new(),
-                vec![store_4],
+                vec![replace_4],
             ),
-            ("the key has changed", vec![ours("4", "new")], k4.into(), vec![store_4]),
+            ("the key has changed", vec![ours("4", "new")], k4.clone(), vec![store_4]),
             (
                 "another key is active besides",
                 vec![ours("4", "k4")],
-                format!(r#"{k4}, {{"webhook_id": 4, "key": "old"}}"#),
+                format!("{k4}, {}", entry("4", "old", "")),
                 vec![store_4],
             ),
-            ("the key is going, but its webhook is not", vec![ours("4", "k4")], k4_retiring.into(), vec![store_4]),
-            ("other flags", vec![webhook("4", URL, Some("k4"), NONE)], k4.into(), vec![&subscribe_4]),
-            ("flags and key", vec![webhook("4", URL, Some("k4"), NONE)], String::new(), vec![store_4, &subscribe_4]),
-            ("masked, and the key is known", vec![masked("4")], k4.into(), vec![]),
-            ("masked, and the key is not known", vec![masked("4")], String::new(), vec![anew]),
-            (
-                "doubles, none known",
-                vec![ours("5", "k5"), ours("4", "k4")],
-                String::new(),
-                vec!["put the key of webhook 5 into the ring", delete_4],
-            ),
-            ("doubles, the younger one is known", vec![ours("4", "k4"), ours("5", "k5")], k5.into(), vec![delete_4]),
-            (
-                "doubles by their number, not their text",
-                vec![ours("10", "k10"), ours("4", "k4")],
-                String::new(),
-                vec!["put the key of webhook 10 into the ring", delete_4],
-            ),
+            ("the key is going, but its webhook is not", vec![ours("4", "k4")], k4_retiring.clone(), vec![store_4]),
+            ("other flags", vec![webhook("4", URL, Some("k4"), NONE)], k4.clone(), vec![&subscribe_4]),
+            ("masked, and the key is known", vec![masked("4")], k4.clone(), vec![]),
+            ("masked, and the key is not known", vec![masked("4")], String::new(), vec![replace_4]),
+            ("doubles, none known", vec![ours("5", "k5"), ours("4", "k4")], String::new(), vec![replace_4, &replace_5]),
+            ("doubles, the younger one is known", vec![ours("4", "k4"), ours("5", "k5")], k5.clone(), vec![delete_4]),
             (
                 "a rotation that died: both active",
                 vec![ours("4", "k4"), ours("5", "k5")],
@@ -244,16 +353,65 @@ mod tests {
                 vec![delete_4],
             ),
             (
-                "doubles, one masked and unknown",
-                vec![masked("4"), ours("5", "k5")],
-                String::new(),
-                vec!["put the key of webhook 5 into the ring", delete_4],
+                "a rotation that died: the new one gone",
+                vec![ours("4", "k4")],
+                format!("{k4_retiring}, {k5}"),
+                vec![store_4, "retire the key of webhook 5, which is gone"],
             ),
-            ("the webhook is gone", vec![], k4.into(), vec![register, retire_4]),
+            ("the webhook is gone", vec![], k4.clone(), vec![register, retire_4]),
+            ("somebody else's webhook is gone", vec![], entry("4", "k4", r#", "owner": "other""#), vec![register]),
             ("the webhook is gone and its key going", vec![ours("5", "k5")], format!("{k4_retiring}, {k5}"), vec![]),
-            ("a key whose time is over", vec![ours("5", "k5")], format!("{k4_over}, {k5}"), vec![drop_4]),
+            ("an expired key", vec![ours("5", "k5")], format!("{k4_over}, {k5}"), vec![drop_4]),
+            ("one that was not listed is", vec![ours("4", "k4")], pending.clone(), vec![store_4]),
+            ("one that was not listed is, masked", vec![masked("5")], pending, vec![store_5]),
         ] {
-            assert_eq!(steps(&listed, &ring), expected, "{name}");
+            assert_eq!(steps(&listed, true, &ring), expected, "{name}");
         }
+        let switched_off = steps(&[ours("4", "k4")], false, &k4);
+        assert_eq!(switched_off, ["switch the head's events on"]);
+    }
+
+    #[test]
+    fn what_delivers_goes_on_until_it_is_replaced_and_the_rest_goes_first() {
+        let live = webhook("4", URL, Some("k4"), ALL);
+        let silent = webhook("5", URL, Some("k5"), NONE);
+        let ids = |webhooks: &[Webhook]| webhooks.iter().map(|webhook| webhook.id.to_string()).collect::<Vec<_>>();
+        let on = planned(&[live.clone(), silent.clone()], true, "");
+        assert_eq!((ids(&on.delete_first), ids(&on.delete_last)), (vec!["5".to_owned()], vec!["4".to_owned()]));
+        let off = planned(&[live, silent], false, "");
+        assert_eq!((ids(&off.delete_first), ids(&off.delete_last)), (vec!["4".to_owned(), "5".to_owned()], vec![]));
+    }
+
+    #[test]
+    fn one_that_is_not_listed_is_waited_for_and_not_for_ever() {
+        let pending = |since: &str| entry("null", "k4", &format!(r#", "since": "{since}""#));
+        let young = planned(&[], true, &pending("2026-01-15T10:00:01Z"));
+        assert!(young.unlisted_since.is_some());
+        assert!(planned(&[], true, &pending("2026-01-15T10:00:00Z")).unlisted_since.is_none());
+        let working = format!("{}, {}", pending("2026-01-16T09:00:00Z"), entry("3", "k3", ""));
+        assert!(planned(&[webhook("3", URL, Some("k3"), ALL)], true, &working).unlisted_since.is_none());
+    }
+
+    #[test]
+    fn the_youngest_is_the_one_made_last() {
+        let order = |webhooks: &[(&str, Option<&str>)]| {
+            let listed: Vec<_> = webhooks
+                .iter()
+                .map(|(id, at)| Webhook { created_at: at.and_then(Timestamp::parse), ..webhook(id, URL, None, ALL) })
+                .collect();
+            ours(&listed, &WebhookUrl::parse(URL).unwrap())
+                .iter()
+                .map(|webhook| webhook.id.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(order(&[("10", None), ("4", None)]), ["4", "10"], "numbers by value");
+        let (early, late) = (Some("2026-01-16T09:56:12.076Z"), Some("2026-01-16T09:56:12.077Z"));
+        assert_eq!(order(&[("\"a\"", late), ("\"z\"", early)]), ["z", "a"]);
+        assert_eq!(order(&[("4", late), ("10", early)]), ["10", "4"], "when it was made says more than a number");
+        assert_eq!(
+            order(&[("\"z\"", None), ("\"a\"", None)]),
+            ["z", "a"],
+            "the list's own order where nothing else is known"
+        );
     }
 }

@@ -1,13 +1,14 @@
-//! What `status` shows: per head what is registered, what differs from the declared state, and the keys in the ring, by
-//! fingerprint.
+//! What `status` and `plan` show: per head what is registered, whether its events are on, what differs from the declared
+//! state, and the keys in the ring, by fingerprint.
 
 use serde::Serialize;
-use shared::{key_ring::RingKey, timestamp::Timestamp};
+use shared::{key_ring::RingKey, signature::SharedKey, timestamp::Timestamp};
 
 use crate::{
     declared::Declared,
-    plan::{Step, ours, plan},
-    run::{Run, RunError},
+    plan::{Step, ours},
+    ring::Document,
+    run::{HeadReport, Run, RunError, each},
     unith::Webhook,
 };
 
@@ -18,6 +19,9 @@ pub struct HeadStatus {
     pub head_id: String,
     /// Whether it could be looked at, and nothing differs.
     pub ok: bool,
+    /// Whether its events are on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_on: Option<bool>,
     /// Our registrations.
     pub webhooks: Vec<WebhookStatus>,
     /// How many others there are.
@@ -29,6 +33,9 @@ pub struct HeadStatus {
     /// Why it could not be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Whether UNITH refuses the head.
+    #[serde(skip)]
+    pub is_refused: bool,
 }
 
 /// A registration of ours.
@@ -37,6 +44,8 @@ pub struct WebhookStatus {
     id: String,
     url: String,
     subscriptions: String,
+    /// Whether the ring says that it was registered while the head's events were on: another one never delivers.
+    made_while_on: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     created_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,50 +65,74 @@ pub struct KeyStatus {
     age_days: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
 }
 
 impl Run {
-    /// Looks at a head; changes nothing.
-    pub async fn status(&self, declared: &Declared, head_id: &str) -> HeadStatus {
-        match self.look(declared, head_id).await {
-            Ok(status) => status,
-            Err(error) => HeadStatus {
-                head_id: head_id.to_owned(),
-                ok: false,
-                webhooks: Vec::new(),
-                other_webhooks: 0,
-                drift: Vec::new(),
-                keys: Vec::new(),
-                error: Some(error.to_string()),
-            },
+    /// Looks at heads; changes nothing.
+    pub async fn status(&self, declared: &Declared, heads: &[String]) -> Vec<HeadStatus> {
+        let ring = self.ring.read().await;
+        if let Ok(ring) = &ring {
+            ring.keys().for_each(|key| self.unith.keep_secret(key.key.expose()));
         }
+        let ring = &ring;
+        let work = heads.iter().map(|head_id| {
+            Box::pin(async move {
+                let status = match ring {
+                    Ok(ring) => self.status_of(declared, head_id, ring).await,
+                    Err(error) => Err(error.clone().into()),
+                };
+                status.unwrap_or_else(|error| unknown(head_id, error))
+            }) as _
+        });
+        each(work).await
     }
 
-    async fn look(&self, declared: &Declared, head_id: &str) -> Result<HeadStatus, RunError> {
+    async fn status_of(&self, declared: &Declared, head_id: &str, ring: &Document) -> Result<HeadStatus, RunError> {
         let now = Timestamp::now();
-        let listed = self.unith.webhooks(head_id).await?;
-        let ring = self.ring.read().await?.of_head(head_id);
-        let ours = ours(&listed, declared.webhook_url.as_str());
-        let drift = plan(declared, &listed, &ring, now);
+        let look = self.look(head_id).await?;
+        let entries = ring.of_head(head_id);
+        let drift = self.plan(declared, &look, &entries).steps(declared);
+        let ours = ours(&look.listed, &declared.webhook_url);
         Ok(HeadStatus {
             head_id: head_id.to_owned(),
             ok: drift.iter().all(Step::is_housekeeping),
-            other_webhooks: listed.len() - ours.len(),
-            webhooks: ours.into_iter().map(webhook_status).collect(),
+            events_on: Some(look.events_on),
+            other_webhooks: look.listed.len() - ours.len(),
+            webhooks: ours.iter().map(|webhook| webhook_status(webhook, &entries)).collect(),
             drift,
-            keys: ring.iter().map(|entry| key_status(entry, now)).collect(),
+            keys: entries.iter().map(|entry| key_status(entry, now)).collect(),
             error: None,
+            is_refused: false,
         })
     }
 }
 
-fn webhook_status(webhook: &Webhook) -> WebhookStatus {
+fn unknown(head_id: &str, error: RunError) -> HeadStatus {
+    let report = HeadReport::new(head_id, Vec::new(), &Err(error));
+    HeadStatus {
+        head_id: report.head_id,
+        ok: false,
+        events_on: None,
+        webhooks: Vec::new(),
+        other_webhooks: 0,
+        drift: Vec::new(),
+        keys: Vec::new(),
+        error: report.error,
+        is_refused: report.is_refused,
+    }
+}
+
+fn webhook_status(webhook: &Webhook, entries: &[RingKey]) -> WebhookStatus {
+    let mut own = entries.iter().filter(|entry| entry.webhook_id.as_ref() == Some(&webhook.id));
     WebhookStatus {
-        id: webhook.id.clone(),
+        id: webhook.id.to_string(),
         url: webhook.url.clone(),
         subscriptions: webhook.subscriptions.to_string(),
-        created_at: webhook.created_at.clone(),
-        key_fingerprint: webhook.key.as_ref().map(shared::signature::SharedKey::fingerprint),
+        made_while_on: own.any(|entry| entry.made_while_on),
+        created_at: webhook.created_at.map(|at| at.to_string()),
+        key_fingerprint: webhook.key.as_ref().map(SharedKey::fingerprint),
     }
 }
 
@@ -107,9 +140,10 @@ fn key_status(entry: &RingKey, now: Timestamp) -> KeyStatus {
     KeyStatus {
         fingerprint: entry.key.fingerprint(),
         state: entry.state.as_str(),
-        webhook_id: entry.webhook_id.clone(),
+        webhook_id: entry.webhook_id.as_ref().map(ToString::to_string),
         since: entry.since.map(|since| since.to_string()),
         age_days: entry.since.map(|since| now.since(since).whole_days()),
         until: entry.until.map(|until| until.to_string()),
+        owner: entry.owner.clone(),
     }
 }

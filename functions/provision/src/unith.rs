@@ -1,16 +1,32 @@
 //! UNITH's management API. Its JSON is known here and nowhere else in this function.
 //!
-//! Answers are read leniently: unknown fields are left alone, an id may be a number or a string, a list may stand alone
-//! or under `data`. What is not lenient is the key: one that comes back masked or malformed counts as unknown.
+//! Answers are read leniently in what they say besides, and strictly in what they are: unknown members are left alone, an
+//! id may be a number or a string, a list may stand alone, under `data`, or be `null`; but a success whose body is not what
+//! the call returns (a maintenance page, say) is a failure. A key that comes back masked or malformed counts as unknown.
 //!
-//! What always holds: no error and no log repeats a token, a key or a password.
+//! What always holds: no error and no log repeats a token, a password, or a key that was seen during the run; no redirect
+//! is followed, which would carry credentials elsewhere or turn one call into another; an answer is read up to 1 MiB.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
-use reqwest::{Client, Method, Response, StatusCode, Url, header::RETRY_AFTER};
-use serde_json::{Map, Value, json};
-use shared::{signature::SharedKey, timestamp::Timestamp};
+use reqwest::{
+    Client, Method, Response, StatusCode, Url,
+    header::{LOCATION, RETRY_AFTER},
+    redirect::Policy,
+};
+use serde_json::{Value, json, value::RawValue};
+use shared::{
+    json::{self, Object},
+    key_ring::WebhookId,
+    signature::{SharedKey, trimmed},
+    timestamp::Timestamp,
+};
 use tokio::{sync::Mutex, time::Instant};
 use zeroize::Zeroizing;
 
@@ -20,26 +36,30 @@ use crate::{config::Credentials, declared::Subscriptions};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// Some 12 s of pauses: what lasts longer than that is told, and left to the next run.
+/// Some 12 s of pauses: what lasts longer than that is reported, and left to the next run.
 const MAX_RETRIES: usize = 6;
 /// How much of an error's body is repeated.
-const TOLD_CHARACTERS: usize = 300;
-/// A list that has more pages than this is no list of one head's webhooks.
+const SHOWN_CHARACTERS: usize = 300;
+/// A list that has more pages than this does not end.
 const MAX_PAGES: u32 = 50;
+/// How many heads a page of the account's is asked to have.
+const HEADS_A_PAGE: usize = 50;
+const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
-/// A client of the management API, for one run. Its clones share the run's token.
+/// A client of the management API, for one run. Its clones share the run's token, and what must not be repeated.
 #[derive(Clone)]
 pub struct Unith {
     http: Client,
-    base: String,
+    base: Url,
     credentials: Credentials,
     token: Arc<Mutex<Option<Zeroizing<String>>>>,
+    seen: Arc<StdMutex<Vec<Zeroizing<String>>>>,
     deadline: Instant,
 }
 
 impl fmt::Debug for Unith {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unith").field("base", &self.base).finish_non_exhaustive()
+        f.debug_struct("Unith").field("base", &self.base.as_str()).finish_non_exhaustive()
     }
 }
 
@@ -47,7 +67,7 @@ impl fmt::Debug for Unith {
 #[derive(Debug, Clone)]
 pub struct Webhook {
     /// UNITH's id of it.
-    pub id: String,
+    pub id: WebhookId,
     /// Where it delivers to.
     pub url: String,
     /// Its shared key; `None` where UNITH does not show it, or shows it masked.
@@ -55,7 +75,7 @@ pub struct Webhook {
     /// Which types it is for.
     pub subscriptions: Subscriptions,
     /// When it was registered, as UNITH says.
-    pub created_at: Option<String>,
+    pub created_at: Option<Timestamp>,
 }
 
 /// A call that did not succeed.
@@ -81,7 +101,7 @@ pub enum UnithError {
         /// Why.
         cause: String,
     },
-    /// There was an answer, and it makes no sense.
+    /// There was an answer, and it is not what the call returns.
     #[error("{call}: UNITH's answer cannot be used: {cause}")]
     Unusable {
         /// Method and path.
@@ -104,6 +124,9 @@ pub enum UnithError {
         /// Method and path.
         call: String,
     },
+    /// No token was to be had, so the call that needed it was never made: what it is about may be there or not.
+    #[error(transparent)]
+    NoToken(Box<UnithError>),
 }
 
 impl UnithError {
@@ -122,8 +145,14 @@ impl UnithError {
         match self {
             Self::Refused { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
             Self::Unreachable { .. } => true,
-            Self::Unusable { .. } | Self::OutOfTime { .. } | Self::TokenNotAccepted { .. } => false,
+            Self::Unusable { .. } | Self::OutOfTime { .. } | Self::TokenNotAccepted { .. } | Self::NoToken(_) => false,
         }
+    }
+
+    /// Whether nobody knows if the call was carried out.
+    #[must_use]
+    pub fn is_uncertain(&self) -> bool {
+        self.is_transient() || matches!(self, Self::Unusable { .. } | Self::OutOfTime { .. })
     }
 
     /// Whether the thing the call is about does not exist.
@@ -132,31 +161,17 @@ impl UnithError {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND || *status == StatusCode::GONE)
     }
 
-    /// Whether UNITH does not know us (any more).
+    /// Whether UNITH understood the call, knows us, and will not do it.
     #[must_use]
-    pub fn is_unauthorised(&self) -> bool {
-        match self {
-            Self::Refused { status, .. } => *status == StatusCode::UNAUTHORIZED || *status == StatusCode::FORBIDDEN,
-            Self::TokenNotAccepted { .. } => true,
-            _ => false,
-        }
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if status.is_client_error()) && !self.is_transient()
     }
 
-    /// Whether a registration is refused because there is one. The guide is silent on how UNITH would say that.
+    /// Whether it is a refusal of what was asked for, and not of whom or what it is about.
     #[must_use]
-    pub fn says_there_is_one(&self) -> bool {
-        let Self::Refused { status, said, .. } = self else { return false };
-        let said = said.to_ascii_lowercase();
-        // "Does not exist" and the like must not be taken for it: what follows takes the working webhook away.
-        let words = said.contains("already") || said.contains("duplicate");
-        *status == StatusCode::CONFLICT
-            || (words && (*status == StatusCode::BAD_REQUEST || *status == StatusCode::UNPROCESSABLE_ENTITY))
-    }
-
-    /// Whether UNITH understood the call and will not do it.
-    #[must_use]
-    pub fn is_final_refusal(&self) -> bool {
-        matches!(self, Self::Refused { .. }) && !self.is_transient() && !self.is_unauthorised()
+    pub fn is_about_the_request(&self) -> bool {
+        matches!(self, Self::Refused { status, .. }
+            if matches!(*status, StatusCode::BAD_REQUEST | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY))
     }
 }
 
@@ -171,24 +186,30 @@ enum Repeat {
 /// A call to be made.
 struct Call<'a> {
     method: Method,
-    path: &'a str,
+    path: &'a [&'a str],
     query: &'a [(&'a str, &'a str)],
     body: Option<&'a Value>,
     repeat: Repeat,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    fn new(method: Method, path: &'a [&'a str]) -> Self {
+        Self { method, path, query: &[], body: None, repeat: Repeat::Freely }
+    }
+
     fn name(&self) -> String {
-        format!("{} {}", self.method, self.path)
+        format!("{} /{}", self.method, self.path.join("/"))
     }
 }
 
 impl Unith {
     /// A client of the API at `base`, whose calls all end before `deadline`.
-    #[must_use]
-    pub fn new(http: Client, base: &str, credentials: Credentials, deadline: Instant) -> Self {
-        let base = base.trim_end_matches('/').to_owned();
-        Self { http, base, credentials, token: Arc::default(), deadline }
+    ///
+    /// # Errors
+    /// A base that is not a URL.
+    pub fn new(http: Client, base: &str, credentials: Credentials, deadline: Instant) -> Result<Self, UnithError> {
+        let base = Url::parse(base.trim_end_matches('/')).map_err(|_| unusable("UNITH_API_URL", "it is not a URL"))?;
+        Ok(Self { http, base, credentials, token: Arc::default(), seen: Arc::default(), deadline })
     }
 
     /// The same client, with calls that end before this deadline, or its own where that is sooner.
@@ -203,44 +224,61 @@ impl Unith {
         self.deadline
     }
 
-    /// The part of the time left that is one's share where `shares` want some.
-    #[must_use]
-    pub fn share(&self, shares: usize) -> Instant {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        Instant::now() + left / u32::try_from(shares.max(1)).unwrap_or(u32::MAX)
+    /// Keeps a key out of all messages from now on.
+    pub fn keep_secret(&self, secret: &str) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if !secret.is_empty() && !seen.iter().any(|known| known.as_str() == secret) {
+            seen.push(Zeroizing::new(secret.to_owned()));
+        }
     }
 
-    /// A head's webhooks, ours and others'.
+    fn keep_key_secret(&self, webhook: &Webhook) {
+        if let Some(key) = &webhook.key {
+            self.keep_secret(key.expose());
+        }
+    }
+
+    /// A head's webhooks, ours and others'. What is listed for another head is left out: a list that was not filtered must
+    /// not make that head's webhooks ours.
     pub async fn webhooks(&self, head_id: &str) -> Result<Vec<Webhook>, UnithError> {
-        let call = "GET /head-events";
         let mut webhooks = Vec::new();
         let mut page = None::<String>;
         for _ in 0..MAX_PAGES {
             let mut query = vec![("headId", head_id)];
             query.extend(page.as_deref().map(|page| ("page", page)));
-            let answer = self.get("/head-events", &query).await?;
-            let listed = answer.as_array().or_else(|| answer.get("data")?.as_array());
-            let listed = listed.ok_or_else(|| unusable(call, "it is no list"))?;
-            for webhook in listed {
-                webhooks.extend(read_webhook(webhook));
+            let call = Call { query: &query, ..Call::new(Method::GET, &["head-events"]) };
+            let answer = self.call(&call).await?;
+            let (listed, next) = read_list(&answer).ok_or_else(|| unusable(&call.name(), "it is not a list"))?;
+            for (webhook, of_head) in listed.into_iter().filter_map(read_webhook) {
+                self.keep_key_secret(&webhook);
+                if of_head.is_none_or(|listed| listed.eq_ignore_ascii_case(head_id)) {
+                    webhooks.push(webhook);
+                }
             }
-            page = answer.get("nextPage").and_then(text_or_number);
-            if page.is_none() {
+            // A server that does not know of pages gives the same one for ever.
+            if next.is_none() || next == page {
                 return Ok(webhooks);
             }
+            page = next;
         }
-        Err(unusable(call, "its pages do not end"))
+        Err(unusable("GET /head-events", "its pages do not end"))
     }
 
     /// One webhook.
-    pub async fn webhook(&self, id: &str) -> Result<Webhook, UnithError> {
-        let path = format!("/head-events/{id}");
-        let answer = self.get(&path, &[]).await?;
-        let webhook = answer.get("data").filter(|data| data.is_object()).unwrap_or(&answer);
-        read_webhook(webhook).ok_or_else(|| unusable(&format!("GET {path}"), "it is no webhook"))
+    pub async fn webhook(&self, id: &WebhookId) -> Result<Webhook, UnithError> {
+        let path = ["head-events", id.as_str()];
+        let call = Call::new(Method::GET, &path);
+        let answer = self.call(&call).await?;
+        let webhook = serde_json::from_str::<&RawValue>(&answer).ok().and_then(|webhook| {
+            let object = Object::parse(webhook.get()).ok()?;
+            read_webhook(object.get("data").filter(|data| data.get().starts_with('{')).unwrap_or(webhook))
+        });
+        let (webhook, _) = webhook.ok_or_else(|| unusable(&call.name(), "it is not a webhook"))?;
+        self.keep_key_secret(&webhook);
+        Ok(webhook)
     }
 
-    /// Registers a webhook, and gives its key where UNITH shows it. UNITH does not tell the id.
+    /// Registers a webhook, and returns its key where UNITH shows it. UNITH does not return the id.
     ///
     /// It is not repeated: where this fails, the webhook may be registered all the same.
     pub async fn register(
@@ -250,56 +288,103 @@ impl Unith {
         subscriptions: Subscriptions,
     ) -> Result<Option<SharedKey>, UnithError> {
         let body = registration(head_id, url, subscriptions);
-        let call =
-            Call { method: Method::POST, path: "/head-events", query: &[], body: Some(&body), repeat: Repeat::Never };
-        let answer = self.call(call).await?;
-        let answer = answer.get("data").filter(|data| data.is_object()).unwrap_or(&answer);
-        Ok(answer.get("sharedKey").and_then(Value::as_str).and_then(whole_key))
+        let call = Call { body: Some(&body), repeat: Repeat::Never, ..Call::new(Method::POST, &["head-events"]) };
+        let answer = self.call(&call).await?;
+        let answer = Object::parse(&answer).map_err(|_| unusable(&call.name(), "it is not a JSON object"))?;
+        let key = answer.text("sharedKey").or_else(|| answer.object("data").text("sharedKey"));
+        let key = key.as_deref().and_then(whole_key);
+        if let Some(key) = &key {
+            self.keep_secret(key.expose());
+        }
+        Ok(key)
     }
 
-    /// Sets a webhook's subscriptions.
+    /// Sets a webhook's subscriptions. That it had its effect shows in the list.
     pub async fn change(
         &self,
-        id: &str,
+        id: &WebhookId,
         head_id: &str,
         url: &str,
         subscriptions: Subscriptions,
     ) -> Result<(), UnithError> {
         let body = registration(head_id, url, subscriptions);
-        let path = format!("/head-events/{id}");
-        let call = Call { method: Method::PATCH, path: &path, query: &[], body: Some(&body), repeat: Repeat::Freely };
-        self.call(call).await.map(drop)
+        let path = ["head-events", id.as_str()];
+        self.call(&Call { body: Some(&body), ..Call::new(Method::PATCH, &path) }).await.map(drop)
     }
 
-    /// Deletes a webhook; one that is gone is a success.
-    pub async fn delete(&self, id: &str) -> Result<(), UnithError> {
-        let path = format!("/head-events/{id}");
-        let call = Call { method: Method::DELETE, path: &path, query: &[], body: None, repeat: Repeat::Freely };
-        match self.call(call).await {
+    /// Deletes a webhook; one that is gone is a success. That it had its effect shows in the list.
+    pub async fn delete(&self, id: &WebhookId) -> Result<(), UnithError> {
+        match self.call(&Call::new(Method::DELETE, &["head-events", id.as_str()])).await {
             Err(error) if error.is_not_found() => Ok(()),
             result => result.map(drop),
         }
     }
 
-    /// Turns a head's events on or off.
-    pub async fn enable_events(&self, head_id: &str, on: bool) -> Result<(), UnithError> {
-        let path = format!("/head/{head_id}/enable-events");
+    /// Switches a head's events on or off. That it had its effect shows in [`Self::events_on`].
+    pub async fn switch_events(&self, head_id: &str, on: bool) -> Result<(), UnithError> {
+        // In the query: a body is ignored in silence.
         let query = [("enableEvents", if on { "true" } else { "false" })];
-        let call = Call { method: Method::PUT, path: &path, query: &query, body: None, repeat: Repeat::Freely };
-        self.call(call).await.map(drop)
+        let path = ["head", head_id, "enable-events"];
+        self.call(&Call { query: &query, ..Call::new(Method::PUT, &path) }).await.map(drop)
     }
 
-    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, UnithError> {
-        self.call(Call { method: Method::GET, path, query, body: None, repeat: Repeat::Freely }).await
+    /// Whether a head's events are on.
+    pub async fn events_on(&self, head_id: &str) -> Result<bool, UnithError> {
+        let path = ["head", head_id, "enable-events"];
+        let call = Call::new(Method::GET, &path);
+        let answer = self.call(&call).await?;
+        let value: Value = serde_json::from_str(&answer).unwrap_or_default();
+        let inner = ["enableEvents", "data"].iter().find_map(|name| value.get(name)).unwrap_or(&value);
+        let on = inner.as_bool().or_else(|| inner.as_str()?.to_ascii_lowercase().parse().ok());
+        on.ok_or_else(|| unusable(&call.name(), "it is neither true nor false"))
+    }
+
+    /// The ids of all heads of the account.
+    pub async fn heads(&self) -> Result<Vec<String>, UnithError> {
+        let take = HEADS_A_PAGE.to_string();
+        let mut heads: Vec<String> = Vec::new();
+        for page in 1..=MAX_PAGES {
+            let number = page.to_string();
+            let query = [("order", "ASC"), ("page", number.as_str()), ("take", take.as_str())];
+            let call = Call { query: &query, ..Call::new(Method::GET, &["head", "all"]) };
+            let answer = self.call(&call).await?;
+            let (listed, _) = read_list(&answer).ok_or_else(|| unusable(&call.name(), "it is not a list of heads"))?;
+            let (count, known) = (listed.len(), heads.len());
+            for head in listed {
+                let id = Object::parse(head.get()).ok().and_then(|head| head.text("id").map(Cow::into_owned));
+                let id = id.filter(|id| shared::event::is_id(id));
+                let id = id.ok_or_else(|| unusable(&call.name(), "a head in it has no id"))?;
+                if !heads.contains(&id) {
+                    heads.push(id);
+                }
+            }
+            let pages = Object::parse(&answer).unwrap_or_default().object("meta").get("pageCount").map(RawValue::get);
+            let is_last = match pages.and_then(|pages| pages.trim_matches('"').parse::<u32>().ok()) {
+                Some(pages) => page >= pages,
+                None => count < HEADS_A_PAGE,
+            };
+            // Nothing new is on a page that a server without pages gives again.
+            if is_last || heads.len() == known {
+                return Ok(heads);
+            }
+        }
+        Err(unusable("GET /head/all", "its pages do not end"))
+    }
+
+    /// Whether the account answers: what it then does not know is not there.
+    pub async fn account(&self) -> Result<(), UnithError> {
+        let call = Call::new(Method::GET, &["user", "me"]);
+        let answer = self.call(&call).await?;
+        Object::parse(&answer).map(drop).map_err(|_| unusable(&call.name(), "it is not a JSON object"))
     }
 
     /// Makes a call with a token, which is got anew once if it is not accepted.
-    async fn call(&self, call: Call<'_>) -> Result<Value, UnithError> {
+    async fn call(&self, call: &Call<'_>) -> Result<Zeroizing<String>, UnithError> {
         let token = self.bearer(None).await?;
-        match self.send(&call, Some(&token)).await {
+        match self.send(call, Some(&token)).await {
             Err(UnithError::Refused { status: StatusCode::UNAUTHORIZED, .. }) => {
                 let token = self.bearer(Some(&token)).await?;
-                self.send(&call, Some(&token)).await
+                self.send(call, Some(&token)).await
             }
             result => result,
         }
@@ -311,24 +396,30 @@ impl Unith {
         if let Some(known) = token.as_ref().filter(|known| Some(known.as_str()) != refused) {
             return Ok(known.clone());
         }
-        let path = "/auth/token";
-        let call = format!("POST {path}");
         let new = match &self.credentials {
             Credentials::Bearer(bearer) if refused.is_none() => bearer.clone(),
-            Credentials::Bearer(_) => return Err(UnithError::TokenNotAccepted { call }),
+            Credentials::Bearer(_) => return Err(UnithError::TokenNotAccepted { call: "POST /auth/token".to_owned() }),
             Credentials::Account { email, secret_key } => {
-                let body = json!({"email": email, "secretKey": secret_key.as_str()});
-                let request =
-                    Call { method: Method::POST, path, query: &[], body: Some(&body), repeat: Repeat::Freely };
-                let answer = self.send(&request, None).await?;
-                let bearer = answer.pointer("/data/bearer").or_else(|| answer.get("token")).and_then(Value::as_str);
-                Zeroizing::new(bearer.ok_or_else(|| unusable(&call, "there is no token in it"))?.to_owned())
+                self.new_token(email, secret_key).await.map_err(|error| UnithError::NoToken(Box::new(error)))?
             }
         };
+        self.keep_secret(&new);
         Ok(token.insert(new).clone())
     }
 
-    async fn send(&self, call: &Call<'_>, token: Option<&str>) -> Result<Value, UnithError> {
+    async fn new_token(&self, email: &str, secret_key: &str) -> Result<Zeroizing<String>, UnithError> {
+        // UNITH's guide has `secretKey`; its developer kit sends the other spelling too.
+        let body = json!({"email": email, "secretKey": secret_key, "secretkey": secret_key});
+        let call = Call { body: Some(&body), ..Call::new(Method::POST, &["auth", "token"]) };
+        let answer = self.send(&call, None).await?;
+        let answer = Object::parse(&answer).unwrap_or_default();
+        let bearer = answer.object("data").text("bearer").or_else(|| answer.text("token"));
+        let bearer = bearer.filter(|bearer| !trimmed(bearer).is_empty());
+        let bearer = bearer.ok_or_else(|| unusable(&call.name(), "there is no token in it"))?;
+        Ok(Zeroizing::new(trimmed(&bearer).to_owned()))
+    }
+
+    async fn send(&self, call: &Call<'_>, token: Option<&str>) -> Result<Zeroizing<String>, UnithError> {
         let backoff = ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(FIRST_BACKOFF)
@@ -348,14 +439,14 @@ impl Unith {
         tokio::time::timeout_at(deadline, retried).await.map_err(out_of_time)?
     }
 
-    async fn send_once(&self, call: &Call<'_>, token: Option<&str>) -> Result<Value, UnithError> {
+    async fn send_once(&self, call: &Call<'_>, token: Option<&str>) -> Result<Zeroizing<String>, UnithError> {
         let unreachable =
             |error: reqwest::Error| UnithError::Unreachable { call: call.name(), cause: causes(&error.without_url()) };
         let mut request = self
             .http
-            .request(call.method.clone(), format!("{}{}", self.base, call.path))
+            .request(call.method.clone(), self.address(call.path))
             .query(call.query)
-            .header("accept", if call.method == Method::DELETE { "*/*" } else { "application/json" })
+            .header("accept", "application/json")
             .timeout(REQUEST_TIMEOUT);
         if let Some(token) = token {
             request = request.bearer_auth(token);
@@ -363,19 +454,39 @@ impl Unith {
         if let Some(body) = call.body {
             request = request.json(body);
         }
-        let response = request.send().await.map_err(unreachable)?;
+        let mut response = request.send().await.map_err(unreachable)?;
         let (status, retry_after) = (response.status(), retry_after(&response));
-        let body = response.text().await.map_err(unreachable)?;
-        if status.is_success() {
-            // Some answers have no body, and none of ours depends on it.
-            return Ok(serde_json::from_str(&body).unwrap_or_default());
+        let location = response.headers().get(LOCATION).is_some();
+        let mut bytes = Zeroizing::new(Vec::new());
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if bytes.len() + chunk.len() > MAX_RESPONSE_BYTES {
+                return Err(unusable(&call.name(), "it is longer than 1 MiB"));
+            }
+            bytes.extend_from_slice(&chunk);
         }
-        let said = self.without_secrets(&body, token);
+        let body = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+        if status.is_success() {
+            return Ok(body);
+        }
+        let said = if status.is_redirection() && location {
+            "a redirect, which is not followed: is UNITH_API_URL the address of the API itself?".to_owned()
+        } else {
+            self.without_secrets(&body)
+        };
         Err(UnithError::Refused { call: call.name(), status, said, retry_after })
     }
 
+    /// The base, and a path whose parts may hold anything.
+    fn address(&self, path: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url
+    }
+
     /// A body as it may be repeated.
-    fn without_secrets(&self, body: &str, token: Option<&str>) -> String {
+    fn without_secrets(&self, body: &str) -> String {
         let mut text = match serde_json::from_str::<Value>(body) {
             Ok(mut value) => {
                 redact(&mut value);
@@ -387,13 +498,33 @@ impl Unith {
             Credentials::Bearer(bearer) => bearer,
             Credentials::Account { secret_key, .. } => secret_key,
         };
-        for secret in [token.unwrap_or_default(), stored.as_str()] {
-            if !secret.is_empty() {
-                text = text.replace(secret, "[redacted]");
-            }
+        self.keep_secret(stored);
+        for secret in self.seen.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            text = text.replace(secret.as_str(), REDACTED);
         }
-        if text.is_empty() { "nothing".to_owned() } else { text.chars().take(TOLD_CHARACTERS).collect() }
+        let text = without_long_words(&text);
+        if text.trim().is_empty() { "nothing".to_owned() } else { text.chars().take(SHOWN_CHARACTERS).collect() }
     }
+}
+
+const REDACTED: &str = "[redacted]";
+/// A key that UNITH itself made a moment ago was not seen yet. It looks like one: no word is as long and has digits.
+const LONG_WORD: usize = 24;
+
+fn without_long_words(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        let (word, more) = rest.split_at(end);
+        let is_secret = word.len() >= LONG_WORD && word.bytes().any(|byte| byte.is_ascii_digit());
+        shown.push_str(if is_secret { REDACTED } else { word });
+        let gap = more.find(|c: char| c.is_ascii_alphanumeric()).unwrap_or(more.len());
+        let (between, next) = more.split_at(gap);
+        shown.push_str(between);
+        rest = next;
+    }
+    shown
 }
 
 /// Whether UNITH has certainly not carried out the call.
@@ -415,7 +546,7 @@ fn redact(value: &mut Value) {
             for (name, value) in fields {
                 let name = name.to_ascii_lowercase();
                 if ["key", "token", "bearer", "secret", "password", "authorization"].iter().any(|s| name.contains(s)) {
-                    *value = "[redacted]".into();
+                    *value = REDACTED.into();
                 } else {
                     redact(value);
                 }
@@ -426,10 +557,11 @@ fn redact(value: &mut Value) {
     }
 }
 
-/// Seconds, or an HTTP date, which is not worth a parser: then our own pause has to do.
+/// Seconds, or an HTTP date.
 fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let until = || httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::now()).ok();
+    value.parse().ok().map(Duration::from_secs).or_else(until)
 }
 
 fn registration(head_id: &str, url: &str, subscriptions: Subscriptions) -> Value {
@@ -442,64 +574,66 @@ fn registration(head_id: &str, url: &str, subscriptions: Subscriptions) -> Value
     })
 }
 
-/// `None` for what is no webhook: somebody else's oddity must not stop us.
-fn read_webhook(value: &Value) -> Option<Webhook> {
-    let fields = value.as_object()?;
-    let text = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
-    Some(Webhook {
-        id: fields.get("id").and_then(text_or_number)?,
-        url: text("webhookUrl")?,
-        key: fields.get("sharedKey").and_then(Value::as_str).and_then(whole_key),
+/// The elements of a list that stands alone or under `data`, and its next page where it has one. `null` is an empty list.
+fn read_list(answer: &str) -> Option<(Vec<&RawValue>, Option<String>)> {
+    let list = |text: &'_ str| -> Option<bool> { (text == "null" || text.starts_with('[')).then_some(text == "null") };
+    let whole = serde_json::from_str::<&RawValue>(answer).ok()?;
+    let (elements, next) = if list(whole.get()).is_some() {
+        (whole, None)
+    } else {
+        let object = Object::parse(whole.get()).ok()?;
+        (object.get("data")?, object.get("nextPage").and_then(WebhookId::from_json).map(|page| page.to_string()))
+    };
+    if list(elements.get())? {
+        return Some((Vec::new(), next));
+    }
+    Some((serde_json::from_str(elements.get()).ok()?, next))
+}
+
+/// A webhook, and the head it is listed for. `None` for what is not a webhook: somebody else's oddity must not stop us.
+fn read_webhook(value: &RawValue) -> Option<(Webhook, Option<String>)> {
+    let fields = Object::parse(value.get()).ok()?;
+    let webhook = Webhook {
+        id: WebhookId::from_json(fields.get("id")?)?,
+        url: fields.text("webhookUrl")?.into_owned(),
+        key: fields.text("sharedKey").as_deref().and_then(whole_key),
         subscriptions: Subscriptions {
-            start_conversation: flag(fields, "startConversation"),
-            end_conversation: flag(fields, "endConversation"),
-            timeout_conversation: flag(fields, "timeoutConversation"),
-            inactivity_warning: flag(fields, "inactivityWarning"),
+            start_conversation: flag(&fields, "startConversation"),
+            end_conversation: flag(&fields, "endConversation"),
+            timeout_conversation: flag(&fields, "timeoutConversation"),
+            inactivity_warning: flag(&fields, "inactivityWarning"),
         },
-        created_at: text("createdAt").and_then(|text| Timestamp::parse(&text)).map(|at| at.to_string()),
+        created_at: fields.text("createdAt").as_deref().and_then(Timestamp::parse),
+    };
+    Some((webhook, fields.text("headId").map(Cow::into_owned)))
+}
+
+fn flag(fields: &Object<'_>, name: &str) -> bool {
+    fields.get(name).is_some_and(|value| {
+        let text = json::text(value);
+        matches!(value.get(), "true" | "1") || text.is_some_and(|text| text.eq_ignore_ascii_case("true"))
     })
 }
 
-fn text_or_number(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-fn flag(fields: &Map<String, Value>, name: &str) -> bool {
-    match fields.get(name) {
-        Some(Value::Bool(on)) => *on,
-        Some(Value::String(text)) => text.eq_ignore_ascii_case("true"),
-        Some(Value::Number(number)) => number.as_u64() == Some(1),
-        _ => false,
-    }
-}
-
-/// A key that can be one: some length, no masking. Storing a masked key would refuse every delivery.
+/// A key that can be one, and is not masked: storing a masked key would refuse every delivery.
 fn whole_key(text: &str) -> Option<SharedKey> {
-    let long_enough = (16..=256).contains(&text.len());
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=_-".contains(&b));
-    // Eight of the same in a row is what a mask looks like, and next to impossible in a random key.
-    let masked = text.as_bytes().windows(8).any(|run| run.iter().all(|b| Some(b) == run.first()));
-    if long_enough && plain && !masked { SharedKey::new(text).ok() } else { None }
+    // Eight of a mask's characters in a row are next to impossible in a random key.
+    let is_mask = |run: &[u8]| {
+        run.iter().all(|byte| Some(byte) == run.first()) && run.first().is_some_and(|byte| b"xX.-_=".contains(byte))
+    };
+    let is_masked = text.as_bytes().windows(8).any(is_mask);
+    if is_masked { None } else { SharedKey::parse(text).ok() }
 }
 
-/// Whether two webhook URLs are the same one, however they are spelled.
-#[must_use]
-pub fn same_url(one: &str, other: &str) -> bool {
-    one == other || matches!((Url::parse(one), Url::parse(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-/// An HTTP client with TLS by rustls on ring and the system's roots.
+/// An HTTP client with TLS by rustls on ring and the system's roots, which follows no redirect.
 #[must_use]
 pub fn http_client() -> Client {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = Client::builder().user_agent(concat!("unith-webhooks/", env!("CARGO_PKG_VERSION")));
+    let builder =
+        Client::builder().user_agent(concat!("unith-webhooks/", env!("CARGO_PKG_VERSION"))).redirect(Policy::none());
     // Neither step can fail with these inputs; a client without TLS would at least say why its calls fail.
     let builder = match tls {
         Ok(tls) => builder.tls_backend_preconfigured(tls.with_root_certificates(roots).with_no_client_auth()),
@@ -512,32 +646,54 @@ pub fn http_client() -> Client {
 mod tests {
     use super::*;
 
+    fn read(value: &Value) -> Option<(Webhook, Option<String>)> {
+        read_webhook(&serde_json::value::to_raw_value(value).unwrap())
+    }
+
     #[test]
     fn webhooks_are_read_leniently() {
-        let webhook = read_webhook(&json!({
-            "id": 4, "webhookUrl": "https://a.example/x", "sharedKey": "cbaab87d1cce6d79baad8e9e2607feb3",
+        let (webhook, head) = read(&json!({
+            "id": 4, "webhookUrl": "https://a.example/x", "sharedKey": "cbaab87d1cce6d79baad8e9e2607feb3", "headId": "h",
             "startConversation": true, "endConversation": "true", "timeoutConversation": 1, "more": {},
             "createdAt": "2026-01-16T09:56:12.076Z",
         }))
         .unwrap();
-        assert_eq!((webhook.id.as_str(), webhook.created_at.as_deref()), ("4", Some("2026-01-16T09:56:12.076Z")));
+        let created_at = webhook.created_at.map(|at| at.to_string());
+        assert_eq!((webhook.id.as_str(), created_at.as_deref()), ("4", Some("2026-01-16T09:56:12.076Z")));
         assert!(webhook.key.is_some());
+        assert_eq!(head.as_deref(), Some("h"));
         let flags = webhook.subscriptions;
         assert!(flags.start_conversation && flags.end_conversation && flags.timeout_conversation);
         assert!(!flags.inactivity_warning);
-        assert_eq!(read_webhook(&json!({"id": "x-4", "webhookUrl": "u"})).unwrap().id, "x-4");
+        let (spelled, _) = read(&json!({"id": "000123", "webhookUrl": "u"})).unwrap();
+        assert_eq!((spelled.id.as_str(), spelled.id.as_json().get()), ("000123", r#""000123""#));
         for odd in [json!(null), json!({"id": 4}), json!({"webhookUrl": "u"}), json!({"id": {}, "webhookUrl": "u"})] {
-            assert!(read_webhook(&odd).is_none(), "{odd}");
+            assert!(read(&odd).is_none(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_list_stands_alone_or_under_data_or_is_null() {
+        let count = |text: &str| read_list(text).map(|(listed, next)| (listed.len(), next));
+        assert_eq!(count("null"), Some((0, None)));
+        assert_eq!(count(" [1, 2] "), Some((2, None)));
+        assert_eq!(count(r#"{"data": null}"#), Some((0, None)));
+        assert_eq!(count(r#"{"data": [{}], "nextPage": 2}"#), Some((1, Some("2".to_owned()))));
+        for text in ["", "<html>", "true", "{}", r#"{"message": "no"}"#, r#"{"data": "x"}"#, "[1", "\"[]\""] {
+            assert_eq!(count(text), None, "{text}");
         }
     }
 
     #[test]
     fn a_masked_or_malformed_key_is_none() {
-        assert!(whole_key("cbaab87d1cce6d79baad8e9e2607feb3").is_some());
+        for text in ["cbaab87d1cce6d79baad8e9e2607feb3", "00000000000000000000000000000001"] {
+            assert!(whole_key(text).is_some(), "{text}");
+        }
         for text in [
             "",
             "****************************feb3",
             "xxxxxxxxxxxxxxxxxxxxxxxxxxxxfeb3",
+            "............................feb3",
             "cbaa…feb3",
             "cbaab87d",
             "cbaa b87d 1cce 6d79",
@@ -547,21 +703,40 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_compared_by_what_they_mean() {
-        assert!(same_url("https://A.example/x", "https://a.example:443/x"));
-        assert!(!same_url("https://a.example/x", "https://a.example/x/"));
-        assert!(!same_url("https://a.example/x", "nonsense"));
+    fn parts_of_a_path_may_hold_anything() {
+        let unith = unith("https://a.example/api/");
+        let url = |path: &[&str]| unith.address(path).to_string();
+        assert_eq!(
+            url(&["head", "a/b?c#d é", "enable-events"]),
+            "https://a.example/api/head/a%2Fb%3Fc%23d%20%C3%A9/enable-events"
+        );
+        assert_eq!(url(&["head-events"]), "https://a.example/api/head-events");
+    }
+
+    fn unith(base: &str) -> Unith {
+        let credentials =
+            Credentials::Account { email: "a@b.c".into(), secret_key: "s3cret-account-key".to_owned().into() };
+        Unith::new(http_client(), base, credentials, Instant::now()).unwrap()
     }
 
     #[test]
     fn what_unith_says_is_repeated_without_secrets() {
-        let credentials =
-            Credentials::Account { email: "a@b.c".into(), secret_key: "s3cret-account-key".to_owned().into() };
-        let unith = Unith::new(http_client(), "http://localhost", credentials, Instant::now());
-        let told = |body: &str| unith.without_secrets(body, Some("the-token"));
-        assert_eq!(told(r#"{"message":"no","sharedKey":"abc"}"#), r#"{"message":"no","sharedKey":"[redacted]"}"#);
-        assert_eq!(told("bad token the-token for s3cret-account-key"), "bad token [redacted] for [redacted]");
-        assert_eq!(told(""), "nothing");
-        assert_eq!(told(&"x".repeat(1_000)).len(), TOLD_CHARACTERS);
+        let unith = unith("http://localhost");
+        unith.keep_secret("the-token");
+        unith.keep_secret("a-key-of-the-ring");
+        let shown = |body: &str| unith.without_secrets(body);
+        assert_eq!(shown(r#"{"message":"no","sharedKey":"abc"}"#), r#"{"message":"no","sharedKey":"[redacted]"}"#);
+        assert_eq!(shown("bad token the-token for s3cret-account-key"), "bad token [redacted] for [redacted]");
+        assert_eq!(
+            shown(r#"{"message":"key a-key-of-the-ring is taken"}"#),
+            r#"{"message":"key [redacted] is taken"}"#
+        );
+        assert_eq!(shown("key cbaab87d1cce6d79baad8e9e2607feb3 is new"), "key [redacted] is new");
+        let head = "head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610: internationalisationsuntouched";
+        assert_eq!(shown(head), head);
+        assert_eq!(shown(""), "nothing");
+        assert_eq!(shown(&"x".repeat(1_000)).len(), SHOWN_CHARACTERS);
+        let at_the_end = format!("{} a-key-of-the-ring", "x".repeat(SHOWN_CHARACTERS - 5));
+        assert!(!shown(&at_the_end).contains("a-k"), "cut after it was redacted");
     }
 }

@@ -115,8 +115,10 @@ impl<'e> Frame<'e> {
         }
         let asked = self.asked_paths().next().unwrap_or_default();
         let mut shown = String::from("/");
-        for byte in asked.trim_start_matches('/').bytes().take(MAX_SHOWN_PATH_BYTES) {
-            if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+        for byte in asked.strip_prefix('/').unwrap_or(&asked).bytes().take(MAX_SHOWN_PATH_BYTES) {
+            // Two slashes at the beginning would make what follows a host.
+            let stays = byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+            if stays && (byte != b'/' || shown.len() > 1) {
                 shown.push(char::from(byte));
             } else {
                 // Writing to a `String` cannot fail.

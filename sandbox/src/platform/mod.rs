@@ -423,7 +423,7 @@ impl Core {
     }
 
     fn send(&self, webhook: &Webhook, body: &[u8]) -> Option<Sent> {
-        let signature = SharedKey::new(webhook.shared_key.as_str()).ok()?.sign(body).to_hex();
+        let signature = SharedKey::parse(&webhook.shared_key).ok()?.sign(body).to_hex();
         let job = Job { webhook_url: webhook.webhook_url.clone(), body: body.to_vec(), signature: signature.clone() };
         let attempts = self.courier.queue(webhook.id, job);
         Some(Sent { webhook_id: webhook.id, body: body.to_vec(), signature, attempts })
