@@ -339,7 +339,8 @@ mod tests {
     /// As UNITH's developer kit shows a delivery on the wire; and in the names its receiver also reads.
     #[test]
     fn the_kits_spelling_is_the_same_event() {
-        let guide = parse(guide().to_string().as_bytes()).unwrap();
+        let spelled = guide().to_string();
+        let guide = parse(spelled.as_bytes()).unwrap();
         let kit = |type_name: &str, session_name: &str| {
             json!({
                 "timestamp": "2026-01-15 09:57:33", "head_id": "8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
@@ -352,7 +353,7 @@ mod tests {
             for session_name in ["session_id", "sessionId"] {
                 let body = kit(type_name, session_name);
                 assert_eq!(parse(body.as_bytes()).unwrap(), guide, "{body}");
-                assert!(same_content(body.as_bytes(), super::tests::guide().to_string().as_bytes()), "{body}");
+                assert!(same_content(body.as_bytes(), spelled.as_bytes()), "{body}");
             }
         }
     }
@@ -561,7 +562,10 @@ mod tests {
         /// Whatever stands in members nobody reads, the event is read, is the same one, and is its own duplicate.
         #[test]
         fn members_nobody_reads_do_not_matter(members in proptest::collection::vec(("[a-z]{3,9}", odd_value()), 0..5), first in any::<bool>()) {
-            let more: String = members.iter().map(|(name, value)| format!("\"x_{name}\":{value},")).collect();
+            let mut more = String::new();
+            for (name, value) in &members {
+                let _ = write!(more, "\"x_{name}\":{value},");
+            }
             let event = guide().to_string();
             let inner = event.trim_matches(['{', '}']);
             let body = if first { format!("{{{more}{inner}}}") } else { format!("{{{inner},{}}}", more + "\"end\":0") };

@@ -154,7 +154,7 @@ mod tests {
             "\"\u{2028}\"",
         ] {
             let text = format!("{{\"\\ud83d\": {beside}, \"a\": \"b\", \"x\": {beside}}}");
-            assert_eq!(Object::parse(&text).unwrap().text("a").as_deref(), Some("b"), "{:.40}", text);
+            assert_eq!(Object::parse(&text).unwrap().text("a").as_deref(), Some("b"), "{text:.40}");
         }
     }
 

@@ -12,52 +12,78 @@ fn register(world: &Unith, head_id: &str, url: &str, subscriptions: Subscription
     world.platform.register_by_hand(head_id, url, subscriptions);
 }
 
+const ALL: &str = "START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING";
+
 #[tokio::test]
 async fn nothing_becomes_everything_and_a_second_run_changes_nothing() {
     let world = Unith::start().await;
     let first = world.command("apply").await;
     assert_eq!(first["ok"], true, "{first}");
-    let all = "START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING";
-    let subscribe = format!("subscribe webhook 1 to {all} (now none)");
-    assert_eq!(first["heads"][0]["done"], json!(["register the webhook", subscribe]));
+    let done = json!([
+        "switch the head's events on",
+        "register webhook 1",
+        "store the key of webhook 1",
+        format!("subscribe webhook 1 to {ALL} (now none)"),
+    ]);
+    assert_eq!(first["heads"][0]["done"], done);
     world.assert_provisioned(HEAD_ID).await;
+    world.assert_never_early(&[]);
     let (ring, webhooks) = (world.ring_text().await, format!("{:?}", world.platform.webhooks()));
+    let (calls, writes) = (world.platform.total_calls(), world.secrets.calls("PutSecretValue"));
 
     let second = world.command("apply").await;
     assert_eq!(second["heads"][0], json!({"head_id": HEAD_ID, "ok": true, "done": []}));
     assert_eq!((ring, webhooks), (world.ring_text().await, format!("{:?}", world.platform.webhooks())));
+    assert_eq!(world.platform.total_calls() - calls, 3, "a token, the list, and the switch");
+    assert_eq!(world.secrets.calls("PutSecretValue"), writes);
 }
 
 #[tokio::test]
-async fn what_was_registered_by_hand_is_adopted_and_others_are_left_alone() {
+async fn what_was_registered_by_hand_is_replaced_and_others_are_left_alone() {
     let world = Unith::start().await;
     register(&world, HEAD_ID, OTHER_URL, Subscriptions::default());
+    world.platform.enable_by_hand(HEAD_ID, true);
     register(&world, HEAD_ID, "https://HOOKS.example.com:443/webhooks/head-events", Subscriptions::ALL);
-    let others = world.platform.webhooks()[0].clone();
+    let [others, by_hand] = world.platform.webhooks().try_into().unwrap();
     let result = world.command("apply").await;
-    assert_eq!(result["heads"][0]["done"], json!(["put the key of webhook 2 into the ring"]));
+    let done = json!([
+        "register webhook 3",
+        "store the key of webhook 3",
+        format!("subscribe webhook 3 to {ALL} (now none)"),
+        "delete webhook 2; its key stays valid for a while",
+    ]);
+    assert_eq!(result["heads"][0]["done"], done, "{result}");
     let webhooks = world.platform.webhooks();
     assert_eq!(webhooks.len(), 2);
     assert_eq!(format!("{:?}", webhooks[0]), format!("{others:?}"));
+    world.assert_provisioned(HEAD_ID).await;
+    world.assert_never_early(std::slice::from_ref(&by_hand.shared_key));
+    let ring = world.ring().await;
+    let kept = ring.keys().iter().find(|key| key.key.expose() == by_hand.shared_key).expect("its key is in the ring");
+    assert_eq!(kept.state.as_str(), "retiring", "what it signed last can be verified");
 }
 
 #[tokio::test]
 async fn drift_is_repaired() {
     let world = Unith::start().await;
     world.command("apply").await;
-    let id = world.platform.webhooks()[0].id;
-    world.platform.change_by_hand(id, Subscriptions::default());
+    world.platform.change_by_hand(1, Subscriptions::default());
     register(&world, HEAD_ID, URL, Subscriptions::ALL);
+    world.platform.enable_by_hand(HEAD_ID, false);
 
     let status = world.command("status").await;
     assert_eq!(status["ok"], false);
-    let drift = json!(["put the key of webhook 2 into the ring", "delete webhook 1: our URL is registered twice"]);
+    let drift = json!([
+        format!("subscribe webhook 1 to {ALL} (now none)"),
+        "delete webhook 2: our URL is registered twice",
+        "switch the head's events on",
+    ]);
     assert_eq!(status["heads"][0]["drift"], drift);
-    world.platform.change_by_hand(2, Subscriptions::default());
-    let drift = world.command("status").await["heads"][0]["drift"].clone();
-    assert!(drift[1].as_str().unwrap().starts_with("subscribe webhook 2 to START_CONVERSATION, END"), "{drift}");
+    assert_eq!(status["heads"][0]["events_on"], false);
+    assert_eq!(world.command("plan").await["heads"][0]["steps"], drift);
     assert_eq!(world.command("apply").await["heads"][0]["done"].as_array().unwrap().len(), 3);
     world.assert_provisioned(HEAD_ID).await;
+    assert_eq!(world.platform.webhooks()[0].id, 1, "the one that was made while events were on stays");
     assert_eq!(world.command("status").await["ok"], true);
 }
 
@@ -78,7 +104,8 @@ async fn one_heads_failure_does_not_keep_the_others_from_being_done() {
     assert_eq!(how, [true, false, true]);
     let error = result["heads"][1]["error"].as_str().unwrap();
     assert!(
-        error.contains("POST /head-events: UNITH answered 404") && error.contains("there is no head no-such-head"),
+        error.starts_with("GET /head/no-such-head/enable-events: UNITH answered 404")
+            && error.ends_with("is `no-such-head` the head's public id? UNITH wants the UUID here"),
         "{error}"
     );
     world.assert_provisioned(HEAD_ID).await;
@@ -98,13 +125,17 @@ async fn masked_keys_and_pages_are_coped_with() {
 
     // A webhook whose key nobody knows any more is replaced.
     world.set_secret(tests::RING_SECRET, r#"{"keys": []}"#).await;
+    let plan = world.command("plan").await;
+    let replace = "replace webhook 6: it is not known to have been registered while the head's events were on";
+    assert_eq!(plan["heads"][0]["steps"], json!([replace]));
     let result = world.command("apply").await;
     assert_eq!(
         result["heads"][0]["done"],
         json!([
-            "register the webhook anew: the key of the registered one is not known",
-            "subscribe webhook 7 to START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING (now none)",
-            "delete webhook 6: our URL is registered twice",
+            "register webhook 7",
+            "store the key of webhook 7",
+            format!("subscribe webhook 7 to {ALL} (now none)"),
+            "delete webhook 6; its key stays valid for a while",
         ])
     );
     world.assert_provisioned(HEAD_ID).await;
@@ -114,10 +145,9 @@ async fn masked_keys_and_pages_are_coped_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn applies_at_once_lose_nothing() {
     let heads = [HEAD_ID, MORE_HEADS[0], MORE_HEADS[1]];
-    let world = Unith::start().await;
-    world
-        .set_secret(tests::RING_SECRET, r#"{"keys": [{"key": "by-hand", "note": "kept"}], "owner": "somebody"}"#)
-        .await;
+    let world = Unith::start().await.with("HEAD_IDS", heads.join(","));
+    let by_hand = json!({"key": "a-key-put-in-by-hand", "note": "kept"});
+    world.set_secret(tests::RING_SECRET, &json!({"keys": [by_hand], "owner": "somebody"}).to_string()).await;
     let provisioner = world.provisioner();
     let runs: Vec<_> = heads
         .iter()
@@ -135,7 +165,7 @@ async fn applies_at_once_lose_nothing() {
         world.assert_provisioned(head).await;
     }
     let ring: Value = serde_json::from_str(&world.ring_text().await).unwrap();
-    assert_eq!((&ring["owner"], &ring["keys"][0]), (&json!("somebody"), &json!({"key": "by-hand", "note": "kept"})));
+    assert_eq!((&ring["owner"], &ring["keys"][0]), (&json!("somebody"), &by_hand));
     assert_eq!(ring["keys"].as_array().unwrap().len(), 4);
 }
 
@@ -146,6 +176,7 @@ async fn applies_at_once_for_one_head_end_with_one_webhook() {
     for masked in [false, true] {
         for doubles in [0, 2] {
             let world = Unith::start().await;
+            world.platform.enable_by_hand(HEAD_ID, doubles > 0);
             for _ in 0..doubles {
                 register(&world, HEAD_ID, URL, Subscriptions::ALL);
             }
@@ -172,9 +203,13 @@ async fn applies_at_once_for_one_head_end_with_one_webhook() {
 async fn a_platform_that_wants_some_subscription_gets_it() {
     let world = Unith::start().await;
     let says = r#"{"message": "at least one subscription must exist"}"#;
-    let failing = json!({"call": "POST /head-events", "how": {"status": [400, null]}, "says": says, "times": 1});
+    let failing = json!({"call": "POST /head-events", "how": {"status": [400, null]}, "says": says, "times": 2});
     world.faults(json!({"failing": [failing.clone()]}));
-    assert_eq!(world.command("apply").await["heads"][0]["done"], json!(["register the webhook"]));
+    let result = world.command("apply").await;
+    let done = json!(["switch the head's events on", "register webhook 1", "store the key of webhook 1"]);
+    assert_eq!(result["heads"][0]["done"], done);
+    let note = result["heads"][0]["notes"][0].as_str().unwrap();
+    assert!(note.contains("refused until its key can be read"), "{note}");
     world.assert_provisioned(HEAD_ID).await;
 
     world.faults(json!({"failing": [failing]}));
@@ -195,20 +230,25 @@ async fn a_key_that_cannot_be_had_leaves_nothing_behind() {
 
 #[derive(Debug, Clone)]
 struct StartState {
-    webhooks: Vec<(bool, bool)>,
-    ring: Vec<(u64, bool, bool)>,
+    /// Ours or not, subscribed or not, made while events were on or not.
+    webhooks: Vec<(bool, bool, bool)>,
+    /// The webhook, whether it is its key, whether it is retiring, whether it is said to have been made while events were on.
+    ring: Vec<(u64, bool, bool, bool)>,
     masked: bool,
     enabled: bool,
+    declared_on: bool,
 }
 
 fn start_state() -> impl Strategy<Value = StartState> {
-    let webhooks = prop::collection::vec((any::<bool>(), any::<bool>()), 0..4);
-    let ring = prop::collection::vec((1_u64..6, any::<bool>(), any::<bool>()), 0..4);
-    (webhooks, ring, any::<bool>(), any::<bool>()).prop_map(|(webhooks, ring, masked, enabled)| StartState {
+    let webhooks = prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>()), 0..4);
+    let ring = prop::collection::vec((1_u64..6, any::<bool>(), any::<bool>(), any::<bool>()), 0..4);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (webhooks, ring, flags).prop_map(|(webhooks, ring, (masked, enabled, declared_on))| StartState {
         webhooks,
         ring,
         masked,
         enabled,
+        declared_on,
     })
 }
 
@@ -227,8 +267,10 @@ fn from_any_start_state_apply_leaves_nothing_to_do() {
 
 async fn check_converges(start: StartState) {
     let world = Unith::start_with(Settings { seed: 7, ..Settings::default() }).await;
+    let world = world.with("ENABLE_EVENTS", start.declared_on.to_string());
     let mut others = 0;
-    for (ours, subscribed) in &start.webhooks {
+    for (ours, subscribed, while_on) in &start.webhooks {
+        world.platform.enable_by_hand(HEAD_ID, *while_on);
         others += usize::from(!ours);
         let subscriptions = if *subscribed { Subscriptions::ALL } else { Subscriptions::default() };
         register(&world, HEAD_ID, if *ours { URL } else { OTHER_URL }, subscriptions);
@@ -237,12 +279,15 @@ async fn check_converges(start: StartState) {
     let keys: Vec<_> = start
         .ring
         .iter()
-        .map(|(id, right, retiring)| {
+        .map(|(id, right, retiring, made_while_on)| {
+            // What the ring says of a webhook is what provision saw.
+            let was_on = webhooks.iter().any(|webhook| webhook.id == *id && webhook.made_while_on);
             let right_key = webhooks.iter().find(|webhook| webhook.id == *id && *right).map(|w| w.shared_key.clone());
             let (state, until) =
                 if *retiring { ("retiring", json!("2020-01-01T00:00:00Z")) } else { ("active", json!(null)) };
             json!({
                 "head_id": HEAD_ID, "webhook_id": id, "state": state, "until": until,
+                "made_while_on": *made_while_on && was_on,
                 "key": right_key.unwrap_or_else(|| "00112233445566778899aabbccddeeff".to_owned()),
             })
         })
@@ -257,8 +302,15 @@ async fn check_converges(start: StartState) {
     assert_eq!(plan["heads"][0]["steps"], json!([]), "{start:?}: {applied}");
     let left: Vec<_> = world.platform.webhooks().into_iter().filter(|w| w.webhook_url == OTHER_URL).collect();
     assert_eq!(left.len(), others, "{start:?}");
-    assert!(world.platform.events_enabled(HEAD_ID));
-    if !start.masked {
+    assert_eq!(world.platform.events_enabled(HEAD_ID), start.declared_on, "{start:?}");
+    let is_ours = |webhook: &&sandbox::platform::Webhook| webhook.webhook_url == URL;
+    let ours: Vec<_> = world.platform.webhooks().iter().filter(is_ours).cloned().collect();
+    let [own] = ours.as_slice() else { panic!("{start:?}: {ours:?}") };
+    assert!(own.made_while_on && own.subscriptions == Subscriptions::ALL, "{start:?}: {own:?}");
+    let known: Vec<_> = webhooks.iter().map(|webhook| webhook.shared_key.clone()).collect();
+    world.assert_never_early(&known);
+    // Whether a key in the ring is a masked one's, nobody can tell.
+    if start.declared_on && !start.masked {
         world.assert_provisioned(HEAD_ID).await;
     }
 }

@@ -19,9 +19,11 @@ use tests::{
 async fn plan_says_what_apply_would_do_and_does_nothing() {
     let world = Unith::start().await;
     let plan = world.command("plan").await;
+    let steps = json!(["register the webhook", "switch the head's events on"]);
+    assert_eq!(plan["heads"][0], json!({"head_id": HEAD_ID, "ok": true, "events_on": false, "steps": steps}));
     assert_eq!(
-        plan["heads"][0],
-        json!({"head_id": HEAD_ID, "ok": true, "steps": ["register the webhook"], "always": "switch the head's events on"})
+        world.platform.calls("POST /head-events") + world.platform.calls("PUT /head/{head_id}/enable-events"),
+        0
     );
     assert!(world.platform.webhooks().is_empty() && world.ring().await.keys().is_empty());
 }
@@ -30,13 +32,15 @@ async fn plan_says_what_apply_would_do_and_does_nothing() {
 async fn status_shows_registration_flags_drift_and_keys_by_fingerprint() {
     let world = Unith::start().await;
     let before = world.command("status").await;
-    assert_eq!((&before["ok"], &before["heads"][0]["drift"]), (&json!(false), &json!(["register the webhook"])));
+    let drift = json!(["register the webhook", "switch the head's events on"]);
+    assert_eq!((&before["ok"], &before["heads"][0]["drift"]), (&json!(false), &drift));
     world.command("apply").await;
     let status = world.command("status").await;
     let head = &status["heads"][0];
     assert_eq!((&status["ok"], &head["drift"], &head["other_webhooks"]), (&json!(true), &json!([]), &json!(0)));
     let key = world.ring().await.keys()[0].key.clone();
-    assert_eq!(head["webhooks"][0]["id"], "1");
+    assert_eq!((&head["webhooks"][0]["id"], &head["webhooks"][0]["made_while_on"]), (&json!("1"), &json!(true)));
+    assert_eq!(head["events_on"], true);
     assert_eq!(head["webhooks"][0]["key_fingerprint"], key.fingerprint());
     let shown = &head["keys"][0];
     assert_eq!(
@@ -49,16 +53,17 @@ async fn status_shows_registration_flags_drift_and_keys_by_fingerprint() {
 #[tokio::test]
 async fn enable_disable_and_remove() {
     let world = Unith::start().await;
-    let blind = world.command("enable").await;
-    assert!(blind["heads"][0]["error"].as_str().unwrap().contains("run `apply` first"), "{blind}");
-    assert!(!world.platform.events_enabled(HEAD_ID));
+    let world = world.with("ENABLE_EVENTS", "false");
     world.command("apply").await;
+    assert!(!world.platform.events_enabled(HEAD_ID));
+    assert_eq!(world.command("enable").await["heads"][0]["done"], json!(["switch the head's events on"]));
+    world.assert_provisioned(HEAD_ID).await;
     assert_eq!(world.command("disable").await["heads"][0]["done"], json!(["switch the head's events off"]));
     assert!(!world.platform.events_enabled(HEAD_ID));
     assert_eq!(world.platform.webhooks().len(), 1);
     world.command("enable").await;
     assert!(world.platform.events_enabled(HEAD_ID));
-    for done in [json!(["switch the head's events off", "delete webhook 1"]), json!([])] {
+    for done in [json!(["delete webhook 1", "switch the head's events off"]), json!([])] {
         let removed = world.command("remove").await;
         assert_eq!((&removed["ok"], &removed["heads"][0]["done"]), (&json!(true), &done));
     }
@@ -88,15 +93,15 @@ async fn events_that_are_declared_off_stay_off() {
 }
 
 #[tokio::test]
-async fn what_is_no_command_is_told_what_is_one() {
+async fn what_is_not_a_command_is_answered_with_what_is_one() {
     let world = Unith::start().await;
     for input in [json!({}), json!({"action": "explode"}), json!("apply"), json!({"action": "apply", "head_ids": "x"})]
     {
         let error = world.invoke(input.clone()).await.unwrap_err().to_string();
-        assert!(error.starts_with("this is no command") && error.contains("\"self-test\""), "{input}: {error}");
+        assert!(error.starts_with("this is not a command") && error.contains("\"self-test\""), "{input}: {error}");
     }
     let error = world.invoke(json!({"action": "apply", "head_ids": []})).await.unwrap_err().to_string();
-    assert!(error.starts_with("there is no head to look after"), "{error}");
+    assert!(error.starts_with("no head is named"), "{error}");
 }
 
 #[tokio::test]
@@ -104,7 +109,7 @@ async fn a_token_that_ended_is_got_anew_and_a_stored_one_is_used() {
     let world = Unith::start().await;
     let provisioner = world.provisioner();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    let run = provisioner.run(deadline).await.unwrap();
+    let run = provisioner.run(deadline, |_| ()).await.unwrap();
     run.unith.webhooks(HEAD_ID).await.unwrap();
     world.platform.expire_tokens();
     run.unith.webhooks(HEAD_ID).await.expect("a new token is got");
@@ -184,13 +189,13 @@ async fn a_scheduled_runs_line_has_metrics_and_a_commands_has_none() {
     assert!(world.last_line()["_aws"].is_null(), "{}", world.last_line());
     world.invoke(json!({"source": "aws.scheduler", "detail": {}})).await.unwrap_err();
     let line = world.last_line();
-    // Registered and subscribed one; the other one is not there.
-    assert_eq!((&line["Drift"], &line["StepFailed"]), (&json!(2), &json!(1)), "{line}");
+    // Switched on, registered, stored and subscribed one; the other one is not there.
+    assert_eq!((&line["Drift"], &line["StepFailed"]), (&json!(4), &json!(1)), "{line}");
     assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Namespace"], "UnithWebhooks");
 }
 
 #[tokio::test]
-async fn a_key_whose_time_is_over_is_no_drift() {
+async fn an_expired_key_is_not_drift() {
     let pace = Pace { key_grace: time::Duration::seconds(2), ..QUICK };
     let world = Unith::start().await.with_pace(pace);
     world.command("apply").await;

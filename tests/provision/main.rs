@@ -8,8 +8,12 @@
     reason = "a test that cannot go on should stop right there, in its helpers too"
 )]
 
+mod all_heads;
 mod apply;
 mod cloudformation;
 mod commands;
 mod failures;
+mod ownership;
 mod rotation;
+mod safety;
+mod scenarios;

@@ -43,7 +43,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Invocations {
-    waiting: VecDeque<(String, Value)>,
+    waiting: VecDeque<(String, Vec<u8>)>,
     running: Vec<(String, oneshot::Sender<Outcome>)>,
     count: usize,
 }
@@ -72,7 +72,19 @@ impl RuntimeApi {
 
     /// Queues an invocation; the receiver tells how it ended.
     #[must_use]
-    pub fn queue(&self, event: Value) -> oneshot::Receiver<Outcome> {
+    pub fn queue(&self, event: &Value) -> oneshot::Receiver<Outcome> {
+        self.queue_text(&event.to_string())
+    }
+
+    /// The same with an event that need not be JSON.
+    #[must_use]
+    pub fn queue_text(&self, event: &str) -> oneshot::Receiver<Outcome> {
+        self.queue_bytes(event.as_bytes().to_vec())
+    }
+
+    /// The same with one that need not be text.
+    #[must_use]
+    pub fn queue_bytes(&self, event: Vec<u8>) -> oneshot::Receiver<Outcome> {
         let (done, outcome) = oneshot::channel();
         let mut state = self.shared.state.lock().unwrap();
         state.count += 1;
@@ -99,7 +111,7 @@ async fn next(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
                 ),
                 ("lambda-runtime-trace-id", "Root=1-67891233-abcdef012345678912345678;Sampled=1".into()),
             ];
-            return (headers, event.to_string());
+            return (headers, event);
         }
         shared.arrived.notified().await;
     }

@@ -45,7 +45,7 @@ fn body(bytes: usize) -> Vec<u8> {
 }
 
 fn signed(body: &[u8]) -> Signature {
-    SharedKey::new(KEY).unwrap().sign(body)
+    SharedKey::parse(KEY).unwrap().sign(body)
 }
 
 fn verified<'b>(body: &'b [u8], ring: &KeyRing) -> Verified<'b> {

@@ -56,7 +56,7 @@ pub struct Deliveries(Vec<Delivery>);
 impl Deliveries {
     /// As many deliveries as `events`; those of runs with other names are other events.
     pub fn of(run: &str, events: usize) -> anyhow::Result<Self> {
-        let key = SharedKey::new(KEY)?;
+        let key = SharedKey::parse(KEY)?;
         let gateway: GatewayEvent =
             serde_json::from_str(GATEWAY_EVENT).context("the fixture of a gateway event is no JSON")?;
         Ok(Self((0..events).map(|index| delivery(&gateway, &key, run, index)).collect()))

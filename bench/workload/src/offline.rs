@@ -15,9 +15,10 @@ use aws_smithy_runtime_api::{
     },
     http::StatusCode,
 };
-use lambda_http::{Context, LambdaEvent, Service, request::LambdaRequest};
+use lambda_http::{Context, LambdaEvent, Service};
 use receive::{Receiver, config::Config, record::Record, runtime};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use shared::{aws, env::Env};
 
 use crate::delivery::KEY;
@@ -60,8 +61,8 @@ fn receiver(path: Path) -> anyhow::Result<Arc<Receiver>> {
         .http_client(http_client_fn(|_, _| SharedHttpConnector::new(Agreeable)))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .build();
-    let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
-    let secrets = || aws_sdk_secretsmanager::Client::new(&aws);
+    let dynamodb = aws::dynamodb(&aws);
+    let secrets = || aws::secrets_manager(&aws);
     Ok(Arc::new(Receiver::new(Config::from_env(&env)?, dynamodb, secrets)))
 }
 
@@ -73,18 +74,18 @@ pub struct Receiving<S>(S);
 pub fn receiving(
     path: Path,
     log: impl Fn(&Record) + Clone + Send + Sync + 'static,
-) -> anyhow::Result<Receiving<impl Service<LambdaEvent<LambdaRequest>, Response = impl Serialize, Error = Infallible>>>
+) -> anyhow::Result<Receiving<impl Service<LambdaEvent<Box<RawValue>>, Response = impl Serialize, Error = Infallible>>>
 {
     Ok(Receiving(runtime::service(receiver(path)?, log)))
 }
 
 impl<S> Receiving<S>
 where
-    S: Service<LambdaEvent<LambdaRequest>, Response: Serialize, Error = Infallible>,
+    S: Service<LambdaEvent<Box<RawValue>>, Response: Serialize, Error = Infallible>,
 {
     /// Takes a delivery's JSON; the answer's JSON.
     pub async fn take(&mut self, event: &[u8]) -> anyhow::Result<Vec<u8>> {
-        let payload: LambdaRequest = serde_json::from_slice(event).context("the delivery is no gateway event")?;
+        let payload: Box<RawValue> = serde_json::from_slice(event).context("the delivery is not JSON")?;
         let mut context = Context::default();
         "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
         context.xray_trace_id = Some("Root=1-67891233-abcdef012345678912345678;Sampled=1".to_owned());

@@ -71,13 +71,14 @@ impl Run {
             self.unith.keep_secret(key.key.expose());
         }
         let removal = &removal;
-        let work = removal.heads.iter().map(|id| Box::pin(self.clear(removal, id, &before)) as _);
+        let work = removal.heads.iter().map(|id| Box::pin(self.clear(removal, id, &before, &[])) as _);
         let mut cleared = each(work).await;
         let ring = self.drop_keys(removal, &cleared, &ring_store).await;
         // A run that was under way may have registered something meanwhile.
         let after: Document = ring_store.read().await.unwrap_or_default();
         let again = cleared.iter().filter(|head| head.result.is_ok());
-        let work = again.map(|head| Box::pin(self.clear(removal, &head.head_id, &after)) as Boxed<'_, Cleared>);
+        let work =
+            again.map(|head| Box::pin(self.clear(removal, &head.head_id, &after, &head.listed)) as Boxed<'_, Cleared>);
         let mut appeared = false;
         for second in each(work).await {
             let Some(first) = cleared.iter_mut().find(|first| first.head_id == second.head_id) else { continue };
@@ -98,7 +99,8 @@ impl Run {
         Removed { reports: reports.collect(), ring }
     }
 
-    async fn clear(&self, removal: &Removal<'_>, head_id: &str, ring: &Document) -> Cleared {
+    /// Takes away what is ours on a head, but for what was `spared` before.
+    async fn clear(&self, removal: &Removal<'_>, head_id: &str, ring: &Document, spared: &[Webhook]) -> Cleared {
         let mut cleared = Cleared {
             head_id: head_id.to_owned(),
             done: Vec::new(),
@@ -106,7 +108,7 @@ impl Run {
             had_ours: false,
             result: Ok(()),
         };
-        cleared.result = self.try_to_clear(removal, ring, &mut cleared).await;
+        cleared.result = self.try_to_clear(removal, ring, spared, &mut cleared).await;
         cleared
     }
 
@@ -114,6 +116,7 @@ impl Run {
         &self,
         removal: &Removal<'_>,
         ring: &Document,
+        spared: &[Webhook],
         cleared: &mut Cleared,
     ) -> Result<(), RunError> {
         let head_id = cleared.head_id.clone();
@@ -126,7 +129,9 @@ impl Run {
         let goes = |webhook: &Webhook| {
             is_made(webhook) || self.is_ours(webhook, &entries, removal.url, &head_id, &cleared.listed)
         };
-        let going: Vec<_> = ours(&cleared.listed, removal.url).into_iter().filter(goes).collect();
+        let is_spared = |webhook: &Webhook| spared.iter().any(|known| known.id == webhook.id);
+        let ours = ours(&cleared.listed, removal.url).into_iter();
+        let going: Vec<_> = ours.filter(|webhook| !is_spared(webhook) && goes(webhook)).collect();
         cleared.had_ours = !going.is_empty();
         for webhook in &going {
             self.unith.delete(&webhook.id).await?;
@@ -232,7 +237,7 @@ impl Run {
                     had_ours: false,
                     result: Ok(()),
                 };
-                cleared.result = self.try_to_clear(&removal, ring, &mut cleared).await;
+                cleared.result = self.try_to_clear(&removal, ring, &[], &mut cleared).await;
                 let still = cleared.listed.iter().map(|webhook| webhook.id.clone()).collect();
                 let report = HeadReport::new(&cleared.head_id, cleared.done, &cleared.result);
                 Left { report, still, is_whole: leaving.is_whole }

@@ -39,6 +39,8 @@ const HEADS_AT_A_TIME: usize = 8;
 /// How often a registration is begun anew when nobody knows what became of it.
 const REGISTER_TRIES: u32 = 4;
 const REGISTER_PAUSE: Duration = Duration::from_millis(500);
+/// A refusal that is about no subscription is one again a moment later; another one may be gone.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
 /// How often a switch is set that does not show as set.
 const SWITCH_TRIES: u32 = 4;
 const SWITCH_PAUSE: Duration = Duration::from_millis(200);
@@ -355,7 +357,11 @@ impl Run {
         }
         if let Err(error) = result {
             for head in &mut heads {
-                head.error.get_or_insert_with(|| error.clone().into());
+                // That the owner was deleted is why the rest went wrong, too.
+                match head.error.take().filter(|_| !error.is_deletion()) {
+                    Some(own) => head.error = Some(own),
+                    None => head.error = Some(error.clone().into()),
+                }
             }
         }
         heads.into_iter().map(HeadRun::report).chain(left.into_iter().map(|left| left.report)).collect()
@@ -507,9 +513,15 @@ impl Run {
     ) -> Result<Registered, RunError> {
         let url = declared.webhook_url.as_str();
         let mut tries = 0;
+        let mut was_refused = false;
         loop {
             let (answer, is_live) = match unith.register(&head.id, url, Subscriptions::NONE).await {
-                // A platform that wants some subscription gets the declared ones, a moment earlier than is best.
+                Err(first) if first.is_about_the_request() && !std::mem::replace(&mut was_refused, true) => {
+                    tokio::time::sleep(REFUSAL_PAUSE).await;
+                    continue;
+                }
+                // A platform that says twice that it wants some subscription gets the declared ones, a moment earlier than
+                // is best.
                 Err(first) if first.is_about_the_request() => {
                     match unith.register(&head.id, url, declared.subscriptions).await {
                         Err(second) if second.is_refusal() => (Err(first), false),
@@ -673,7 +685,10 @@ impl Run {
                 let entry = head.entries.iter().find(|entry| entry.webhook_id.as_ref() == Some(&keeper.id));
                 owned.extend(entry.map(|entry| (&head.id, &keeper.id, self.owners(Some(entry)))));
             }
-            retired.extend(plan.gone.iter().chain(&head.deleted).map(|id| (&head.id, id)));
+            // An id may be given out again: what is new is not gone.
+            let own = head.own();
+            let gone = plan.gone.iter().chain(&head.deleted).filter(|id| own.as_ref() != Some(id));
+            retired.extend(gone.map(|id| (&head.id, id)));
         }
         let change = |ring: &mut Document| {
             for key in &keys {

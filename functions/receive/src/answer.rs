@@ -250,7 +250,7 @@ mod tests {
             ),
             (Accepted::Expired { event_id: event_id() }, (200, r#"{"status":"expired","event_id":"ee"}"#)),
             (
-                Accepted::Quarantined { reason: Unreadable::NotJson },
+                Accepted::Quarantined { reason: Unreadable::NotJson, kept: Kept::New },
                 (202, r#"{"status":"quarantined","reason":"the body is not JSON"}"#),
             ),
         ] {
@@ -286,7 +286,7 @@ mod tests {
         let unavailable = answer(&Err(Refusal::OutOfTime { step: "waiting" }));
         assert_eq!(unavailable.status().as_u16(), 503);
         assert!(unavailable.headers().contains_key(RETRY_AFTER));
-        assert_eq!(answer(&Err(Refusal::OtherPath)).status().as_u16(), 404);
+        assert_eq!(answer(&Err(Refusal::OtherPath { path: "/x".to_owned() })).status().as_u16(), 404);
         assert_eq!(answer(&Err(Refusal::TooLarge { bytes: 1 })).status().as_u16(), 413);
         assert_eq!(answer(&Err(Mismatch::NoUsableKey { expired: 0, matches: false }.into())).status().as_u16(), 503);
     }

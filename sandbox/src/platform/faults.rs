@@ -6,7 +6,7 @@ use axum::{
     body::{Body, Bytes},
     extract::{MatchedPath, Request, State},
     http::{
-        StatusCode,
+        HeaderValue, StatusCode,
         header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
     },
     middleware::Next,
@@ -52,6 +52,9 @@ pub struct Failing {
     /// What the answer's body says.
     #[serde(default)]
     pub says: Option<String>,
+    /// Its `Retry-After`, where that is not a number of seconds.
+    #[serde(default)]
+    pub retry_after: Option<String>,
     /// Whether the call is carried out all the same.
     #[serde(default)]
     pub after_effect: bool,
@@ -105,8 +108,9 @@ pub(super) async fn misbehave(State(core): State<Core>, path: MatchedPath, reque
         How::Status(status, retry_after) => {
             let mut response =
                 (code(status), failing.says.unwrap_or_else(|| "told to fail".to_owned())).into_response();
-            if let Some(seconds) = retry_after {
-                response.headers_mut().insert(RETRY_AFTER, seconds.into());
+            let date = failing.retry_after.and_then(|date| HeaderValue::try_from(date).ok());
+            if let Some(value) = retry_after.map(HeaderValue::from).or(date) {
+                response.headers_mut().insert(RETRY_AFTER, value);
             }
             response
         }

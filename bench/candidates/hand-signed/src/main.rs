@@ -39,7 +39,7 @@ struct Table {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let ring = KeyRing::of_one(SharedKey::new(var("UNITH_SHARED_KEY")?)?);
+    let ring = KeyRing::of_one(SharedKey::parse(&var("UNITH_SHARED_KEY")?)?);
     let table = Table::connect().await?;
     let (ring, table) = (&ring, &table);
     run(service_fn(|request| receive(request, ring, table))).await
@@ -98,8 +98,8 @@ impl Table {
                 "pk": text(&session_pk(&id.head_id, &id.session_id)), "sk": text(&event_sk(id)),
                 "event_id": text(&event.event_id), "event_type": text(&event.event_type),
                 "occurred_at": text(&id.occurred_at.to_string()), "head_id": text(&id.head_id),
-                "session_id": text(&id.session_id), "public_head_id": text(&event.public_head_id),
-                "public_org_id": text(&event.public_org_id), "received_at": text(&now.to_string()),
+                "session_id": text(&id.session_id), "public_head_id": text(event.public_head_id.as_deref().unwrap_or_default()),
+                "public_org_id": text(event.public_org_id.as_deref().unwrap_or_default()), "received_at": text(&now.to_string()),
                 "body": text(std::str::from_utf8(body)?), "body_sha256": text(&body_sha256(body)),
             },
         })

@@ -1,0 +1,264 @@
+//! Who owns a registration: what should stay stays, what should go is gone.
+
+use std::{sync::Arc, time::Duration};
+
+use sandbox::platform::{HEAD_ID, Subscriptions};
+use serde_json::{Value, json};
+use tests::unith::{MORE_HEADS, OWNER, URL, Unith, request};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const OTHER_STACK: &str =
+    "arn:aws:cloudformation:eu-west-1:123456789012:stack/other/11111111-f2b1-11f0-9c2e-0a1b2c3d4e5f";
+
+/// A request of the resource `logical_id` of a stack, asked for at a second of a day.
+fn of(kind: &str, logical_id: &str, stack: Option<&str>, second: u32) -> Value {
+    let mut request = request(kind);
+    request["LogicalResourceId"] = logical_id.into();
+    request["PhysicalResourceId"] = format!("unith-webhook:{logical_id}").into();
+    if let Some(stack) = stack {
+        request["StackId"] = stack.into();
+    }
+    request["ResourceProperties"]["InactivityWarning"] = "true".into();
+    request["IssuedAt"] = second.into();
+    request
+}
+
+async fn answer(world: &Unith, request: Value) -> Value {
+    world.answer_to(dated(world, request), LIMIT).await
+}
+
+/// With a response URL that was signed when the request was asked for.
+fn dated(world: &Unith, mut request: Value) -> Value {
+    let second = request["IssuedAt"].as_u64().unwrap();
+    request["ResponseURL"] = format!("{}?X-Amz-Date=20261126T0000{second:02}Z", world.response_url()).into();
+    request
+}
+
+async fn succeed(world: &Unith, request: Value) {
+    let answer = answer(world, request).await;
+    assert_eq!(answer["Status"], "SUCCESS", "{answer}");
+}
+
+async fn owners(world: &Unith) -> Vec<(String, Option<String>)> {
+    let ring = world.ring().await;
+    let active = ring.keys().iter().filter(|key| key.state.as_str() == "active");
+    active.map(|key| (key.owner.clone().unwrap_or_default(), key.previous_owner.clone())).collect()
+}
+
+#[tokio::test]
+async fn renaming_the_resource_keeps_the_webhook() {
+    let world = Unith::start().await;
+    succeed(&world, of("create", "UnithWebhook", None, 1)).await;
+    // CloudFormation creates the new name first, and deletes the old one behind it.
+    succeed(&world, of("create", "Renamed", None, 2)).await;
+    let renamed = OWNER.replace("UnithWebhook", "Renamed");
+    assert_eq!(owners(&world).await, [(renamed.clone(), Some(OWNER.to_owned()))]);
+    succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
+    world.assert_provisioned(HEAD_ID).await;
+    assert_eq!(world.platform.webhooks()[0].id, 1, "it is the same webhook");
+    assert_eq!(owners(&world).await, [(renamed, None)]);
+    succeed(&world, of("delete", "Renamed", None, 4)).await;
+    assert!(world.platform.webhooks().is_empty() && world.ring().await.keys().is_empty());
+    assert!(!world.platform.events_enabled(HEAD_ID));
+}
+
+#[tokio::test]
+async fn a_rename_that_is_rolled_back_gives_the_webhook_back() {
+    let world = Unith::start().await;
+    succeed(&world, of("create", "UnithWebhook", None, 1)).await;
+    succeed(&world, of("create", "Renamed", None, 2)).await;
+    succeed(&world, of("delete", "Renamed", None, 3)).await;
+    world.assert_provisioned(HEAD_ID).await;
+    assert_eq!(owners(&world).await, [(OWNER.to_owned(), None)]);
+    assert_eq!(world.command("apply").await["heads"][0]["done"], json!([]));
+    succeed(&world, of("delete", "UnithWebhook", None, 4)).await;
+    assert!(world.platform.webhooks().is_empty());
+}
+
+#[tokio::test]
+async fn moving_to_another_stack_keeps_the_webhook() {
+    for shared_ring in [true, false] {
+        let world = Unith::start().await;
+        succeed(&world, of("create", "UnithWebhook", None, 1)).await;
+        let old_ring = world.ring_text().await;
+        if !shared_ring {
+            world.set_secret(tests::RING_SECRET, r#"{"keys": []}"#).await;
+        }
+        succeed(&world, of("create", "UnithWebhook", Some(OTHER_STACK), 2)).await;
+        let new_ring = world.ring_text().await;
+        if !shared_ring {
+            world.set_secret(tests::RING_SECRET, &old_ring).await;
+        }
+        succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
+        if !shared_ring {
+            world.set_secret(tests::RING_SECRET, &new_ring).await;
+        }
+        world.assert_provisioned(HEAD_ID).await;
+        succeed(&world, of("delete", "UnithWebhook", Some(OTHER_STACK), 4)).await;
+        assert!(world.platform.webhooks().is_empty(), "shared ring: {shared_ring}");
+    }
+}
+
+#[tokio::test]
+async fn a_rename_that_also_replaces_the_webhook_keeps_the_new_one_and_lets_the_old_key_expire() {
+    let world = Unith::start().await;
+    world.platform.enable_by_hand(HEAD_ID, true);
+    world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::ALL);
+    let old = world.platform.webhooks()[0].shared_key.clone();
+    // As version 0.1.0 left it, but for an owner.
+    let entry = json!({"head_id": HEAD_ID, "webhook_id": 1, "key": old, "state": "active", "owner": OWNER});
+    world.set_secret(tests::RING_SECRET, &tests::ring(&[entry])).await;
+    succeed(&world, of("create", "Renamed", None, 2)).await;
+    succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
+    world.assert_provisioned(HEAD_ID).await;
+    let ring = world.ring().await;
+    assert!(ring.keys().iter().any(|key| key.key.expose() == old), "what it signed last can still be verified");
+}
+
+#[tokio::test]
+async fn two_stacks_that_share_a_ring_leave_each_others_keys() {
+    let world = Unith::start().await.with("HEAD_IDS", "*");
+    let other_url = "https://other.example.com/webhooks/head-events";
+    succeed(&world, of("create", "UnithWebhook", None, 1)).await;
+    let mut other = of("create", "UnithWebhook", Some(OTHER_STACK), 2);
+    other["ResourceProperties"]["WebhookUrl"] = other_url.into();
+    let world = world.with("WEBHOOK_URL", other_url);
+    succeed(&world, other).await;
+    assert_eq!((world.platform.webhooks().len(), world.ring().await.keys().len()), (2, 2), "the same head, two URLs");
+    let mut delete = of("delete", "UnithWebhook", Some(OTHER_STACK), 3);
+    delete["ResourceProperties"]["WebhookUrl"] = other_url.into();
+    succeed(&world, delete).await;
+    assert!(world.platform.events_enabled(HEAD_ID), "the other stack listens");
+    let world = world.with("WEBHOOK_URL", URL);
+    world.assert_provisioned(HEAD_ID).await;
+    assert_eq!(world.ring().await.keys().len(), 1);
+}
+
+#[tokio::test]
+async fn deleting_while_creating_leaves_nothing() {
+    for (call, how_long) in [("POST /head-events", 300), ("PATCH /head-events/{id}", 300), ("GET /head-events", 150)] {
+        let world = Arc::new(
+            Unith::start()
+                .await
+                .with_pace(provision::run::Pace { settle: Duration::from_millis(400), ..tests::unith::QUICK }),
+        );
+        let by_hand = json!({"key": "a-key-put-in-by-hand"});
+        world.set_secret(tests::RING_SECRET, &tests::ring(&[by_hand])).await;
+        world.faults(json!({"latency_ms": how_long / 6}));
+        let create = dated(&world, of("create", "UnithWebhook", None, 1));
+        let creating = tokio::spawn({
+            let world = Arc::clone(&world);
+            async move { world.invoke_within(create, LIMIT).await }
+        });
+        while world.platform.calls(call) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let delete = dated(&world, of("delete", "UnithWebhook", None, 2));
+        world.invoke_within(delete, LIMIT).await.unwrap();
+        let created = creating.await.unwrap().unwrap();
+        // One that was nearly done may be done before the deletion begins.
+        if !call.starts_with("PATCH") || created["Status"] != "SUCCESS" {
+            assert_eq!(created["Status"], "FAILED", "{call}: {created}");
+            assert!(created["Reason"].as_str().unwrap().contains("deleted meanwhile"), "{created}");
+        }
+        assert!(world.platform.webhooks().is_empty(), "{call}: {:?}", world.platform.webhooks());
+        assert!(!world.platform.events_enabled(HEAD_ID), "{call}");
+        assert_eq!(world.ring().await.keys().len(), 1, "{call}: {}", world.ring_text().await);
+    }
+}
+
+#[tokio::test]
+async fn a_creation_that_comes_late_undoes_itself_and_a_later_one_does_not() {
+    let world = Unith::start().await;
+    succeed(&world, of("delete", "UnithWebhook", None, 5)).await;
+    let late = answer(&world, of("create", "UnithWebhook", None, 4)).await;
+    assert!(late["Status"] == "FAILED" && late["Reason"].as_str().unwrap().contains("deleted meanwhile"), "{late}");
+    assert!(world.platform.webhooks().is_empty() && !world.platform.events_enabled(HEAD_ID));
+    succeed(&world, of("create", "UnithWebhook", None, 6)).await;
+    world.assert_provisioned(HEAD_ID).await;
+    assert!(!world.ring_text().await.contains("deleted"), "{}", world.ring_text().await);
+    succeed(&world, of("update", "UnithWebhook", None, 7)).await;
+}
+
+#[tokio::test]
+async fn a_scheduled_run_in_flight_does_not_bring_back_what_is_deleted() {
+    for second_thoughts in [false, true] {
+        let world = Arc::new(Unith::start().await);
+        succeed(&world, of("create", "UnithWebhook", None, 1)).await;
+        world.platform.delete_by_hand(1);
+        world.faults(json!({"latency_ms": 60}));
+        let before = world.platform.calls("POST /head-events");
+        let scheduled = tokio::spawn({
+            let world = Arc::clone(&world);
+            async move {
+                world.invoke_within(json!({"source": "aws.scheduler", "time": "2026-11-26T00:00:10Z"}), LIMIT).await
+            }
+        });
+        while world.platform.calls("POST /head-events") == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        succeed(&world, of("delete", "UnithWebhook", None, 20)).await;
+        let result = scheduled.await.unwrap();
+        // It finds the mark of the deletion, or that its webhook is gone already.
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("deleted meanwhile") || error.contains("UNITH answered 404"), "{error}");
+        if second_thoughts {
+            // One that was due before, and comes behind everything.
+            let late = world.invoke(json!({"source": "aws.events", "time": "2026-11-26T00:00:15Z"})).await;
+            assert!(late.unwrap_err().to_string().contains("deleted meanwhile"));
+        }
+        assert!(world.platform.webhooks().is_empty(), "{:?}", world.platform.webhooks());
+        assert!(!world.platform.events_enabled(HEAD_ID));
+        assert!(world.ring().await.keys().is_empty(), "{}", world.ring_text().await);
+    }
+}
+
+#[tokio::test]
+async fn with_the_ring_gone_a_run_takes_back_what_it_made() {
+    let world = Arc::new(Unith::start().await);
+    world.faults(json!({"latency_ms": 60}));
+    let running = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.invoke_within(json!({"action": "apply"}), LIMIT).await }
+    });
+    while world.platform.calls("POST /head-events") == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let client = sandbox::secrets_client(world.secrets.url()).unwrap();
+    client.delete_secret().secret_id(tests::RING_SECRET).force_delete_without_recovery(true).send().await.unwrap();
+    let result = running.await.unwrap().unwrap();
+    assert_eq!(result["ok"], false, "{result}");
+    assert!(world.platform.webhooks().is_empty(), "{:?}", world.platform.webhooks());
+    assert!(!world.platform.events_enabled(HEAD_ID));
+}
+
+#[tokio::test]
+async fn a_command_keeps_who_owns_what_and_removes_its_own_alone() {
+    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
+    let mut create = of("create", "UnithWebhook", Some(OTHER_STACK), 1);
+    create["ResourceProperties"]["HeadIds"] = json!([HEAD_ID]);
+    succeed(&world, create).await;
+    assert_eq!(world.command("apply").await["ok"], true);
+    assert_eq!(world.command("rotate").await["ok"], true);
+    let others = format!("UnithWebhook@{}", OTHER_STACK.rsplit('/').next().unwrap());
+    let mut owned = owners(&world).await;
+    owned.sort();
+    assert_eq!(owned, [(others, None), (OWNER.to_owned(), None)], "what replaces another inherits its owner");
+    let removed = world.command("remove").await;
+    assert_eq!(removed["ok"], true, "{removed}");
+    let webhooks = world.platform.webhooks();
+    assert_eq!((webhooks.len(), webhooks[0].head_id.as_str()), (1, HEAD_ID), "another owner's stays");
+    world.assert_provisioned(HEAD_ID).await;
+    assert!(!world.platform.events_enabled(MORE_HEADS[0]));
+}
+
+#[tokio::test]
+async fn what_is_deleted_in_vain_is_gone_all_the_same() {
+    let world = Unith::start().await;
+    succeed(&world, of("create", "UnithWebhook", None, 1)).await;
+    // One that a run left which died before it stored the key.
+    world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::default());
+    succeed(&world, of("delete", "UnithWebhook", None, 2)).await;
+    assert!(world.platform.webhooks().is_empty() && world.ring().await.keys().is_empty());
+    succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
+}
