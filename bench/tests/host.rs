@@ -69,7 +69,7 @@ fn a_function_that_keeps_the_contract_is_measured() {
 fn a_wrong_answer_fails_the_run_and_names_the_event() {
     let function = receiver();
     let program = function.program.display();
-    let other_key = format!("UNITH_SHARED_KEY=other exec {program} {}", function.arguments.join(" "));
+    let other_key = format!("UNITH_SHARED_KEY=another-key-than-ours exec {program} {}", function.arguments.join(" "));
     let error = round("answer", shell(&other_key), false).unwrap_err();
     let start = "function, round 1: event 1 of 1 was answered wrongly: expected 200 stored, got {\"statusCode\":401";
     assert!(error.starts_with(start), "{error}");

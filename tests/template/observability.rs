@@ -71,6 +71,7 @@ fn every_failure_raises_an_alarm_by_this_rule() {
     let expected = [
         "RejectedAlarm: IF(rejected >= 4, 100 * rejected / (rejected + FILL(stored, 0) + FILL(duplicate, 0)), 0): \
              Sum in 900 s > RejectedPercent, 1 times",
+        "BadRequestAlarm: BadRequest receive: Sum in 900 s >= 4, 1 times",
         "UnavailableAlarm: Unavailable receive: Sum in 300 s >= 1, 1 times",
         "QuarantinedAlarm: Quarantined receive: Sum in 300 s >= 1, 1 times",
         "ConflictAlarm: Conflict receive: Sum in 300 s >= 1, 1 times",

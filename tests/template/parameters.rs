@@ -107,7 +107,7 @@ fn a_stack_needs_nothing_but_heads_and_an_account() {
 fn patterns_take_what_is_right_and_refuse_what_is_not() {
     let template = Template::read();
     let cases: &[(&str, &[&str], &[&str])] = &[
-        ("HeadIds", &["8eab5b23-024a-45cb-a0e1-9d3ffd6c9610"], &["", "a b", "a/b", "<head id>"]),
+        ("HeadIds", &["8eab5b23-024a-45cb-a0e1-9d3ffd6c9610", "*"], &["", "a b", "a/b", "<head id>", "**", "*a"]),
         ("UnithEmail", &["", "jane.doe+unith@example.com"], &["jane", "jane@", "a b@c", r#"a"b@c.de"#]),
         ("UnithSecretKey", &["", "5f2a-XyZ_!$%/=+"], &[r#"a"b"#, r"a\b", "a b"]),
         (

@@ -74,9 +74,9 @@ fn the_webhook_comes_after_all_that_a_delivery_needs() {
     let template = Template::read();
     let webhook = &template.0["Resources"]["Webhook"];
     assert_eq!(short(&webhook["DependsOn"]), "ReceiveDeliveryPermission, ApiApiGatewayDefaultStage");
-    assert_eq!(webhook["Properties"]["ServiceTimeout"], 120);
+    assert_eq!(webhook["Properties"]["ServiceTimeout"], 660);
     let timeout = template.0["Resources"]["Provision"]["Properties"]["Timeout"].as_u64().unwrap();
-    assert!(timeout < 120, "CloudFormation would have given up before provision does");
+    assert_eq!(timeout, 600, "CloudFormation must not give up before provision does");
     assert_eq!(short(&webhook["Properties"]["KeyRing"]), "if CreateKeyRing: KeyRing, else KeyRingSecretArn");
     let after = short(&webhook["Properties"]["After"]);
     assert!(after.contains("DomainMapping") && after.contains("DomainAddress"), "{after}");
@@ -176,4 +176,17 @@ fn commands_that_the_documents_name_exist() {
         }
     }
     assert!(count > 5, "{count}");
+}
+
+/// Commands and the schedule are to the ring what the custom resource is.
+#[test]
+fn the_owner_of_commands_is_the_custom_resource() {
+    let template = Template::read();
+    let owner = &template.0["Resources"]["Provision"]["Properties"]["Environment"]["Variables"]["OWNER"];
+    let (text, parts) = (owner["Fn::Sub"][0].as_str().unwrap(), &owner["Fn::Sub"][1]);
+    let webhooks: Vec<_> = template.resources("Custom::UnithWebhook").map(|(id, _)| id).collect();
+    assert_eq!(webhooks, ["Webhook"]);
+    assert_eq!(text, "Webhook@${Stack}");
+    // The last part of arn:aws:cloudformation:<region>:<account>:stack/<name>/<GUID>.
+    assert_eq!(parts["Stack"], json!({"Fn::Select": [2, {"Fn::Split": ["/", {"Ref": "AWS::StackId"}]}]}));
 }
