@@ -112,6 +112,39 @@ async fn deleting_goes_by_the_ring_and_not_by_a_new_list() {
     assert!(world.platform.events_enabled("somebody-elses"));
 }
 
+/// The ring says what `*` stood for: without it, nothing is known to be removed.
+#[tokio::test]
+async fn deleting_without_the_ring_is_not_reported_as_done() {
+    let world = world().await;
+    world.cloudformation("create", &json!({"HeadIds": "*"})).await;
+    let denied = r#"{"__type":"AccessDeniedException","message":"no"}"#.to_owned();
+    world.secrets_proxy.set(tests::proxy::Fault::Answer(400, denied));
+    let limit = std::time::Duration::from_secs(20);
+    let answer = world.cloudformation_within("delete", &json!({"HeadIds": "*"}), limit).await;
+    assert_eq!(answer["Status"], "FAILED", "{answer}");
+    assert_eq!(world.platform.webhooks().len(), 3);
+    world.secrets_proxy.set(tests::proxy::Fault::None);
+    assert_eq!(world.cloudformation("delete", &json!({"HeadIds": "*"})).await["Status"], "SUCCESS");
+    assert!(world.platform.webhooks().is_empty());
+}
+
+/// A secret that is something else was never a ring of ours: what failed to be created must not fail to be deleted.
+#[tokio::test]
+async fn a_secret_that_is_not_a_ring_stops_the_creation_and_not_its_rollback() {
+    let world = world().await;
+    world.set_secret(tests::RING_SECRET, r#"{"password": "of something else"}"#).await;
+    for heads in [json!("*"), json!([HEAD_ID])] {
+        let created = world.cloudformation("create", &json!({"HeadIds": heads})).await;
+        assert!(
+            created["Status"] == "FAILED" && created["Reason"].as_str().unwrap().contains("is not a key ring"),
+            "{created}"
+        );
+        assert_eq!(world.cloudformation("delete", &json!({"HeadIds": heads})).await["Status"], "SUCCESS");
+    }
+    assert!(world.platform.webhooks().is_empty());
+    assert_eq!(world.ring_text().await, r#"{"password": "of something else"}"#);
+}
+
 #[tokio::test]
 async fn from_all_to_some_and_back() {
     let world = world().await;

@@ -19,6 +19,7 @@ use crate::{
     config::{Allowed, ConfigError},
     declared::{Declared, Heads, Subscriptions, WebhookUrl},
     remove::Removal,
+    ring::RingError,
     run::{HeadReport, Leaving, Mode, Task, Who},
 };
 
@@ -239,7 +240,7 @@ async fn bring_about(
             Heads::All => Vec::new(),
         };
         if old.heads == Heads::All {
-            extend_with_owned(&run, &mut old_heads).await;
+            extend_with_owned(&run, &mut old_heads).await?;
         }
         let is_moved = !old.webhook_url.is(declared.webhook_url.as_str());
         for head_id in old_heads.into_iter().filter(|head| !gone.contains(head)) {
@@ -285,7 +286,17 @@ async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timest
             };
         }
     };
-    extend_with_owned(&run, &mut heads).await;
+    let unreadable = |error: &RingError| {
+        let reason = error.to_string();
+        if force {
+            Answer::success(format!("nothing was removed at UNITH: {reason}"))
+        } else {
+            Answer::failure(with_hint(&reason))
+        }
+    };
+    if let Err(error) = extend_with_owned(&run, &mut heads).await {
+        return unreadable(&error);
+    }
     let removal = Removal {
         url: &declared.webhook_url,
         heads,
@@ -294,13 +305,16 @@ async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timest
         made: Vec::new(),
         switched_on: Vec::new(),
     };
-    let removed = run.remove(removal).await;
+    let removed = match run.remove(removal).await {
+        Ok(removed) => removed,
+        Err(error) => return unreadable(&error),
+    };
     let mut answer = summary(&removed.reports, false);
     if answer.failed && force {
         // What is left at UNITH is left there on request.
         answer = Answer::success(answer.reason);
     }
-    if let Err(error) = removed.ring {
+    if let Err(error) = removed.written {
         // UNITH's side is what matters: keys of webhooks that are gone verify nothing any more.
         answer.reason = format!("{}; the keys stay in the ring: {error}", answer.reason);
     }

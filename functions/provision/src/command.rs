@@ -15,6 +15,7 @@ use crate::{
     config::{Allowed, ConfigError, declared},
     declared::{Declared, Heads},
     remove::Removal,
+    ring::RingError,
     run::{HeadReport, Mode, Run, RunError, Task, each},
     self_test::self_test,
     unith::UnithError,
@@ -84,6 +85,9 @@ pub enum CommandError {
     /// The account's heads cannot be looked up.
     #[error(transparent)]
     Heads(#[from] UnithError),
+    /// The ring cannot be read, and says what is ours.
+    #[error(transparent)]
+    Ring(#[from] RingError),
     /// The account has no head.
     #[error("UNITH lists no head for this account, and `*` stands for all of them: is it the right account?")]
     NoHeadListed,
@@ -178,7 +182,7 @@ async fn carry_out(provisioner: &Provisioner, run: &Run, asked: &Asked<'_>) -> R
     let declared = asked.declared;
     let is_all = declared.heads == Heads::All;
     let done = match asked.action {
-        Action::Remove => reported(remove(run, asked).await, false),
+        Action::Remove => reported(remove(run, asked).await?, false),
         Action::Status => statuses(run.status(declared, &heads_of(run, &declared.heads).await?).await, is_all),
         Action::Plan => {
             let statuses = run.status(declared, &heads_of(run, &declared.heads).await?).await;
@@ -250,14 +254,14 @@ fn statuses(statuses: Vec<crate::status::HeadStatus>, is_all: bool) -> Reports {
 }
 
 /// Removes what is ours on the named heads, or on all that are declared or in the ring.
-async fn remove(run: &Run, asked: &Asked<'_>) -> Vec<HeadReport> {
+async fn remove(run: &Run, asked: &Asked<'_>) -> Result<Vec<HeadReport>, RingError> {
     let mut heads = match &asked.declared.heads {
         Heads::Named(ids) => ids.clone(),
         // Never from a new list: what is not in the ring was never looked after.
         Heads::All => Vec::new(),
     };
     if !asked.is_narrowed || asked.declared.heads == Heads::All {
-        extend_with_owned(run, &mut heads).await;
+        extend_with_owned(run, &mut heads).await?;
     }
     let removal = Removal {
         url: &asked.declared.webhook_url,
@@ -268,9 +272,9 @@ async fn remove(run: &Run, asked: &Asked<'_>) -> Vec<HeadReport> {
         made: Vec::new(),
         switched_on: Vec::new(),
     };
-    let removed = run.remove(removal).await;
+    let removed = run.remove(removal).await?;
     let mut reports = removed.reports;
-    if let Err(error) = removed.ring {
+    if let Err(error) = removed.written {
         let message = error.to_string();
         for report in reports.iter_mut().filter(|report| report.ok) {
             let failed =
@@ -278,14 +282,22 @@ async fn remove(run: &Run, asked: &Asked<'_>) -> Vec<HeadReport> {
             *report = HeadReport { error: Some(message.clone()), ..failed };
         }
     }
-    reports
+    Ok(reports)
 }
 
 /// Adds the heads of the ring's entries that this run's owner looks after.
-pub(crate) async fn extend_with_owned(run: &Run, heads: &mut Vec<String>) {
-    let (Some(owner), Ok(ring)) = (&run.who.owner, run.ring.read().await) else { return };
+///
+/// # Errors
+/// A ring that cannot be read.
+pub(crate) async fn extend_with_owned(run: &Run, heads: &mut Vec<String>) -> Result<(), RingError> {
+    let Some(owner) = &run.who.owner else { return Ok(()) };
+    let ring = match run.ring.read().await {
+        Err(error) if error.is_absence() => return Ok(()),
+        ring => ring?,
+    };
     let new: Vec<_> = ring.heads_of(owner).into_iter().filter(|head| !heads.contains(head)).collect();
     heads.extend(new);
+    Ok(())
 }
 
 async fn test_report(provisioner: &Provisioner, run: &Run, declared: &Declared, head_id: &str, forge: bool) -> Value {

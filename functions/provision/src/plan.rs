@@ -176,7 +176,7 @@ pub fn plan(declared: &Declared, look: &Look, ring: &[RingKey], owner: Option<&s
         }),
         over: ids(&|entry| entry.state == KeyState::Retiring && !entry.usable(now)),
         switch: (look.events_on != declared.enable_events).then_some(declared.enable_events),
-        unlisted_since: unlisted_since.filter(|since| keeper.is_none() && now.since(*since) < UNLISTED_IS_WAITED_FOR),
+        unlisted_since: unlisted_since.filter(|since| now.since(*since) < UNLISTED_IS_WAITED_FOR),
         keeper,
     }
 }
@@ -389,7 +389,8 @@ mod tests {
         assert!(young.unlisted_since.is_some());
         assert!(planned(&[], true, &pending("2026-01-15T10:00:00Z")).unlisted_since.is_none());
         let working = format!("{}, {}", pending("2026-01-16T09:00:00Z"), entry("3", "k3", ""));
-        assert!(planned(&[webhook("3", URL, Some("k3"), ALL)], true, &working).unlisted_since.is_none());
+        let beside = planned(&[webhook("3", URL, Some("k3"), ALL)], true, &working);
+        assert!(!beside.register && beside.unlisted_since.is_some(), "a rotation has to wait, and nothing else");
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub struct Removed {
     /// The heads.
     pub reports: Vec<HeadReport>,
     /// Whether the keys could be taken out of the ring.
-    pub ring: Result<(), RingError>,
+    pub written: Result<(), RingError>,
 }
 
 /// A head after something was taken away from it.
@@ -56,16 +56,15 @@ struct Cleared {
 
 impl Run {
     /// Takes away what is ours. What is gone already is a success.
-    pub async fn remove(&self, removal: Removal<'_>) -> Removed {
+    ///
+    /// # Errors
+    /// A ring that cannot be read: it says what is ours.
+    pub async fn remove(&self, removal: Removal<'_>) -> Result<Removed, RingError> {
         let ring_store = self.ring.guarded(None);
         let before = match ring_store.read().await {
-            Ok(ring) => ring,
-            // With the ring, the stack's other parts go too: then nothing says whose anything is.
-            Err(error) if error.is_deletion() => Document::default(),
-            Err(error) => {
-                let failed = |id: &String| HeadReport::new(id, Vec::new(), &Err(error.clone().into()));
-                return Removed { reports: removal.heads.iter().map(failed).collect(), ring: Err(error) };
-            }
+            // Where the ring is gone, or never was one, nothing in it is ours.
+            Err(error) if error.is_absence() => Document::default(),
+            ring => ring?,
         };
         for key in before.keys() {
             self.unith.keep_secret(key.key.expose());
@@ -73,7 +72,7 @@ impl Run {
         let removal = &removal;
         let work = removal.heads.iter().map(|id| Box::pin(self.clear(removal, id, &before, &[])) as _);
         let mut cleared = each(work).await;
-        let ring = self.drop_keys(removal, &cleared, &ring_store).await;
+        let written = self.drop_keys(removal, &cleared, &ring_store).await;
         // A run that was under way may have registered something meanwhile.
         let after: Document = ring_store.read().await.unwrap_or_default();
         let again = cleared.iter().filter(|head| head.result.is_ok());
@@ -88,7 +87,8 @@ impl Run {
             first.had_ours |= second.had_ours;
             first.result = second.result;
         }
-        let ring = if appeared { ring.and(self.drop_keys(removal, &cleared, &ring_store).await) } else { ring };
+        let written =
+            if appeared { written.and(self.drop_keys(removal, &cleared, &ring_store).await) } else { written };
         let reports = cleared.into_iter().map(|head| {
             // UNITH does not let us in, or is not there, and we know of nothing of ours at it: this was never created, and
             // a creation that failed must not fail to be rolled back.
@@ -96,7 +96,7 @@ impl Run {
             let result = if is_unknown { Ok(()) } else { head.result };
             HeadReport::new(&head.head_id, head.done, &result)
         });
-        Removed { reports: reports.collect(), ring }
+        Ok(Removed { reports: reports.collect(), written })
     }
 
     /// Takes away what is ours on a head, but for what was `spared` before.
@@ -211,8 +211,8 @@ impl Run {
             }
         };
         match ring.change(Timestamp::now(), change).await {
-            // With the secret, all keys are gone.
-            Err(error) if error.is_deletion() => Ok(()),
+            // With the secret, all keys are gone; and what is not a ring has none of ours.
+            Err(error) if error.is_absence() => Ok(()),
             result => result,
         }
     }

@@ -75,9 +75,17 @@ pub enum RingError {
         /// What to do about it.
         hint: &'static str,
     },
-    /// The secret is not there, or about to be deleted.
-    #[error("the key ring `{secret}` is not there: {cause}")]
+    /// The secret is not there any more, or about to be deleted.
+    #[error("deleted meanwhile: the key ring `{secret}` is gone: {cause}")]
     Gone {
+        /// The secret.
+        secret: String,
+        /// The SDK's error with its causes.
+        cause: String,
+    },
+    /// The secret was not there in this run.
+    #[error("the key ring `{secret}` does not exist: {cause}; create the secret, or see UNITH_KEYS_SECRET")]
+    Missing {
         /// The secret.
         secret: String,
         /// The SDK's error with its causes.
@@ -125,6 +133,12 @@ pub enum RingError {
 }
 
 impl RingError {
+    /// Whether there is no ring, so that nothing in it is ours.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Gone { .. } | Self::Missing { .. } | Self::NoRing { .. })
+    }
+
     /// Whether what the run was for is gone.
     #[must_use]
     pub fn is_deletion(&self) -> bool {
@@ -156,7 +170,7 @@ impl RingStore {
             Err(SecretError::Missing { is_deleted: false, .. }) if !self.was_there.load(Ordering::Relaxed) => {
                 Ok(Document::default())
             }
-            Err(SecretError::Missing { cause, .. }) => Err(RingError::Gone { secret: self.secret.clone(), cause }),
+            Err(SecretError::Missing { cause, .. }) => Err(self.not_there(cause)),
             Err(SecretError::NotText) => Err(self.no_ring(SecretError::NotText.to_string())),
             Err(SecretError::Denied(cause) | SecretError::Failed(cause)) => Err(self.failed("read", cause, "")),
         }
@@ -250,9 +264,7 @@ impl RingStore {
     {
         let cause = aws::causes(error);
         match error.code() {
-            Some("ResourceNotFoundException" | "InvalidRequestException") => {
-                RingError::Gone { secret: self.secret.clone(), cause }
-            }
+            Some("ResourceNotFoundException" | "InvalidRequestException") => self.not_there(cause),
             Some("LimitExceededException") => {
                 let hint =
                     "; a secret keeps 100 versions, and none is dropped before it is 24 h old: run this again later";
@@ -264,6 +276,15 @@ impl RingStore {
 
     fn failed(&self, what: &'static str, cause: String, hint: &'static str) -> RingError {
         RingError::Failed { secret: self.secret.clone(), what, cause, hint }
+    }
+
+    fn not_there(&self, cause: String) -> RingError {
+        let secret = self.secret.clone();
+        if self.was_there.load(Ordering::Relaxed) {
+            RingError::Gone { secret, cause }
+        } else {
+            RingError::Missing { secret, cause }
+        }
     }
 
     fn no_ring(&self, cause: String) -> RingError {

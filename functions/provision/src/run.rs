@@ -404,7 +404,8 @@ impl Run {
             head.entries = ring.of_head(&head.id);
             let Some(look) = &head.look else { continue };
             let plan = self.plan(task.declared, look, &head.entries);
-            let plan = match (task.mode, plan.unlisted_since.filter(|_| plan.register)) {
+            let registers = plan.register || task.mode == Mode::Rotate;
+            let plan = match (task.mode, plan.unlisted_since.filter(|_| registers)) {
                 (_, Some(since)) => Err(RunError::Unlisted { since }),
                 (Mode::Apply, None) => Ok(plan),
                 (Mode::Rotate, None) => plan.rotated().ok_or(RunError::NotRegistered),
@@ -477,6 +478,14 @@ impl Run {
             unith.delete(&webhook.id).await?;
             head.deleted.push(webhook.id.clone());
             head.done.push(format!("delete webhook {}, which delivers nothing that can be verified", webhook.id));
+        }
+        if !plan.delete_first.is_empty() {
+            // One that is still there would deliver as soon as events are on.
+            let listed = unith.webhooks(&head.id).await?;
+            let is_listed = |webhook: &&Webhook| listed.iter().any(|known| known.id == webhook.id);
+            if let Some(still) = plan.delete_first.iter().find(is_listed) {
+                return Err(RunError::WithoutEffect(format!("delete webhook {}", still.id)));
+            }
         }
         let stays_on = match task.mode {
             Mode::Apply => task.declared.enable_events,
@@ -903,7 +912,8 @@ impl Run {
             made: made.collect(),
             switched_on: heads.iter().filter(is_switched_on).map(|head| head.id.clone()).collect(),
         };
-        let removed = self.remove(removal).await;
+        // What cannot be removed now is found by the deletion's own second look, or stays and is subscribed to nothing.
+        let Ok(removed) = self.remove(removal).await else { return };
         for report in removed.reports {
             if let Some(head) = heads.iter_mut().find(|head| head.id == report.head_id) {
                 head.done.extend(report.done);
