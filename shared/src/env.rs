@@ -41,10 +41,12 @@ pub enum EnvError {
 }
 
 impl Env {
-    /// The process's own environment. A value that is not UTF-8 counts as unset: no variable of ours can hold one.
+    /// The process's own environment. Of a value that is not UTF-8 the wrong bytes are replaced: it is not unset, and no
+    /// variable of ours takes what comes of that.
     #[must_use]
     pub fn from_process() -> Self {
-        Self(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect())
+        let variables = std::env::vars_os().map(|(name, value)| (name, value.to_string_lossy().into_owned()));
+        Self(variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
     }
 
     /// The value as it is, also an empty one.

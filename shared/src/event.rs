@@ -16,14 +16,13 @@ use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    ids::{MAX_ID_BYTES, is_id_of},
     json::{self, Name, NotAnObject, Object},
     key_ring::KeyState,
     timestamp::Timestamp,
     verify::{OtherHead, Verified},
 };
 
-/// The longest a head's or a session's id may be, in bytes.
-pub const MAX_ID_BYTES: usize = 256;
 /// The longest an event's type may be, in bytes.
 pub const MAX_TYPE_BYTES: usize = 128;
 
@@ -197,7 +196,8 @@ impl Event {
         let unreadable = |reason| UnreadableBody { reason, head_id: None, session_id: None };
         let fields = object(verified.body()).map_err(unreadable)?;
         // Before anything else is read: a body about another head must be refused, however well or badly it is made.
-        let head = HEAD_ID.text(&fields).ok();
+        // What cannot be a head's id names no head, and is none of another one's.
+        let head = HEAD_ID.id(&fields).ok();
         let signed_by = head.map_or(Ok(verified.key_state()), |head| verified.speaks_for(&head))?;
         let event = Self::read(&fields, signed_by).map_err(|reason| UnreadableBody {
             reason,
@@ -254,9 +254,32 @@ struct Member<'b>(&'b RawValue);
 
 impl PartialEq for Member<'_> {
     fn eq(&self, other: &Self) -> bool {
-        let value = |member: &Self| serde_json::from_str::<Value>(member.0.get()).ok();
+        let value = |member: &Self| {
+            let text = member.0.get();
+            if is_held_exactly(text) { serde_json::from_str::<Value>(text).ok() } else { None }
+        };
         self.0.get() == other.0.get() || value(self).is_some_and(|own| Some(own) == value(other))
     }
+}
+
+/// Whether a `Value` says all that a JSON text says: it rounds numbers of more than 15 digits, and has a meaning of its own
+/// for one name.
+fn is_held_exactly(text: &str) -> bool {
+    let (mut in_string, mut escaped, mut digits) = (false, false, 0);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'0'..=b'9' if !in_string => digits += 1,
+            b'.' => {}
+            _ => digits = 0,
+        }
+        if digits > 15 && !in_string {
+            return false;
+        }
+    }
+    !text.contains("$serde_json::private")
 }
 
 impl<'b> Content<'b> {
@@ -278,16 +301,6 @@ fn object(body: &[u8]) -> Result<Object<'_>, Unreadable> {
         NotAnObject::NotJson => Unreadable::NotJson,
         NotAnObject::OtherValue => Unreadable::NotAnObject,
     })
-}
-
-/// Whether a text may be the id of a head or a session: 1 to 256 bytes without control characters.
-#[must_use]
-pub fn is_id(text: &str) -> bool {
-    is_id_of(text, MAX_ID_BYTES)
-}
-
-fn is_id_of(text: &str, max_bytes: usize) -> bool {
-    (1..=max_bytes).contains(&text.len()) && !text.contains(char::is_control)
 }
 
 #[cfg(test)]
@@ -491,6 +504,10 @@ mod tests {
         let ring = &format!(r#"{{"keys": [{{"head_id": "mine", "key": "{KEY}"}}]}}"#);
         let other = NoEvent::OtherHead(OtherHead { key_head: "mine".into(), event_head: "yours".into() });
         assert_eq!(parse_under(ring, KEY, &with("head_id", json!("yours"))).unwrap_err(), other);
+        for no_head in [json!(""), json!("a\nb"), json!(7), json!("x".repeat(257))] {
+            let error = parse_under(ring, KEY, &with("head_id", no_head.clone())).unwrap_err();
+            assert!(matches!(error, NoEvent::Unreadable(_)), "{no_head}");
+        }
         assert_eq!(parse_under(ring, KEY, br#"{"head_id": "yours"}"#).unwrap_err(), other);
         assert!(parse_under(ring, KEY, &with("head_id", json!("mine"))).is_ok());
     }
@@ -529,6 +546,11 @@ mod tests {
             ("[1, 2]", "[1,2]", true),
             (r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#, true),
             (r#""\u0061""#, r#""a""#, true),
+            ("18446744073709551616", "18446744073709551617", false),
+            ("0.12345678901234567", "0.12345678901234568", false),
+            ("1.0", "1.00", true),
+            (r#"{"$serde_json::private::RawValue":"1"}"#, "1", false),
+            (r#""9999999999999999999""#, r#""99999999999999999\u00399""#, true),
         ] {
             assert_eq!(same_content(&with(one), &with(other)), same, "{one:.20} {other:.20}");
         }

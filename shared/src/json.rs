@@ -35,11 +35,17 @@ impl<'t> Object<'t> {
     /// # Errors
     /// A text that is not JSON, or not an object.
     pub fn parse(text: &'t str) -> Result<Self, NotAnObject> {
-        serde_json::from_str(text).map_err(|error| {
+        let is_json = || serde_json::from_str::<&RawValue>(text).is_ok();
+        let object: Self = serde_json::from_str(text).map_err(|error| {
             // An error of the data is found before the rest is read, and the rest may be no JSON.
-            let is_json = error.classify() == Category::Data && serde_json::from_str::<&RawValue>(text).is_ok();
-            if is_json { NotAnObject::OtherValue } else { NotAnObject::NotJson }
-        })
+            let is_other = error.classify() == Category::Data && is_json();
+            if is_other { NotAnObject::OtherValue } else { NotAnObject::NotJson }
+        })?;
+        // A name that is read as bytes may have control characters in it, which JSON writes as escapes only. Where there
+        // are escapes, both look the same here.
+        let may_be_none = |name: &Name<'_>| matches!(name.0, Cow::Owned(_)) || name.0.iter().any(|byte| *byte < b' ');
+        let is_sound = !object.0.iter().any(|(name, _)| may_be_none(name)) || is_json();
+        if is_sound { Ok(object) } else { Err(NotAnObject::NotJson) }
     }
 
     /// The value of a member; of a repeated one the last.
@@ -171,6 +177,10 @@ mod tests {
         for text in ["[1]", "null", "7", r#""{}""#, " true "] {
             assert_eq!(Object::parse(text).unwrap_err(), NotAnObject::OtherValue, "{text}");
         }
+        for text in ["{\"a\tb\": 1}", "{\"\\u0061\tb\": 1}"] {
+            assert_eq!(Object::parse(text).unwrap_err(), NotAnObject::NotJson, "{text:?}");
+        }
+        assert!(Object::parse(r#"{"a\tb": 1}"#).is_ok());
         for text in
             ["", "{", "{\"a\":}", "{}{}", "[1", "{'a': 1}", "{\"a\": 01}", "{\"a\": \"\n\"}", "nul", "{\"\\ux\": 1}"]
         {

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use crate::{
+    ids::is_id,
     json::{self, Object},
     signature::{InvalidKey, SharedKey, trimmed},
     timestamp::Timestamp,
@@ -141,6 +142,12 @@ pub enum KeyRingError {
     /// Another document, or no key.
     #[error(r#"the secret is neither {{"keys":[…]}} nor {{"sharedKey":"…"}} nor a bare key"#)]
     Shape,
+    /// It names a head by another member than `head_id`, so that its key must not be taken for one of any head.
+    #[error("the secret names its head by another member than `head_id`")]
+    OtherHeadMember,
+    /// It names a head that cannot be one.
+    #[error("the secret's `head_id` is not a head's id; leave the member out to allow any head")]
+    HeadId,
     /// The one key it holds cannot be one.
     #[error("the key in the secret cannot be used: {0}")]
     Key(#[from] InvalidKey),
@@ -182,7 +189,14 @@ impl KeyRing {
         let entries: Vec<&RawValue> = match (present("keys"), present("sharedKey")) {
             (None, Some(key)) => {
                 let key = Zeroizing::new(json::text(key).ok_or(KeyRingError::Shape)?.into_owned());
-                return Ok(Self::of_one(SharedKey::parse(&key)?));
+                let mut ring = Self::of_one(SharedKey::parse(&key)?);
+                // As UNITH shows a webhook, it is one head's.
+                let head_id = head_of(&document).map_err(|error| match error {
+                    InvalidEntry::OtherHeadMember => KeyRingError::OtherHeadMember,
+                    _ => KeyRingError::HeadId,
+                })?;
+                ring.keys.iter_mut().for_each(|key| key.head_id.clone_from(&head_id));
+                return Ok(ring);
             }
             (Some(keys), None) => serde_json::from_str(keys.get()).map_err(|_| KeyRingError::Shape)?,
             // Which one counts? Whoever wrote the other one would wonder.
@@ -240,6 +254,9 @@ pub enum InvalidEntry {
     /// It is bound to a head by a member that has another name.
     #[error("it names its head by another member than `head_id`")]
     OtherHeadMember,
+    /// Nobody knows whether it is in use.
+    #[error("its `state` is neither `active` nor `retiring`")]
+    State,
     /// Nobody knows when it ends.
     #[error("its `until` is not an ISO 8601 date and time")]
     Until,
@@ -256,16 +273,7 @@ impl RingKey {
         let present = |name| entry.get(name).filter(|value| value.get() != "null");
         let key = present("key").ok_or(InvalidEntry::NoKey)?;
         let key = Zeroizing::new(json::text(key).ok_or(InvalidEntry::KeyType)?.into_owned());
-        let head_id = match entry.get("head_id") {
-            None => None,
-            Some(head) => {
-                let head = json::text(head).filter(|head| !head.is_empty());
-                Some(head.ok_or(InvalidEntry::HeadId)?.into_owned())
-            }
-        };
-        if entry.names().any(|name| name != b"head_id" && may_name_a_head(name, head_id.is_some())) {
-            return Err(InvalidEntry::OtherHeadMember);
-        }
+        let head_id = head_of(&entry)?;
         let until = match present("until") {
             // Not knowing when a key ends, we do not use it.
             Some(until) => {
@@ -274,17 +282,19 @@ impl RingKey {
             }
             None => None,
         };
+        // One that was revoked, say, must not be taken for one in use.
+        let state =
+            match present("state").map(|state| json::text(state).ok_or(InvalidEntry::State)).transpose()?.as_deref() {
+                None | Some("active") => KeyState::Active,
+                Some("retiring") => KeyState::Retiring,
+                Some(_) => return Err(InvalidEntry::State),
+            };
         let text = |name| entry.text(name).map(std::borrow::Cow::into_owned);
         Ok(Self {
             key: SharedKey::parse(&key)?,
             head_id,
             webhook_id: entry.get("webhook_id").and_then(WebhookId::from_json),
-            // A state we do not know says nothing against the key; `until` does that.
-            state: if entry.text("state").as_deref() == Some("retiring") {
-                KeyState::Retiring
-            } else {
-                KeyState::Active
-            },
+            state,
             since: entry.text("since").as_deref().and_then(Timestamp::parse),
             until,
             owner: text("owner"),
@@ -294,13 +304,24 @@ impl RingKey {
     }
 }
 
-/// Whether a member's name is another spelling of `head_id`; a head's public id binds too, where nothing else does.
+/// The head that a document binds its key to; `None` where it binds it to none.
+fn head_of(document: &Object<'_>) -> Result<Option<String>, InvalidEntry> {
+    let head_id = match document.get("head_id") {
+        None => None,
+        Some(head) => Some(json::text(head).filter(|head| is_id(head)).ok_or(InvalidEntry::HeadId)?.into_owned()),
+    };
+    let is_other = |name: &[u8]| name != b"head_id" && may_name_a_head(name, head_id.is_some());
+    if document.names().any(is_other) { Err(InvalidEntry::OtherHeadMember) } else { Ok(head_id) }
+}
+
+/// Whether a member's name may be meant to bind a key to a head: another spelling of `head_id`, or, where that is not
+/// there, anything that speaks of a head.
 fn may_name_a_head(name: &[u8], is_bound: bool) -> bool {
-    let letters = name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase);
-    match letters.collect::<Vec<_>>().as_slice() {
-        b"head" | b"heads" | b"headid" | b"headids" => true,
-        b"publichead" | b"publicheadid" => !is_bound,
-        _ => false,
+    let letters: Vec<_> = name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect();
+    if is_bound {
+        matches!(letters.as_slice(), b"head" | b"heads" | b"headid" | b"headids")
+    } else {
+        letters.windows(4).any(|letters| letters == b"head")
     }
 }
 
@@ -374,6 +395,17 @@ mod tests {
         }
     }
 
+    /// As UNITH lists it, a webhook and its key are one head's.
+    #[test]
+    fn a_secret_that_speaks_of_a_head_is_not_good_for_all() {
+        let listed = format!(r#"{{"id": 4, "headId": "h1", "webhookUrl": "https://a.example", "sharedKey": "{KEY}"}}"#);
+        assert_eq!(KeyRing::parse(&listed).unwrap_err(), KeyRingError::OtherHeadMember);
+        let bound = KeyRing::parse(&format!(r#"{{"head_id": "h1", "sharedKey": "{KEY}"}}"#)).unwrap();
+        assert_eq!(bound.keys()[0].head_id.as_deref(), Some("h1"));
+        let empty = format!(r#"{{"head_id": "", "sharedKey": "{KEY}"}}"#);
+        assert_eq!(KeyRing::parse(&empty).unwrap_err(), KeyRingError::HeadId);
+    }
+
     #[test]
     fn no_other_document_becomes_a_key() {
         for secret in [
@@ -416,6 +448,10 @@ mod tests {
             (format!(r#"{{{key}, "head": "h"}}"#), "it names its head by another member than `head_id`"),
             (format!(r#"{{{key}, "HEAD-ID": "h", "head_id": "h"}}"#), "it names its head by another member"),
             (format!(r#"{{{key}, "public_head_id": "jane-15326"}}"#), "it names its head by another member"),
+            (format!(r#"{{{key}, "headUuid": "h"}}"#), "it names its head by another member"),
+            (format!(r#"{{{key}, "head_id": "h\n"}}"#), "its `head_id` is not a string with a head's id"),
+            (format!(r#"{{{key}, "state": "revoked"}}"#), "its `state` is neither `active` nor `retiring`"),
+            (format!(r#"{{{key}, "state": 1}}"#), "its `state` is neither `active` nor `retiring`"),
             (format!(r#"{{{key}, "until": "soon"}}"#), "its `until` is not an ISO 8601 date and time"),
             ("7".to_owned(), "it is not an object"),
         ];

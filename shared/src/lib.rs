@@ -11,6 +11,7 @@ pub mod aws;
 pub mod env;
 pub mod event;
 pub mod https;
+pub mod ids;
 pub mod json;
 pub mod key_ring;
 pub mod secret;

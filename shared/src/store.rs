@@ -225,10 +225,16 @@ impl Table {
         item.extend(named.into_iter().filter_map(|(name, id)| Some((name.to_owned(), string(id?)))));
         item.extend(self.expiry(received_at));
         let request = self.client.put_item().table_name(&self.name).set_item(Some(item));
-        match request.condition_expression(self.condition()).send().await {
+        let request = request.condition_expression(self.condition());
+        match request.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld).send().await
+        {
             Ok(_) => Ok(true),
             Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(false),
+                // The SDK may meet its own write, whose response was lost: that one was new.
+                Some(PutItemError::ConditionalCheckFailedException(refusal)) => {
+                    let stored = refusal.item().and_then(|item| item.get("received_at"));
+                    Ok(stored == Some(&string(received_at.to_string())))
+                }
                 _ => Err(self.error("quarantined body", error)),
             },
         }

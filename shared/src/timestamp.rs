@@ -35,7 +35,8 @@ impl Timestamp {
         Self::parse_exact(text).map(|(at, _)| at)
     }
 
-    /// The same, with the digits of the fraction that a millisecond cannot hold, without trailing zeros.
+    /// The same, with what a millisecond cannot hold: the further digits of the fraction, without trailing zeros; of a leap
+    /// second all that is written of it.
     #[must_use]
     pub fn parse_exact(text: &str) -> Option<(Self, &str)> {
         let mut rest = Cursor(text);
@@ -43,7 +44,9 @@ impl Timestamp {
         let (hour, minute) = (rest.after(b"Tt ")?.digits(2)?, rest.after(b":")?.digits(2)?);
         let mut second = 0;
         let mut fraction = "";
+        let mut from_second = "";
         if rest.skip(b":") {
+            from_second = rest.0;
             second = rest.digits(2)?;
             if rest.skip(b".,") {
                 fraction = rest.all_digits()?;
@@ -52,7 +55,7 @@ impl Timestamp {
         let offset = rest.offset()?;
         // A leap second is an instant of UTC; computers have none, and put its last moment in its place.
         let leaps = second == 60;
-        let (milliseconds, beyond) = if leaps { (999, "leap") } else { split_fraction(fraction) };
+        let (milliseconds, beyond) = if leaps { (999, from_second) } else { split_fraction(fraction) };
         let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
         let date = Date::from_calendar_date(i32::from(year), month, u8::try_from(day).ok()?).ok()?;
         let part = |number: u16| u8::try_from(number).ok();
@@ -83,6 +86,12 @@ impl Timestamp {
     #[must_use]
     pub fn epoch_seconds(self) -> i64 {
         self.0.unix_timestamp()
+    }
+
+    /// This instant without the fraction of its second.
+    #[must_use]
+    pub fn whole_second(self) -> Self {
+        Self(self.0.replace_nanosecond(0).unwrap_or(self.0))
     }
 
     /// The day, e.g. `2026-01-15`.

@@ -159,7 +159,9 @@ async fn deleting_while_creating_leaves_nothing() {
         // One that was nearly done may be done before the deletion begins.
         if !call.starts_with("PATCH") || created["Status"] != "SUCCESS" {
             assert_eq!(created["Status"], "FAILED", "{call}: {created}");
-            assert!(created["Reason"].as_str().unwrap().contains("deleted meanwhile"), "{created}");
+            // Whichever it sees first: the mark of the deletion, or what it did.
+            let reason = created["Reason"].as_str().unwrap();
+            assert!(["deleted meanwhile", "not as declared"].iter().any(|why| reason.contains(why)), "{created}");
         }
         assert!(world.platform.webhooks().is_empty(), "{call}: {:?}", world.platform.webhooks());
         assert!(!world.platform.events_enabled(HEAD_ID), "{call}");
@@ -201,7 +203,12 @@ async fn a_scheduled_run_in_flight_does_not_bring_back_what_is_deleted() {
         let result = scheduled.await.unwrap();
         // It finds the mark of the deletion, or that its webhook is gone already.
         let error = result.unwrap_err().to_string();
-        assert!(error.contains("deleted meanwhile") || error.contains("UNITH answered 404"), "{error}");
+        assert!(
+            ["deleted meanwhile", "UNITH answered 404", "not as declared", "would never deliver"]
+                .iter()
+                .any(|why| error.contains(why)),
+            "{error}"
+        );
         if second_thoughts {
             // One that was due before, and comes behind everything.
             let late = world.invoke(json!({"source": "aws.events", "time": "2026-11-26T00:00:15Z"})).await;
@@ -261,4 +268,79 @@ async fn what_is_deleted_in_vain_is_gone_all_the_same() {
     succeed(&world, of("delete", "UnithWebhook", None, 2)).await;
     assert!(world.platform.webhooks().is_empty() && world.ring().await.keys().is_empty());
     succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
+
+    // Deleted once more: what delivers by now was made by somebody else; what delivers nothing, by a run that died.
+    world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::default());
+    world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::ALL);
+    succeed(&world, of("delete", "UnithWebhook", None, 4)).await;
+    let left = world.platform.webhooks();
+    assert_eq!((left.len(), left[0].subscriptions), (1, Subscriptions::ALL));
+}
+
+/// Version 0.1.0 wrote no owners. What the variables do not name may be another stack's.
+#[tokio::test]
+async fn an_entry_that_nobody_owns_is_removed_where_the_variables_name_its_head() {
+    let world = Unith::start().await;
+    let mut entries = Vec::new();
+    for head in [HEAD_ID, MORE_HEADS[0]] {
+        world.platform.register_by_hand(head, URL, Subscriptions::ALL);
+        let webhook = world.platform.webhooks().pop().unwrap();
+        entries.push(json!({"head_id": head, "webhook_id": webhook.id, "key": webhook.shared_key}));
+    }
+    world.set_secret(tests::RING_SECRET, &tests::ring(&entries)).await;
+    let removed = world.invoke(json!({"action": "remove", "head_ids": [HEAD_ID, MORE_HEADS[0]]})).await.unwrap();
+    assert_eq!(removed["ok"], true, "{removed}");
+    let left = world.platform.webhooks();
+    assert_eq!((left.len(), left[0].head_id.as_str()), (1, MORE_HEADS[0]));
+    assert_eq!(world.ring().await.keys().len(), 1);
+}
+
+#[tokio::test]
+async fn a_deletion_that_failed_anywhere_is_completed_by_the_next_one() {
+    for how in [json!({"status": [422, null]}), json!("html")] {
+        for call in [
+            "GET /head-events",
+            "DELETE /head-events/{id}",
+            "GET /head/{head_id}/enable-events",
+            "PUT /head/{head_id}/enable-events",
+        ] {
+            for (after_effect, times) in [(false, 1), (true, 1), (false, 1_000), (true, 1_000)] {
+                let case = format!("{call} {how} after_effect={after_effect} times={times}");
+                let world = Unith::start().await;
+                succeed(&world, of("create", "UnithWebhook", None, 1)).await;
+                let fault = json!({"call": call, "how": how, "after_effect": after_effect, "times": times});
+                world.faults(json!({"failing": [fault]}));
+                let first = answer(&world, of("delete", "UnithWebhook", None, 2)).await;
+                let is_clean = || world.platform.webhooks().is_empty() && !world.platform.events_enabled(HEAD_ID);
+                assert!(first["Status"] == "FAILED" || is_clean(), "{case}: {first}");
+                world.faults(json!({}));
+                succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
+                assert!(is_clean() && world.ring().await.keys().is_empty(), "{case}: {}", world.ring_text().await);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_never_created_is_deleted_also_without_unith_and_a_command_says_what_failed() {
+    let world = Unith::start().await;
+    world.faults(json!({"failing": [{"call": "GET /head-events", "how": {"status": [403, null]}, "times": 1_000}]}));
+    let removed = world.command("remove").await;
+    assert!(removed["ok"] == false && removed.to_string().contains("403"), "{removed}");
+    succeed(&world, of("delete", "UnithWebhook", None, 1)).await;
+}
+
+#[tokio::test]
+async fn properties_that_cannot_be_read_delete_nothing_in_silence() {
+    let unreadable = |request: &mut Value| request["ResourceProperties"]["WebhookUrl"] = "nonsense".into();
+    let world = Unith::start().await;
+    let mut delete = of("delete", "UnithWebhook", None, 1);
+    unreadable(&mut delete);
+    succeed(&world, delete).await;
+    succeed(&world, of("create", "UnithWebhook", None, 2)).await;
+    let mut delete = of("delete", "UnithWebhook", None, 3);
+    unreadable(&mut delete);
+    let failed = answer(&world, delete).await;
+    assert!(failed["Status"] == "FAILED" && failed["Reason"].as_str().unwrap().contains("ForceDelete"), "{failed}");
+    world.assert_provisioned(HEAD_ID).await;
 }

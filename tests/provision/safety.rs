@@ -244,8 +244,8 @@ async fn an_edit_in_the_console_during_a_run_is_kept() {
         let world = Arc::clone(&world);
         async move { world.command("apply").await }
     });
-    // Credentials, a look, and the reading before the write.
-    while world.secrets.calls("GetSecretValue") < before + 3 {
+    // Credentials, two looks, and the reading before the write.
+    while world.secrets.calls("GetSecretValue") < before + 4 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let edit = json!({"key": "a-key-put-in-by-hand", "note": "meanwhile"});
@@ -262,6 +262,7 @@ async fn a_registration_that_is_not_listed_is_made_once() {
     world.faults(json!({"unlisted_for_ms": u64::MAX}));
     let first = world.command("apply").await;
     assert!(first["heads"][0]["error"].as_str().unwrap().contains("does not list it; its key is stored"), "{first}");
+    assert!(!world.platform.events_enabled(HEAD_ID), "there is nothing to deliver to");
     for _ in 0..2 {
         let again = world.command("apply").await;
         assert!(
@@ -280,6 +281,43 @@ async fn a_registration_that_is_not_listed_is_made_once() {
         world.assert_provisioned(HEAD_ID).await;
         world.assert_never_early(&[]);
     }
+    assert_eq!(world.platform.calls("POST /head-events"), 1);
+}
+
+/// What becomes of a run while its webhook is being registered.
+async fn meanwhile(happens: impl FnOnce(&Unith)) -> (Arc<Unith>, Value) {
+    let world = Arc::new(Unith::start().await);
+    world.faults(json!({"latency_ms": 60}));
+    let running = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.command("apply").await }
+    });
+    while world.platform.calls("POST /head-events") == 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    happens(&world);
+    let result = running.await.unwrap();
+    world.faults(json!({}));
+    (world, result)
+}
+
+#[tokio::test]
+async fn a_switch_that_is_used_meanwhile_costs_the_registration_and_not_its_events() {
+    let (world, result) = meanwhile(|world| world.platform.enable_by_hand(HEAD_ID, false)).await;
+    let error = result["heads"][0]["error"].as_str().unwrap();
+    assert!(error.contains("somebody switched the head's events off"), "{result}");
+    assert!(world.platform.webhooks().is_empty());
+    assert_eq!(world.command("apply").await["ok"], true);
+    world.assert_provisioned(HEAD_ID).await;
+}
+
+#[tokio::test]
+async fn a_registration_whose_list_fails_is_found_by_the_next_run() {
+    let failing = always("GET /head-events", &json!({"status": [422, null]}));
+    let (world, result) = meanwhile(|world| world.faults(failing)).await;
+    assert!(result["heads"][0]["notes"].to_string().contains("it was not found: GET /head-events"), "{result}");
+    assert_eq!(world.command("apply").await["ok"], true);
+    world.assert_provisioned(HEAD_ID).await;
     assert_eq!(world.platform.calls("POST /head-events"), 1);
 }
 

@@ -210,6 +210,17 @@ async fn the_webhook_is_found_however_the_gateway_leads_to_it() {
             "a proxy resource behind a base path",
             rest("/{proxy+}", "/unith/webhooks/head-events", &proxy("webhooks/head-events")),
         ),
+        (
+            "a proxy resource with the beginning of the path, behind a base path",
+            rest("/webhooks/{proxy+}", "/unith/webhooks/head-events", &proxy("head-events")),
+        ),
+        (
+            "a route with a parameter in it",
+            http(
+                "/x",
+                &[("/routeKey", json!("POST /webhooks/{name}")), ("/pathParameters/name", json!("head-events"))],
+            ),
+        ),
         ("a REST API's trailing slash", rest("/x", "/webhooks/head-events/", &[])),
     ] {
         let answer = receiver.invoke(&event).await;

@@ -15,12 +15,12 @@ use tokio::time::Instant;
 
 use crate::{
     Provisioner,
-    command::{all_well, extend_with_owned, gone_heads, heads_of},
+    command::{extend_with_owned, gone_heads, heads_of},
     config::{Allowed, ConfigError},
     declared::{Declared, Heads, Subscriptions, WebhookUrl},
     remove::Removal,
     ring::RingError,
-    run::{HeadReport, Leaving, Mode, Task, Who},
+    run::{HeadReport, Leaving, Mode, Task, Who, all_well},
 };
 
 /// What is kept of the function's time for sending the answer, retries included.
@@ -251,7 +251,7 @@ async fn bring_about(
         }
     }
     let count = heads.len();
-    let reports = run.reconcile(Task { declared: &declared, heads, mode: Mode::Apply, leaving, gone }).await;
+    let reports = run.reconcile(Task { declared: &declared, heads, mode: Mode::Apply, leaving, gone, is_all }).await;
     let mut answer = summary(&reports, is_all);
     answer.data.insert("WebhookUrl".to_owned(), declared.webhook_url.as_str().into());
     answer.data.insert("Heads".to_owned(), count.into());
@@ -260,12 +260,17 @@ async fn bring_about(
 
 async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timestamp, deadline: Instant) -> Answer {
     let properties = &request.resource_properties;
-    // With properties like these nothing can have been created.
+    let mut own = Who { owner: None, takes_over: true, creates: false, issued_at: arrived_at };
+    who(request, arrived_at)(&mut own);
+    let force = flag(properties, "ForceDelete", false).unwrap_or(false);
+    // With properties like these nothing was created; but an earlier version of them may have been good.
     let declared = match declared(properties) {
         Ok(declared) => declared,
-        Err(error) => return Answer::success(format!("nothing to remove: {error}")),
+        Err(error) if force || provisioner.knows_nothing_of(own.owner.as_deref(), &[]).await => {
+            return Answer::success(format!("nothing to remove: {error}"));
+        }
+        Err(error) => return Answer::failure(with_hint(&error.to_string())),
     };
-    let force = flag(properties, "ForceDelete", false).unwrap_or(false);
     let mut heads = match declared.heads {
         Heads::Named(ids) => ids,
         // What `*` stood for before is in the ring.
@@ -276,9 +281,7 @@ async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timest
         Err(error) if force => return Answer::success(format!("nothing was removed at UNITH: {error}")),
         // Without configuration or credentials this may be the rollback of what was never created: the ring knows.
         Err(error) => {
-            let mut owner = Who { owner: None, takes_over: true, creates: false, issued_at: arrived_at };
-            who(request, arrived_at)(&mut owner);
-            let nothing_known = provisioner.knows_nothing_of(owner.owner.as_deref(), &heads).await;
+            let nothing_known = provisioner.knows_nothing_of(own.owner.as_deref(), &heads).await;
             return if nothing_known {
                 Answer::success(format!("nothing to remove: none of the heads has a key in the ring ({error})"))
             } else {
@@ -300,8 +303,10 @@ async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timest
     let removal = Removal {
         url: &declared.webhook_url,
         heads,
+        is_rollback: true,
         deleted_at: Some(run.who.issued_at),
         force,
+        is_left: false,
         made: Vec::new(),
         switched_on: Vec::new(),
     };
@@ -310,6 +315,9 @@ async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timest
         Err(error) => return unreadable(&error),
     };
     let mut answer = summary(&removed.reports, false);
+    if let Some(error) = removed.no_ring {
+        answer.reason = format!("{}; {error}, so it is not known what was ours", answer.reason);
+    }
     if answer.failed && force {
         // What is left at UNITH is left there on request.
         answer = Answer::success(answer.reason);

@@ -3,7 +3,7 @@
 //! A command's result says per head how it went, and `ok` only if all went well. A schedule event is the command
 //! `apply`, whose failure is the invocation's failure, since nobody reads its result.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -16,12 +16,14 @@ use crate::{
     declared::{Declared, Heads},
     remove::Removal,
     ring::RingError,
-    run::{HeadReport, Mode, Run, RunError, Task, each},
+    run::{HeadReport, Mode, Run, RunError, Task, all_well, each},
     self_test::self_test,
     unith::UnithError,
 };
 
 const SERVICE: &str = "provision";
+/// How long before being cut off a run ends by itself.
+const TIME_TO_END: Duration = Duration::from_secs(1);
 const DEFAULT_METRICS_NAMESPACE: &str = "UnithWebhooks";
 
 /// What can be asked for.
@@ -123,7 +125,9 @@ pub async fn handle(provisioner: &Provisioner, input: &Value, deadline: Instant)
     // A schedule's event says when it was due; it may come late.
     let due_at = input.get("time").and_then(Value::as_str).and_then(Timestamp::parse).filter(|_| scheduled);
     let issued_at = due_at.map_or(arrived_at, |due_at| due_at.min(arrived_at));
-    let run = provisioner.run(deadline, |who| who.issued_at = issued_at).await?;
+    // A run that ends by itself says more than one that is cut off.
+    let run_until = deadline.checked_sub(TIME_TO_END).unwrap_or(deadline);
+    let run = provisioner.run(run_until, |who| who.issued_at = issued_at).await?;
     let asked = Asked { action: command.action, declared: &declared, is_narrowed };
     // The calls to UNITH end by themselves before that; the waits for the key ring may add up.
     let in_time = tokio::time::timeout_at(deadline, carry_out(provisioner, &run, &asked)).await;
@@ -207,7 +211,7 @@ async fn carry_out(provisioner: &Provisioner, run: &Run, asked: &Asked<'_>) -> R
             let enable_events = declared.enable_events || asked.action == Action::Enable;
             let declared = &Declared { enable_events, ..declared.clone() };
             let mode = if asked.action == Action::Rotate { Mode::Rotate } else { Mode::Apply };
-            reported(run.reconcile(Task { declared, heads, mode, leaving: Vec::new(), gone }).await, is_all)
+            reported(run.reconcile(Task { declared, heads, mode, leaving: Vec::new(), gone, is_all }).await, is_all)
         }
         Action::Disable => {
             let heads = heads_of(run, &declared.heads).await?;
@@ -232,13 +236,6 @@ struct Reports {
     heads: Vec<Value>,
     ok: bool,
     drift: usize,
-}
-
-/// A head that UNITH refuses fails a run that names it, and not one about whatever the account has; but when all are
-/// refused, something else is wrong. `how` says of a report whether it is well, and whether UNITH refuses the head.
-pub(crate) fn all_well<R>(reports: &[R], is_all: bool, how: impl Fn(&R) -> (bool, bool)) -> bool {
-    let excused = is_all && !reports.iter().all(|report| how(report).1);
-    reports.iter().map(how).all(|(ok, is_refused)| ok || (excused && is_refused))
 }
 
 fn reported(reports: Vec<HeadReport>, is_all: bool) -> Reports {
@@ -266,9 +263,11 @@ async fn remove(run: &Run, asked: &Asked<'_>) -> Result<Vec<HeadReport>, RingErr
     let removal = Removal {
         url: &asked.declared.webhook_url,
         heads,
+        is_rollback: false,
         // A run that is under way must not bring back what is taken away.
         deleted_at: (!asked.is_narrowed).then_some(run.who.issued_at),
         force: false,
+        is_left: false,
         made: Vec::new(),
         switched_on: Vec::new(),
     };

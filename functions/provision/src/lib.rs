@@ -9,6 +9,7 @@ pub mod command;
 pub mod config;
 pub mod declared;
 pub mod plan;
+pub mod register;
 pub mod remove;
 pub mod ring;
 pub mod run;

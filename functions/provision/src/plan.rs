@@ -61,6 +61,8 @@ pub struct Plan {
 pub enum Step {
     /// Register the webhook, and store its key.
     Register,
+    /// Wait for one that was registered at this time, and that UNITH does not list.
+    AwaitListed(Timestamp),
     /// Register another one in its place.
     Replace(WebhookId),
     /// Store the key of a registered webhook.
@@ -96,6 +98,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Register => f.write_str("register the webhook"),
+            Self::AwaitListed(since) => {
+                write!(f, "wait for the webhook that was registered at {since} to be listed by UNITH")
+            }
             Self::Replace(id) => {
                 write!(
                     f,
@@ -213,6 +218,12 @@ fn key_to_store(keeper: &Webhook, entry: &RingKey, ring: &[RingKey], now: Timest
 }
 
 impl Plan {
+    /// The registration that stays.
+    #[must_use]
+    pub fn keeper_id(&self) -> Option<WebhookId> {
+        self.keeper.as_ref().map(|keeper| keeper.id.clone())
+    }
+
     /// What `apply` would do, in words.
     #[must_use]
     pub fn steps(&self, declared: &Declared) -> Vec<Step> {
@@ -220,6 +231,7 @@ impl Plan {
         let replaced: Vec<_> =
             self.delete_first.iter().chain(&self.delete_last).map(|webhook| webhook.id.clone()).collect();
         match &self.keeper {
+            None if self.unlisted_since.is_some() => steps.extend(self.unlisted_since.map(Step::AwaitListed)),
             None if replaced.is_empty() => steps.push(Step::Register),
             None => steps.extend(replaced.into_iter().map(Step::Replace)),
             Some(keeper) => {

@@ -13,7 +13,7 @@ use crate::{
     declared::{Subscriptions, WebhookUrl},
     plan::{Step, ours},
     ring::{Document, RingError},
-    run::{Boxed, HeadReport, Leaving, Run, RunError, each, switch},
+    run::{Boxed, HeadReport, Leaving, Run, RunError, delete_all, each, switch},
     unith::{UnithError, Webhook},
 };
 
@@ -24,10 +24,15 @@ pub struct Removal<'r> {
     pub url: &'r WebhookUrl,
     /// The heads.
     pub heads: Vec<String>,
+    /// Whether this may be the rollback of what was never created: a head that cannot be asked about, and of which the
+    /// ring knows nothing, is then no failure.
+    pub is_rollback: bool,
     /// When the deletion of the owner was asked for; `None` if it is not being deleted.
     pub deleted_at: Option<Timestamp>,
     /// Whether our own side is cleaned also where UNITH's cannot be.
     pub force: bool,
+    /// Whether it is what an update leaves behind, which the variables do not name any more.
+    pub is_left: bool,
     /// Registrations that this very run made, with their heads.
     pub made: Vec<(String, WebhookId)>,
     /// Heads whose events this very run switched on.
@@ -41,6 +46,8 @@ pub struct Removed {
     pub reports: Vec<HeadReport>,
     /// Whether the keys could be taken out of the ring.
     pub written: Result<(), RingError>,
+    /// Why there was no ring to say what is ours.
+    pub no_ring: Option<RingError>,
 }
 
 /// A head after something was taken away from it.
@@ -61,53 +68,73 @@ impl Run {
     /// A ring that cannot be read: it says what is ours.
     pub async fn remove(&self, removal: Removal<'_>) -> Result<Removed, RingError> {
         let ring_store = self.ring.guarded(None);
-        let before = match ring_store.read().await {
+        let (before, no_ring) = match ring_store.read().await {
             // Where the ring is gone, or never was one, nothing in it is ours.
-            Err(error) if error.is_absence() => Document::default(),
-            ring => ring?,
+            Err(error) if error.is_absence() => (Document::default(), Some(error)),
+            ring => (ring?, None),
         };
         for key in before.keys() {
             self.unith.keep_secret(key.key.expose());
         }
         let removal = &removal;
-        let work = removal.heads.iter().map(|id| Box::pin(self.clear(removal, id, &before, &[])) as _);
+        let work = removal.heads.iter().map(|id| Box::pin(self.clear(removal, id, &before, None)) as _);
         let mut cleared = each(work).await;
         let written = self.drop_keys(removal, &cleared, &ring_store).await;
-        // A run that was under way may have registered something meanwhile.
-        let after: Document = ring_store.read().await.unwrap_or_default();
-        let again = cleared.iter().filter(|head| head.result.is_ok());
-        let work =
-            again.map(|head| Box::pin(self.clear(removal, &head.head_id, &after, &head.listed)) as Boxed<'_, Cleared>);
-        let mut appeared = false;
-        for second in each(work).await {
-            let Some(first) = cleared.iter_mut().find(|first| first.head_id == second.head_id) else { continue };
-            appeared |= !second.done.is_empty();
-            first.done.extend(second.done);
-            first.listed = second.listed;
-            first.had_ours |= second.had_ours;
-            first.result = second.result;
-        }
+        // A run that was under way may have registered something meanwhile. Without the ring nobody knows.
+        let appeared = match ring_store.read().await {
+            Ok(after) => self.clear_again(removal, &mut cleared, &after).await,
+            Err(_) => false,
+        };
         let written =
             if appeared { written.and(self.drop_keys(removal, &cleared, &ring_store).await) } else { written };
         let reports = cleared.into_iter().map(|head| {
             // UNITH does not let us in, or is not there, and we know of nothing of ours at it: this was never created, and
             // a creation that failed must not fail to be rolled back.
-            let is_unknown = !head.had_ours && !before.of_head(&head.head_id).iter().any(|key| self.is_own(key));
-            let result = if is_unknown { Ok(()) } else { head.result };
+            let may_be_unknown = removal.is_rollback && no_ring.is_none() && !head.had_ours;
+            let is_known = || before.of_head(&head.head_id).iter().any(|key| self.is_own(key));
+            let result = if may_be_unknown && !is_known() { Ok(()) } else { head.result };
             HeadReport::new(&head.head_id, head.done, &result)
         });
-        Ok(Removed { reports: reports.collect(), written })
+        Ok(Removed { reports: reports.collect(), written, no_ring })
     }
 
-    /// Takes away what is ours on a head, but for what was `spared` before.
-    async fn clear(&self, removal: &Removal<'_>, head_id: &str, ring: &Document, spared: &[Webhook]) -> Cleared {
-        let mut cleared = Cleared {
-            head_id: head_id.to_owned(),
-            done: Vec::new(),
-            listed: Vec::new(),
-            had_ours: false,
-            result: Ok(()),
-        };
+    /// Clears the heads a second time, and those that the owner has got meanwhile. Whether anything was there to be taken
+    /// away is the result.
+    async fn clear_again(&self, removal: &Removal<'_>, cleared: &mut Vec<Cleared>, after: &Document) -> bool {
+        let well = cleared.iter().filter(|head| head.result.is_ok());
+        let again = well.map(|head| (head.head_id.clone(), head.listed.clone()));
+        let owner = self.who.owner.as_deref().filter(|_| removal.deleted_at.is_some());
+        let is_new = |head_id: &String| cleared.iter().all(|head| head.head_id != *head_id);
+        let new = owner.map(|owner| after.heads_of(owner)).unwrap_or_default().into_iter().filter(is_new);
+        let heads: Vec<_> = again.chain(new.map(|head_id| (head_id, Vec::new()))).collect();
+        let work = heads
+            .iter()
+            .map(|(head_id, known)| Box::pin(self.clear(removal, head_id, after, Some(known))) as Boxed<'_, Cleared>);
+        let mut appeared = false;
+        for second in each(work).await {
+            appeared |= second.had_ours || !second.done.is_empty();
+            let Some(first) = cleared.iter_mut().find(|first| first.head_id == second.head_id) else {
+                cleared.push(second);
+                continue;
+            };
+            first.done.extend(second.done);
+            first.listed = second.listed;
+            first.had_ours |= second.had_ours;
+            first.result = second.result;
+        }
+        appeared
+    }
+
+    /// Takes away what is ours on a head; at a second look, but for what was `spared` at the first.
+    async fn clear(
+        &self,
+        removal: &Removal<'_>,
+        head_id: &str,
+        ring: &Document,
+        spared: Option<&[Webhook]>,
+    ) -> Cleared {
+        let head_id = head_id.to_owned();
+        let mut cleared = Cleared { head_id, done: Vec::new(), listed: Vec::new(), had_ours: false, result: Ok(()) };
         cleared.result = self.try_to_clear(removal, ring, spared, &mut cleared).await;
         cleared
     }
@@ -116,7 +143,7 @@ impl Run {
         &self,
         removal: &Removal<'_>,
         ring: &Document,
-        spared: &[Webhook],
+        spared: Option<&[Webhook]>,
         cleared: &mut Cleared,
     ) -> Result<(), RunError> {
         let head_id = cleared.head_id.clone();
@@ -125,26 +152,35 @@ impl Run {
             None => return Ok(()),
         };
         let entries = ring.of_head(&head_id);
+        let is_known = entries.iter().any(|entry| self.is_removable(removal, entry, &head_id));
+        // A deletion that is asked for once more: what it did not come to then, it has to do now.
+        let owner = self.who.owner.as_deref().filter(|_| removal.deleted_at.is_some());
+        let is_repeated = owner.is_some_and(|owner| ring.deleted_at(owner).is_some());
         let is_made = |webhook: &Webhook| removal.made.iter().any(|(head, id)| *head == head_id && *id == webhook.id);
-        let goes = |webhook: &Webhook| {
-            is_made(webhook) || self.is_ours(webhook, &entries, removal.url, &head_id, &cleared.listed)
-        };
-        let is_spared = |webhook: &Webhook| spared.iter().any(|known| known.id == webhook.id);
-        let ours = ours(&cleared.listed, removal.url).into_iter();
-        let going: Vec<_> = ours.filter(|webhook| !is_spared(webhook) && goes(webhook)).collect();
-        cleared.had_ours = !going.is_empty();
-        for webhook in &going {
-            self.unith.delete(&webhook.id).await?;
-            cleared.done.push(format!("delete webhook {}", webhook.id));
-        }
-        if !going.is_empty() {
-            cleared.listed = self.unith.webhooks(&head_id).await?;
-            if let Some(still) = going.iter().find(|gone| cleared.listed.iter().any(|webhook| webhook.id == gone.id)) {
-                return Err(RunError::WithoutEffect(format!("delete webhook {}", still.id)));
+        let is_ours = |webhook: &Webhook| {
+            let mut own = entries.iter().filter(|entry| entry.webhook_id.as_ref() == Some(&webhook.id)).peekable();
+            if own.peek().is_some() {
+                // What was taken over, or is given back to whom it was taken from, is another's.
+                return own.all(|entry| self.is_removable(removal, entry, &head_id) && entry.previous_owner.is_none());
             }
+            // One that delivers in the place of ours, which is gone, was made by another stack with another ring.
+            let is_replaced = entries.iter().any(|entry| is_gone(entry, &cleared.listed)) || (is_repeated && !is_known);
+            self.allowed.covers(removal.url, &head_id) && !(webhook.subscriptions != Subscriptions::NONE && is_replaced)
+        };
+        let is_spared = |webhook: &Webhook| spared.into_iter().flatten().any(|known| known.id == webhook.id);
+        let ours = ours(&cleared.listed, removal.url).into_iter();
+        let going: Vec<_> = ours.filter(|own| !is_spared(own) && (is_made(own) || is_ours(own))).collect();
+        cleared.had_ours = !going.is_empty();
+        if !going.is_empty() {
+            let deletion = delete_all(&self.unith, &head_id, &going).await;
+            cleared.done.extend(deletion.gone.iter().map(|id| format!("delete webhook {id}")));
+            cleared.listed = deletion.listed?;
         }
-        let is_concerned = !going.is_empty() || removal.switched_on.contains(&head_id);
-        if is_concerned && cleared.listed.is_empty() && self.unith.events_on(&head_id).await? {
+        // Of what was deleted by hand the switch stays: somebody else may have switched it on.
+        let is_unfinished = is_repeated && spared.is_none();
+        let is_concerned = cleared.had_ours || is_unfinished || removal.switched_on.contains(&head_id);
+        // Where it cannot be read, it is set all the same.
+        if is_concerned && cleared.listed.is_empty() && !matches!(self.unith.events_on(&head_id).await, Ok(false)) {
             switch(&self.unith, &head_id, false).await?;
             cleared.done.push(Step::Switch(false).to_string());
         }
@@ -162,27 +198,9 @@ impl Run {
         }
     }
 
-    /// Whether a registration of our URL is ours to remove.
-    fn is_ours(
-        &self,
-        webhook: &Webhook,
-        entries: &[RingKey],
-        url: &WebhookUrl,
-        head_id: &str,
-        listed: &[Webhook],
-    ) -> bool {
-        let mut own = entries.iter().filter(|entry| entry.webhook_id.as_ref() == Some(&webhook.id)).peekable();
-        if own.peek().is_some() {
-            // What was taken over, or is given back to whom it was taken from, is another's.
-            return own.all(|entry| self.is_own(entry) && entry.previous_owner.is_none());
-        }
-        // One that delivers in the place of ours, which is gone, was made by another stack with another ring.
-        let is_gone = |entry: &&RingKey| {
-            let id = entry.webhook_id.as_ref();
-            entry.state == KeyState::Active && id.is_some_and(|id| listed.iter().all(|webhook| webhook.id != *id))
-        };
-        let is_replaced = webhook.subscriptions != Subscriptions::NONE && entries.iter().any(|entry| is_gone(&entry));
-        self.allowed.covers(url, head_id) && !is_replaced
+    /// Whether an entry of the ring is ours to take out: one that nobody owns is, where the variables name its head.
+    fn is_removable(&self, removal: &Removal<'_>, entry: &RingKey, head_id: &str) -> bool {
+        self.is_own(entry) && (entry.owner.is_some() || removal.is_left || self.allowed.covers(removal.url, head_id))
     }
 
     /// The one write: keys of ours whose webhooks are gone, what is handed over, and that the owner was deleted.
@@ -206,11 +224,12 @@ impl Run {
                     let is_listed = |id: &WebhookId| head.listed.iter().any(|webhook| webhook.id == *id);
                     let stays = key.webhook_id.as_ref().is_some_and(is_listed) && head.result.is_ok();
                     let is_retired = is_anothers && key.state == KeyState::Retiring;
-                    self.is_own(key) && key.previous_owner.is_none() && !stays && !is_retired
+                    let is_removable = self.is_removable(removal, key, &head.head_id);
+                    is_removable && key.previous_owner.is_none() && !stays && !is_retired
                 });
             }
         };
-        match ring.change(Timestamp::now(), change).await {
+        match ring.change(Timestamp::now(), change).await.map(drop) {
             // With the secret, all keys are gone; and what is not a ring has none of ours.
             Err(error) if error.is_absence() => Ok(()),
             result => result,
@@ -225,19 +244,14 @@ impl Run {
                 let removal = Removal {
                     url: &leaving.url,
                     heads: Vec::new(),
+                    is_rollback: false,
                     deleted_at: None,
                     force: false,
+                    is_left: true,
                     made: Vec::new(),
                     switched_on: Vec::new(),
                 };
-                let mut cleared = Cleared {
-                    head_id: leaving.head_id.clone(),
-                    done: Vec::new(),
-                    listed: Vec::new(),
-                    had_ours: false,
-                    result: Ok(()),
-                };
-                cleared.result = self.try_to_clear(&removal, ring, &[], &mut cleared).await;
+                let cleared = self.clear(&removal, &leaving.head_id, ring, None).await;
                 let still = cleared.listed.iter().map(|webhook| webhook.id.clone()).collect();
                 let report = HeadReport::new(&cleared.head_id, cleared.done, &cleared.result);
                 Left { report, still, is_whole: leaving.is_whole }
@@ -245,6 +259,12 @@ impl Run {
         });
         each(work).await
     }
+}
+
+/// Whether an entry is of a webhook in use that is not listed.
+fn is_gone(entry: &RingKey, listed: &[Webhook]) -> bool {
+    let is_listed = |id: &WebhookId| listed.iter().any(|webhook| webhook.id == *id);
+    entry.state == KeyState::Active && entry.webhook_id.as_ref().is_some_and(|id| !is_listed(id))
 }
 
 /// What came of leaving a head or a URL.

@@ -11,7 +11,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -48,6 +48,8 @@ pub struct RingStore {
     secret: String,
     /// Whether it was there in this run: what is not there later was deleted meanwhile.
     was_there: Arc<AtomicBool>,
+    /// When the owner had been deleted by the first look at the ring.
+    first_mark: Arc<OnceLock<Option<Timestamp>>>,
     guard: Option<Guard>,
 }
 
@@ -150,7 +152,7 @@ impl RingStore {
     /// The ring in `secret`, a name or an ARN.
     #[must_use]
     pub fn new(client: Client, secret: String) -> Self {
-        Self { client, secret, was_there: Arc::default(), guard: None }
+        Self { client, secret, was_there: Arc::default(), first_mark: Arc::default(), guard: None }
     }
 
     /// The same ring, for a run that ends where its owner was deleted.
@@ -189,7 +191,12 @@ impl RingStore {
 
     fn check_guard(&self, document: &Document) -> Result<(), RingError> {
         let Some(guard) = &self.guard else { return Ok(()) };
-        match document.deleted_at(&guard.owner).filter(|at| *at > guard.issued_at) {
+        let mark = document.deleted_at(&guard.owner);
+        let first = *self.first_mark.get_or_init(|| mark);
+        // CloudFormation's times have whole seconds: a mark that appears during the run may be as late as the run, and one
+        // that was there before is earlier.
+        let appeared = |at: &Timestamp| Some(*at) != first && *at >= guard.issued_at.whole_second();
+        match mark.filter(|at| *at > guard.issued_at || appeared(at)) {
             Some(at) => Err(RingError::DeletedMeanwhile { owner: guard.owner.clone(), at }),
             None => Ok(()),
         }
@@ -199,9 +206,11 @@ impl RingStore {
     /// find nothing left to do. Done when what was written can be read, or when there was nothing to change. The size
     /// after the change is the caller's to see to; Secrets Manager refuses what it does not take.
     ///
+    /// Whether there were keys in the ring before is the result.
+    ///
     /// # Errors
     /// A ring that cannot be read or written, or one whose owner was deleted.
-    pub async fn change(&self, now: Timestamp, change: impl Fn(&mut Document)) -> Result<(), RingError> {
+    pub async fn change(&self, now: Timestamp, change: impl Fn(&mut Document)) -> Result<bool, RingError> {
         let mut theirs = None;
         for _ in 0..MAX_ROUNDS {
             let before = match theirs.take() {
@@ -209,14 +218,16 @@ impl RingStore {
                 None => self.read().await?,
             };
             self.check_guard(&before)?;
-            let Some(after) = before.changed(now, &change) else { return Ok(()) };
+            let had_keys = !before.is_empty();
+            let Some(after) = before.changed(now, &change) else { return Ok(had_keys) };
             let token = token_after(before.version.as_deref());
             let put = self.client.put_secret_value().secret_id(&self.secret).secret_string(after.to_text());
             match put.client_request_token(&token).send().await {
                 Ok(_) => {
                     theirs = self.written_meanwhile(&before, &token).await;
                     if theirs.is_none() {
-                        return self.read_back(now, change).await;
+                        self.read_back(now, change).await?;
+                        return Ok(had_keys);
                     }
                     tracing::warn!(
                         secret = self.secret.as_str(),
@@ -392,9 +403,13 @@ impl Document {
             value.map(|value| serde_json::from_str::<Vec<Box<RawValue>>>(value.get())).transpose()
         };
         let entries = list(members.remove("keys")).map_err(|_| "its `keys` is not a list")?.unwrap_or_else(|| {
-            members.clear();
-            let keys = ring.keys().iter().map(|entry| entry.key.expose());
-            keys.filter_map(|key| raw(&BTreeMap::from([("key", key), ("state", "active")]))).collect()
+            members.retain(|name, _| name != "sharedKey" && name != "head_id");
+            let entry = |key: &RingKey| {
+                let mut entry = BTreeMap::from([("key", key.key.expose()), ("state", KeyState::Active.as_str())]);
+                entry.extend(key.head_id.as_deref().map(|head_id| ("head_id", head_id)));
+                raw(&entry)
+            };
+            ring.keys().iter().filter_map(entry).collect()
         });
         let deletions = list(members.remove("deleted")).map_err(|_| "its `deleted` is not a list")?.unwrap_or_default();
         let entries = entries.into_iter().map(Entry::new).collect();
@@ -720,6 +735,9 @@ mod tests {
         for text in [K1.to_owned(), format!(r#"{{"sharedKey": "{K1}"}}"#)] {
             assert_eq!(entries(&document(&text)), json!([{"key": K1, "state": "active"}]));
         }
+        let noted = document(&format!(r#"{{"sharedKey": "{K1}", "head_id": "h", "note": 1e999}}"#));
+        let expected = format!(r#"{{"keys":[{{"head_id":"h","key":"{K1}","state":"active"}}],"note":1e999}}"#);
+        assert_eq!(noted.to_text(), expected);
         let marked = format!("\u{feff}{{\"keys\": [{{\"head_id\": \"h\", \"webhook_id\": 4, \"key\": \"{K1}\"}}]}}");
         assert_eq!(document(&marked).of_head("h").len(), 1, "a byte-order mark changes nothing");
         assert!(Document::parse(r#"{"password": "x"}"#, None).is_err());

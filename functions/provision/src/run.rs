@@ -21,12 +21,12 @@ use shared::{
     signature::SharedKey,
     timestamp::Timestamp,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::{
     config::Allowed,
     declared::{Declared, Subscriptions, WebhookUrl},
-    plan::{Look, Plan, Step, ours, plan},
+    plan::{Look, Plan, Step, plan},
     remove::{Left, Removal},
     ring::{Document, MAX_RING_BYTES, NewKey, RingError, RingStore},
     unith::{Unith, UnithError, Webhook},
@@ -36,16 +36,12 @@ use crate::{
 pub const MAX_HEADS: usize = 100;
 /// How many heads are worked on at a time.
 const HEADS_AT_A_TIME: usize = 8;
-/// How often a registration is begun anew when nobody knows what became of it.
-const REGISTER_TRIES: u32 = 4;
-const REGISTER_PAUSE: Duration = Duration::from_millis(500);
-/// A refusal that is about no subscription is one again a moment later; another one may be gone.
-const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
+/// How often a list is asked for that must say what became of a deletion.
+const LIST_TRIES: u32 = 3;
+const LIST_PAUSE: Duration = Duration::from_millis(200);
 /// How often a switch is set that does not show as set.
 const SWITCH_TRIES: u32 = 4;
 const SWITCH_PAUSE: Duration = Duration::from_millis(200);
-/// What is kept of a run's time for the calls behind the wait.
-const TIME_FOR_CALLS: Duration = Duration::from_secs(5);
 
 /// The clients and the rules of a run.
 #[derive(Debug, Clone)]
@@ -135,8 +131,14 @@ pub enum RunError {
         needs_s: u64,
     },
     /// UNITH was too slow about this head.
-    #[error("UNITH was too slow: the webhook could not be registered in a third of the run's time; run this again")]
+    #[error("UNITH was too slow: this head was not through in its share of the run's time; run this again")]
     Slow,
+    /// Somebody else uses the switch.
+    #[error(
+        "somebody switched the head's events off while the webhook was registered, so it would never deliver: run this \
+         again"
+    )]
+    SwitchedOff,
     /// There is nothing that could be rotated.
     #[error("there is no webhook to rotate the key of: run `apply` first")]
     NotRegistered,
@@ -153,6 +155,11 @@ impl RunError {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Unith(error) if error.is_refusal())
+    }
+
+    /// The same of a call that had only a share of the run's time.
+    pub(crate) fn of_its_share(self) -> Self {
+        if matches!(self, Self::Unith(UnithError::OutOfTime { .. })) { Self::Slow } else { self }
     }
 
     fn is_deletion(&self) -> bool {
@@ -231,6 +238,8 @@ pub struct Task<'t> {
     pub leaving: Vec<Leaving>,
     /// Heads that UNITH does not have any more, whose keys are dropped.
     pub gone: Vec<String>,
+    /// Whether the heads are whatever the account has, so that one that UNITH refuses fails nothing else.
+    pub is_all: bool,
 }
 
 /// What an update leaves behind.
@@ -245,38 +254,57 @@ pub struct Leaving {
 }
 
 /// A head in the run.
-struct HeadRun {
-    id: String,
-    look: Option<Look>,
-    plan: Option<Plan>,
+pub(crate) struct HeadRun {
+    pub(crate) id: String,
+    pub(crate) look: Option<Look>,
+    pub(crate) plan: Option<Plan>,
     entries: Vec<RingKey>,
-    registered: Option<Registered>,
+    pub(crate) registered: Option<Registered>,
     /// Whether its events are on, as far as is known.
-    events_on: bool,
+    pub(crate) events_on: bool,
     /// Whether the run set the switch, or tried to.
-    switched: bool,
-    /// Webhooks the run deleted.
-    deleted: Vec<WebhookId>,
-    done: Vec<String>,
-    notes: Vec<String>,
-    error: Option<RunError>,
+    pub(crate) switched: bool,
+    /// Webhooks the run deleted, and UNITH lists no more.
+    pub(crate) deleted: Vec<WebhookId>,
+    /// The webhook's key after a change that gave it another one.
+    changed_key: Option<NewKey>,
+    pub(crate) done: Vec<String>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) error: Option<RunError>,
 }
 
 /// A webhook that was registered in this run.
 #[derive(Debug, Clone)]
-struct Registered {
+pub(crate) struct Registered {
     /// UNITH's id of it; `None` if it is not listed.
-    id: Option<WebhookId>,
-    key: SharedKey,
+    pub(crate) id: Option<WebhookId>,
+    pub(crate) key: SharedKey,
     /// Whether it is subscribed already, since UNITH would not have it otherwise.
-    is_live: bool,
+    pub(crate) is_live: bool,
+}
+
+/// Who looks after a webhook, and who did before.
+type Owners = (Option<String>, Option<String>);
+
+/// What a run changes in the ring before anything is subscribed.
+#[derive(Default)]
+struct Changes<'h> {
+    keys: Vec<NewKey>,
+    owned: Vec<(&'h str, &'h WebhookId, Owners)>,
+    retired: Vec<(&'h str, &'h WebhookId)>,
+    /// Registrations that never came to be listed in a day are not coming, where there is this new one.
+    unlisted: Vec<(&'h str, SharedKey)>,
 }
 
 pub(crate) type Boxed<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
 
-/// Does something for several heads at a time.
+/// Does something for several heads at a time, none of which waits for an earlier one. The results are in the order of
+/// the heads.
 pub(crate) async fn each<'f, T>(work: impl Iterator<Item = Boxed<'f, T>>) -> Vec<T> {
-    stream::iter(work.collect::<Vec<_>>()).buffered(HEADS_AT_A_TIME).collect().await
+    let work: Vec<_> = work.enumerate().map(|(index, work)| async move { (index, work.await) }).collect();
+    let mut done: Vec<_> = stream::iter(work).buffer_unordered(HEADS_AT_A_TIME).collect().await;
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 impl HeadRun {
@@ -290,17 +318,18 @@ impl HeadRun {
             events_on: false,
             switched: false,
             deleted: Vec::new(),
+            changed_key: None,
             done: Vec::new(),
             notes: Vec::new(),
             error: None,
         }
     }
 
-    fn is_well(&self) -> bool {
+    pub(crate) fn is_well(&self) -> bool {
         self.error.is_none()
     }
 
-    fn fail_if<T>(&mut self, result: Result<T, impl Into<RunError>>) -> Option<T> {
+    pub(crate) fn fail_if<T>(&mut self, result: Result<T, impl Into<RunError>>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
@@ -310,8 +339,21 @@ impl HeadRun {
         }
     }
 
-    fn step(&mut self, step: &Step) {
+    pub(crate) fn step(&mut self, step: &Step) {
         self.done.push(step.to_string());
+    }
+
+    /// Whether its events are to be on in the end.
+    pub(crate) fn stays_on(&self, task: &Task<'_>) -> bool {
+        match task.mode {
+            Mode::Apply => task.declared.enable_events,
+            Mode::Rotate => self.was_on(),
+        }
+    }
+
+    /// Whether its events were found on.
+    pub(crate) fn was_on(&self) -> bool {
+        self.look.as_ref().is_some_and(|look| look.events_on)
     }
 
     fn report(self) -> HeadReport {
@@ -322,8 +364,12 @@ impl HeadRun {
 
     /// The webhook that is to stay, and its key.
     fn own(&self) -> Option<WebhookId> {
-        let keeper = || self.plan.as_ref().and_then(|plan| plan.keeper.as_ref()).map(|keeper| keeper.id.clone());
+        let keeper = || self.plan.as_ref().and_then(Plan::keeper_id);
         self.registered.as_ref().map_or_else(keeper, |registered| registered.id.clone())
+    }
+
+    fn entry_of(&self, id: &WebhookId) -> Option<&RingKey> {
+        self.entries.iter().find(|entry| entry.webhook_id.as_ref() == Some(id))
     }
 }
 
@@ -369,8 +415,10 @@ impl Run {
 
     /// All of it. An error is one of the ring, which stops every head that has not failed before.
     async fn bring_about(&self, task: &Task<'_>, heads: &mut [HeadRun], left: &mut Vec<Left>) -> Result<(), RingError> {
-        let third = self.started + (self.unith.deadline().saturating_duration_since(self.started)) / 3;
-        let looking = self.unith.until(third);
+        // The first reading says whether the owner was deleted before; a deletion from now on is one meanwhile.
+        self.ring.read_guarded().await?;
+        let time = self.unith.deadline().saturating_duration_since(self.started);
+        let looking = self.unith.until(self.started + time / 6);
         each(heads.iter_mut().map(|head| Box::pin(look_at(&looking, head)) as Boxed<'_, ()>)).await;
         let ring = self.ring.read_guarded().await?;
         for key in ring.keys() {
@@ -378,25 +426,29 @@ impl Run {
         }
         self.make_plans(task, heads, &ring);
         self.check_size(task, heads, &ring)?;
-        self.register_all(task, heads, &ring, third).await;
-        let had_keys = !ring.is_empty();
-        if let Err(error) = self.store_keys(task, heads).await {
-            each(heads.iter_mut().map(|head| Box::pin(self.take_back(head)) as Boxed<'_, ()>)).await;
-            return Err(error);
-        }
+        self.register_all(task, heads, &ring, self.started + time / 3).await;
+        let had_keys = match self.store_keys(task, heads).await {
+            Ok(had_keys) => had_keys,
+            Err(error) => {
+                each(heads.iter_mut().map(|head| Box::pin(self.take_back(head)) as Boxed<'_, ()>)).await;
+                return Err(error);
+            }
+        };
         self.wait_for_receivers(heads, had_keys).await;
         // What is left of the time is for two rounds of calls.
         let now = Instant::now();
         let half = self.unith.until(now + self.unith.deadline().saturating_duration_since(now) / 2);
-        each(heads.iter_mut().map(|head| Box::pin(self.complete(task.declared, head, &half)) as Boxed<'_, ()>)).await;
-        if heads.iter().all(HeadRun::is_well) {
+        each(heads.iter_mut().map(|head| Box::pin(self.subscribe(task.declared, head, &half)) as Boxed<'_, ()>)).await;
+        self.store_changed_keys(heads).await?;
+        each(heads.iter_mut().map(|head| Box::pin(delete_replaced(head, &half)) as Boxed<'_, ()>)).await;
+        each(heads.iter_mut().map(|head| Box::pin(self.set_switch(task, head)) as Boxed<'_, ()>)).await;
+        let now_in_ring = self.ring.read_guarded().await?;
+        each(heads.iter_mut().map(|head| Box::pin(self.check(task, head, &now_in_ring)) as Boxed<'_, ()>)).await;
+        let is_refused = |head: &HeadRun| head.error.as_ref().is_some_and(RunError::is_refusal);
+        if all_well(heads, task.is_all, |head| (head.is_well(), is_refused(head))) {
             left.extend(self.leave(&task.leaving, &ring).await);
         }
-        self.retire_keys(heads, left).await?;
-        each(heads.iter_mut().map(|head| Box::pin(self.set_switch(task, head)) as Boxed<'_, ()>)).await;
-        let ring = self.ring.read_guarded().await?;
-        each(heads.iter_mut().map(|head| Box::pin(self.check(task, head, &ring)) as Boxed<'_, ()>)).await;
-        Ok(())
+        self.retire_keys(heads, left).await
     }
 
     fn make_plans(&self, task: &Task<'_>, heads: &mut [HeadRun], ring: &Document) {
@@ -417,226 +469,25 @@ impl Run {
     /// Whether the ring will take all that is about to be written; before anything is changed.
     fn check_size(&self, task: &Task<'_>, heads: &[HeadRun], ring: &Document) -> Result<(), RingError> {
         let now = Timestamp::now();
+        let until = now.plus(self.pace.key_grace);
         // As long as UNITH's keys and ids are, or those that are known.
         let key_length = ring.keys().map(|key| key.key.expose().len()).max().unwrap_or_default().max(32);
         let Ok(key) = SharedKey::parse(&"0".repeat(key_length)) else { return Ok(()) };
-        let id = WebhookId::from_number(u32::MAX);
-        let registers = |head: &&HeadRun| head.plan.as_ref().is_some_and(|plan| plan.register);
-        let mut new = Vec::new();
-        for (index, head) in heads.iter().filter(|head| head.is_well()).filter(registers).enumerate() {
-            // Each its own, or they would be taken for the same one.
-            let key = SharedKey::parse(&format!("{index:0>key_length$}")).unwrap_or_else(|_| key.clone());
-            new.push(self.new_key(head, Some(id.clone()), key, true));
-        }
-        let old: Vec<_> = heads.iter().flat_map(|head| self.keys_to_keep(head)).collect();
+        let expected = Registered { id: Some(WebhookId::from_number(u32::MAX)), key, is_live: false };
+        let registers = |head: &HeadRun| head.plan.as_ref().is_some_and(|plan| plan.register);
+        let changes = self.changes(heads, |head| registers(head).then(|| expected.clone()));
         let bytes = ring.bytes_after(now, |ring| {
-            for key in old.iter().chain(&new) {
-                ring.put_active(key, now, now);
-            }
-            for head in &task.gone {
-                ring.remove(head, |key| key.owner == self.who.owner);
+            self.make_changes(task, &changes, ring, now);
+            for (head, plan) in heads.iter().filter_map(|head| Some((head, head.plan.as_ref()?))) {
+                plan.delete_last.iter().for_each(|webhook| ring.retire(&head.id, &webhook.id, until));
             }
         });
         // A ring that somebody else made too large must not keep heads from being looked after that need no more room.
-        if bytes > MAX_RING_BYTES && !new.is_empty() { Err(RingError::TooLarge { bytes }) } else { Ok(()) }
-    }
-
-    /// Registers the webhook for each head that needs it. A head that is not through in time holds up nobody.
-    async fn register_all(&self, task: &Task<'_>, heads: &mut [HeadRun], ring: &Document, third: Instant) {
-        let needs =
-            if ring.is_empty() { Duration::ZERO } else { self.pace.settle + TIME_FOR_CALLS.min(self.pace.settle) };
-        let latest = self.unith.deadline().checked_sub(needs).unwrap_or(self.started);
-        let work = heads.iter_mut().map(|head| {
-            Box::pin(async move {
-                if head.is_well() && head.plan.as_ref().is_some_and(|plan| plan.register) {
-                    if Instant::now() < latest {
-                        self.register_head(task, head, third.min(latest)).await;
-                    } else {
-                        head.error = Some(RunError::TooLittleTime { needs_s: needs.as_secs() });
-                    }
-                }
-            }) as Boxed<'_, ()>
-        });
-        each(work).await;
-    }
-
-    async fn register_head(&self, task: &Task<'_>, head: &mut HeadRun, until: Instant) {
-        let unith = self.unith.until(until);
-        let result = timeout_at(until, self.try_to_register(task, head, &unith)).await;
-        let result = result.unwrap_or(Err(RunError::Slow));
-        // The calls end with the time, too.
-        let is_slow = matches!(result, Err(RunError::Unith(UnithError::OutOfTime { .. })));
-        head.fail_if(if is_slow { Err(RunError::Slow) } else { result });
-        if !head.is_well() {
-            self.take_back(head).await;
-        }
-    }
-
-    async fn try_to_register(&self, task: &Task<'_>, head: &mut HeadRun, unith: &Unith) -> Result<(), RunError> {
-        let (Some(plan), Some(look)) = (head.plan.clone(), head.look.clone()) else { return Ok(()) };
-        for webhook in &plan.delete_first {
-            unith.delete(&webhook.id).await?;
-            head.deleted.push(webhook.id.clone());
-            head.done.push(format!("delete webhook {}, which delivers nothing that can be verified", webhook.id));
-        }
-        if !plan.delete_first.is_empty() {
-            // One that is still there would deliver as soon as events are on.
-            let listed = unith.webhooks(&head.id).await?;
-            let is_listed = |webhook: &&Webhook| listed.iter().any(|known| known.id == webhook.id);
-            if let Some(still) = plan.delete_first.iter().find(is_listed) {
-                return Err(RunError::WithoutEffect(format!("delete webhook {}", still.id)));
-            }
-        }
-        let stays_on = match task.mode {
-            Mode::Apply => task.declared.enable_events,
-            Mode::Rotate => look.events_on,
-        };
-        if !look.events_on {
-            head.switched = true;
-            switch(unith, &head.id, true).await?;
-            head.events_on = true;
-            head.step(&Step::Switch(true));
-        }
-        let registered = self.register(task.declared, head, unith, &look.listed).await?;
-        match &registered.id {
-            Some(id) => head.done.push(format!("register webhook {id}")),
-            None => head.done.push("register the webhook".to_owned()),
-        }
-        head.registered = Some(registered);
-        if !stays_on {
-            head.switched = true;
-            switch(unith, &head.id, false).await?;
-            head.events_on = false;
-            head.step(&Step::Switch(false));
-        }
-        Ok(())
-    }
-
-    /// Registers the webhook, subscribed to nothing. What nobody knows the outcome of is looked for before it is done again.
-    async fn register(
-        &self,
-        declared: &Declared,
-        head: &mut HeadRun,
-        unith: &Unith,
-        before: &[Webhook],
-    ) -> Result<Registered, RunError> {
-        let url = declared.webhook_url.as_str();
-        let mut tries = 0;
-        let mut was_refused = false;
-        loop {
-            let (answer, is_live) = match unith.register(&head.id, url, Subscriptions::NONE).await {
-                Err(first) if first.is_about_the_request() && !std::mem::replace(&mut was_refused, true) => {
-                    tokio::time::sleep(REFUSAL_PAUSE).await;
-                    continue;
-                }
-                // A platform that says twice that it wants some subscription gets the declared ones, a moment earlier than
-                // is best.
-                Err(first) if first.is_about_the_request() => {
-                    match unith.register(&head.id, url, declared.subscriptions).await {
-                        Err(second) if second.is_refusal() => (Err(first), false),
-                        answer => (answer, true),
-                    }
-                }
-                answer => (answer, false),
-            };
-            let shown = match answer {
-                Ok(shown) => shown,
-                Err(error) if error.is_uncertain() => {
-                    let until = Instant::now() + REGISTER_PAUSE;
-                    if let Some(found) = self.find(declared, &head.id, unith, before, None, until).await? {
-                        return Ok(Registered { is_live, ..found });
-                    }
-                    pause(tries, error, unith.deadline()).await?;
-                    tries += 1;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            if is_live {
-                head.notes.push(
-                    "UNITH does not register a webhook without subscriptions: what it delivers is refused until its key \
-                     can be read, and comes again"
-                        .to_owned(),
-                );
-            }
-            let until = (Instant::now() + self.pace.list_within).min(unith.deadline());
-            let found = self.find(declared, &head.id, unith, before, shown.as_ref(), until).await?;
-            return match (found, shown) {
-                (Some(found), _) => Ok(Registered { is_live, ..found }),
-                (None, Some(key)) => Ok(Registered { id: None, key, is_live }),
-                (None, None) => Err(RunError::NoKey),
-            };
-        }
-    }
-
-    /// The webhook of ours that is listed now and was not `before`, with its key: as the list, the webhook itself or the
-    /// registration (`shown`) showed it. Looks again until `until`.
-    async fn find(
-        &self,
-        declared: &Declared,
-        head_id: &str,
-        unith: &Unith,
-        before: &[Webhook],
-        shown: Option<&SharedKey>,
-        until: Instant,
-    ) -> Result<Option<Registered>, RunError> {
-        let mut wait = Duration::from_millis(100);
-        loop {
-            let listed = unith.webhooks(head_id).await?;
-            let is_new = |webhook: &Webhook| before.iter().all(|known| known.id != webhook.id);
-            let new: Vec<_> = ours(&listed, &declared.webhook_url).into_iter().filter(is_new).collect();
-            if let Some(found) = pick(&new, shown)? {
-                return self.with_key(unith, found, shown).await.map(Some);
-            }
-            if Instant::now() + wait >= until {
-                return Ok(None);
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(1));
-        }
-    }
-
-    async fn with_key(
-        &self,
-        unith: &Unith,
-        found: &Webhook,
-        shown: Option<&SharedKey>,
-    ) -> Result<Registered, RunError> {
-        let known = found.key.as_ref().or(shown).cloned();
-        let known = match known {
-            Some(key) => Some(key),
-            None => unith.webhook(&found.id).await.ok().and_then(|webhook| webhook.key),
-        };
-        if let Some(key) = known {
-            return Ok(Registered { id: Some(found.id.clone()), key, is_live: false });
-        }
-        // Each further run would leave one more.
-        unith.delete(&found.id).await?;
-        Err(RunError::NoKey)
-    }
-
-    /// Leaves a head that failed as it was found: without what was registered, and with the switch it had.
-    async fn take_back(&self, head: &mut HeadRun) {
-        let found_on = head.look.as_ref().is_some_and(|look| look.events_on);
-        if let Some(id) = head.registered.take().and_then(|registered| registered.id) {
-            match self.unith.delete(&id).await {
-                Ok(()) => head.done.push(format!("delete webhook {id} again")),
-                Err(error) => head.notes.push(format!("webhook {id} stays registered, subscribed to nothing: {error}")),
-            }
-        }
-        if head.switched {
-            match switch(&self.unith, &head.id, found_on).await {
-                Ok(()) => head.events_on = found_on,
-                Err(error) => head.notes.push(format!(
-                    "the head's events could not be switched back {}: {error}",
-                    if found_on { "on" } else { "off" }
-                )),
-            }
-        }
+        if bytes > MAX_RING_BYTES && bytes > ring.bytes() { Err(RingError::TooLarge { bytes }) } else { Ok(()) }
     }
 
     /// Who looks after a head's webhook from now on, and who did before, by the entries that are replaced or stay.
-    fn owners(&self, entry: Option<&RingKey>) -> (Option<String>, Option<String>) {
+    fn owners(&self, entry: Option<&RingKey>) -> Owners {
         let own = self.who.owner.clone();
         let Some(entry) = entry else { return (own, None) };
         let (owner, previous) = (entry.owner.clone(), entry.previous_owner.clone());
@@ -671,55 +522,58 @@ impl Run {
         missing.collect()
     }
 
-    /// The one write with all new keys; and whose they are, and what is gone.
-    async fn store_keys(&self, task: &Task<'_>, heads: &[HeadRun]) -> Result<(), RingError> {
-        let now = Timestamp::now();
-        let until = now.plus(self.pace.key_grace);
-        let mut keys = Vec::new();
-        let mut owned = Vec::new();
-        let mut retired = Vec::new();
-        let mut unlisted = Vec::new();
+    /// What the heads change in the ring, if this is what was registered for them.
+    fn changes<'h>(&self, heads: &'h [HeadRun], registered: impl Fn(&'h HeadRun) -> Option<Registered>) -> Changes<'h> {
+        let mut changes = Changes::default();
         for head in heads.iter().filter(|head| head.is_well()) {
             let Some(plan) = &head.plan else { continue };
-            keys.extend(self.keys_to_keep(head));
-            if let Some(registered) = &head.registered {
-                keys.push(self.new_key(head, registered.id.clone(), registered.key.clone(), true));
-                // One that never came to be listed in a day is not coming.
-                unlisted.push((&head.id, registered.key.expose()));
-            }
-            if let Some(keeper) = &plan.keeper {
-                keys.extend(
-                    plan.key_to_store.clone().map(|key| self.new_key(head, Some(keeper.id.clone()), key, true)),
-                );
-                let entry = head.entries.iter().find(|entry| entry.webhook_id.as_ref() == Some(&keeper.id));
-                owned.extend(entry.map(|entry| (&head.id, &keeper.id, self.owners(Some(entry)))));
-            }
+            let registered = registered(head);
+            changes.keys.extend(self.keys_to_keep(head));
             // An id may be given out again: what is new is not gone.
-            let own = head.own();
+            let own = registered.as_ref().map_or_else(|| plan.keeper_id(), |registered| registered.id.clone());
             let gone = plan.gone.iter().chain(&head.deleted).filter(|id| own.as_ref() != Some(id));
-            retired.extend(gone.map(|id| (&head.id, id)));
+            changes.retired.extend(gone.map(|id| (head.id.as_str(), id)));
+            if let Some(keeper) = &plan.keeper {
+                let key = plan.key_to_store.clone();
+                changes.keys.extend(key.map(|key| self.new_key(head, Some(keeper.id.clone()), key, true)));
+                let entry = head.entry_of(&keeper.id);
+                changes.owned.extend(entry.map(|entry| (head.id.as_str(), &keeper.id, self.owners(Some(entry)))));
+            }
+            if let Some(registered) = registered {
+                changes.keys.push(self.new_key(head, registered.id, registered.key.clone(), true));
+                changes.unlisted.push((&head.id, registered.key));
+            }
         }
-        let change = |ring: &mut Document| {
-            for key in &keys {
-                ring.put_active(key, now, until);
-            }
-            for (head_id, id, (owner, previous)) in &owned {
-                ring.set_owner(head_id, id, owner.as_deref(), previous.as_deref());
-            }
-            for (head_id, id) in &retired {
-                ring.retire(head_id, id, until);
-            }
-            for (head_id, key) in &unlisted {
-                ring.retire_unlisted(head_id, key, until);
-            }
-            for head_id in &task.gone {
-                ring.remove(head_id, |key| key.owner == self.who.owner);
-            }
-            if let Some(owner) = self.who.owner.as_deref().filter(|_| self.who.creates) {
-                ring.unmark_deleted(owner, self.who.issued_at);
-            }
-        };
-        self.ring.change(now, change).await
+        changes
+    }
+
+    fn make_changes(&self, task: &Task<'_>, changes: &Changes<'_>, ring: &mut Document, now: Timestamp) {
+        let until = now.plus(self.pace.key_grace);
+        for key in &changes.keys {
+            ring.put_active(key, now, until);
+        }
+        for (head_id, id, (owner, previous)) in &changes.owned {
+            ring.set_owner(head_id, id, owner.as_deref(), previous.as_deref());
+        }
+        for (head_id, id) in &changes.retired {
+            ring.retire(head_id, id, until);
+        }
+        for (head_id, key) in &changes.unlisted {
+            ring.retire_unlisted(head_id, key.expose(), until);
+        }
+        for head_id in &task.gone {
+            ring.remove(head_id, |key| key.owner == self.who.owner);
+        }
+        if let Some(owner) = self.who.owner.as_deref().filter(|_| self.who.creates) {
+            ring.unmark_deleted(owner, self.who.issued_at);
+        }
+    }
+
+    /// The one write with all new keys; and whose they are, and what is gone. Whether there were keys before is the result.
+    async fn store_keys(&self, task: &Task<'_>, heads: &[HeadRun]) -> Result<bool, RingError> {
+        let now = Timestamp::now();
+        let changes = self.changes(heads, |head| head.registered.clone());
+        self.ring.change(now, |ring| self.make_changes(task, &changes, ring, now)).await
     }
 
     /// Waits until every receiver can have the new keys. Receivers that have no key at all look for one at once.
@@ -758,19 +612,19 @@ impl Run {
         tokio::time::sleep(wait).await;
     }
 
-    /// Subscribes a head's webhook, and deletes what it replaces.
-    async fn complete(&self, declared: &Declared, head: &mut HeadRun, unith: &Unith) {
+    /// Subscribes a head's webhook.
+    async fn subscribe(&self, declared: &Declared, head: &mut HeadRun, unith: &Unith) {
         if head.is_well() {
-            let result = self.try_to_complete(declared, head, unith).await;
+            let result = self.try_to_subscribe(declared, head, unith).await;
             head.fail_if(result);
         }
     }
 
-    async fn try_to_complete(&self, declared: &Declared, head: &mut HeadRun, unith: &Unith) -> Result<(), RunError> {
+    async fn try_to_subscribe(&self, declared: &Declared, head: &mut HeadRun, unith: &Unith) -> Result<(), RunError> {
         let Some(plan) = head.plan.clone() else { return Ok(()) };
         if let Some(key) = plan.key_to_store.as_ref().filter(|_| head.registered.is_none()) {
             self.unith.keep_secret(key.expose());
-            head.done.extend(plan.keeper.as_ref().map(|keeper| Step::StoreKey(keeper.id.clone()).to_string()));
+            head.done.extend(plan.keeper_id().map(|id| Step::StoreKey(id).to_string()));
         }
         if let Some(registered) = &head.registered {
             let stored = registered.id.as_ref().map(|id| Step::StoreKey(id.clone()).to_string());
@@ -786,45 +640,47 @@ impl Run {
             let url = declared.webhook_url.as_str();
             let step = Step::Subscribe { webhook_id: id.clone(), from, to: declared.subscriptions };
             unith.change(&id, &head.id, url, declared.subscriptions).await?;
-            self.check_subscribed(declared, head, unith, &id, &step).await?;
+            head.changed_key = self.check_subscribed(declared, head, unith, &id, &step).await?;
             head.step(&step);
-        }
-        for webhook in &plan.delete_last {
-            unith.delete(&webhook.id).await?;
-            head.deleted.push(webhook.id.clone());
-            head.done.push(format!("delete webhook {}; its key stays valid for a while", webhook.id));
-        }
-        for id in &plan.gone {
-            head.step(&Step::RetireKey(id.clone()));
         }
         Ok(())
     }
 
-    /// Nobody says that a change leaves the key alone, or that it is one.
+    /// Nobody says that a change had its effect, or that it leaves the key alone: a new key is the result.
     async fn check_subscribed(
         &self,
         declared: &Declared,
-        head: &mut HeadRun,
+        head: &HeadRun,
         unith: &Unith,
         id: &WebhookId,
         step: &Step,
-    ) -> Result<(), RunError> {
+    ) -> Result<Option<NewKey>, RunError> {
         let listed = unith.webhooks(&head.id).await?;
         let own = listed.into_iter().find(|webhook| webhook.id == *id);
         let own = own.filter(|own| own.subscriptions == declared.subscriptions);
         let own = own.ok_or_else(|| RunError::WithoutEffect(step.to_string()))?;
-        let known = head.registered.as_ref().map(|registered| registered.key.expose().to_owned());
-        let known = known.or_else(|| {
-            let entry = head.entries.iter().find(|entry| entry.webhook_id.as_ref() == Some(id));
-            entry.map(|entry| entry.key.expose().to_owned())
-        });
-        if let Some(key) = own.key.filter(|key| known.as_deref() != Some(key.expose())) {
-            let now = Timestamp::now();
-            let new = self.new_key(head, Some(id.clone()), key, true);
-            self.ring.change(now, |ring| ring.put_active(&new, now, now.plus(self.pace.key_grace))).await?;
-            head.notes.push(format!("the change gave webhook {id} another key, which is stored"));
+        let planned = || head.plan.as_ref().and_then(|plan| plan.key_to_store.as_ref());
+        let known = head.registered.as_ref().map(|registered| &registered.key).or_else(planned);
+        let known = known.or_else(|| head.entry_of(id).map(|entry| &entry.key));
+        let key = own.key.filter(|key| known.is_none_or(|known| known.expose() != key.expose()));
+        Ok(key.map(|key| self.new_key(head, Some(id.clone()), key, true)))
+    }
+
+    /// Stores keys that came with the subscriptions. Heads for which that fails keep what was to be replaced.
+    async fn store_changed_keys(&self, heads: &mut [HeadRun]) -> Result<(), RingError> {
+        let keys: Vec<_> = heads.iter().filter_map(|head| head.changed_key.clone()).collect();
+        if keys.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let now = Timestamp::now();
+        let until = now.plus(self.pace.key_grace);
+        let stored = self.ring.change(now, |ring| keys.iter().for_each(|key| ring.put_active(key, now, until))).await;
+        for head in heads.iter_mut().filter(|head| head.changed_key.is_some()) {
+            if head.fail_if(stored.clone()).is_some() {
+                head.notes.push("the change gave the webhook another key, which is stored".to_owned());
+            }
+        }
+        stored.map(drop).or_else(|error| if error.is_deletion() { Err(error) } else { Ok(()) })
     }
 
     /// The one write that lets replaced keys go, and drops those of what is left behind.
@@ -835,7 +691,8 @@ impl Run {
             heads.iter().flat_map(|head| head.deleted.iter().map(|id| (head.id.as_str(), id.clone()))).collect();
         let left: Vec<_> = left.iter().filter(|left| left.report.ok).collect();
         if deleted.is_empty() && left.is_empty() {
-            return Ok(());
+            // A deletion may have taken away what was just made.
+            return self.ring.read_guarded().await.map(drop);
         }
         let change = |ring: &mut Document| {
             for (head_id, id) in &deleted {
@@ -856,7 +713,7 @@ impl Run {
                 }
             }
         };
-        self.ring.change(now, change).await
+        self.ring.change(now, change).await.map(drop)
     }
 
     /// Whether an entry of the ring is this run's owner's, or nobody's.
@@ -865,14 +722,27 @@ impl Run {
     }
 
     async fn set_switch(&self, task: &Task<'_>, head: &mut HeadRun) {
-        let wanted = task.declared.enable_events;
-        if task.mode == Mode::Apply && head.is_well() && head.look.is_some() && head.events_on != wanted {
-            head.switched = true;
-            let result = switch(&self.unith, &head.id, wanted).await;
-            if head.fail_if(result).is_some() {
+        let wanted = match &head.error {
+            None => head.stays_on(task),
+            // What is not listed is not subscribed: there is nothing to switch events on for.
+            Some(RunError::Unlisted { .. }) => head.was_on() && head.stays_on(task),
+            Some(_) => return,
+        };
+        // UNITH's documents disagree which of the two comes first: behind a registration it is switched on once more.
+        let is_confirmed = wanted && head.is_well() && head.registered.is_some();
+        let is_due = task.mode == Mode::Apply || head.registered.is_some();
+        if head.look.is_none() || !is_due || (head.events_on == wanted && !is_confirmed) {
+            return;
+        }
+        head.switched |= head.events_on != wanted;
+        match switch(&self.unith, &head.id, wanted).await {
+            Ok(()) if head.events_on == wanted => {}
+            Ok(()) => {
                 head.events_on = wanted;
                 head.step(&Step::Switch(wanted));
             }
+            Err(error) if head.is_well() => head.error = Some(error),
+            Err(error) => head.notes.push(error.to_string()),
         }
     }
 
@@ -888,7 +758,10 @@ impl Run {
                 ..task.declared.clone()
             };
             let plan = self.plan(&declared, &look, &ring.of_head(&head.id));
-            let steps: Vec<_> = plan.steps(&declared).into_iter().filter(|step| !step.is_housekeeping()).collect();
+            // Keys of what this run deleted are retired last.
+            let is_own = |step: &Step| matches!(step, Step::RetireKey(id) if head.deleted.contains(id));
+            let steps = plan.steps(&declared).into_iter().filter(|step| !step.is_housekeeping() && !is_own(step));
+            let steps: Vec<_> = steps.collect();
             if steps.is_empty() {
                 Ok(())
             } else {
@@ -907,8 +780,10 @@ impl Run {
         let removal = Removal {
             url: &task.declared.webhook_url,
             heads: task.heads.clone(),
+            is_rollback: false,
             deleted_at: None,
             force: false,
+            is_left: false,
             made: made.collect(),
             switched_on: heads.iter().filter(is_switched_on).map(|head| head.id.clone()).collect(),
         };
@@ -937,6 +812,13 @@ impl Run {
     }
 }
 
+/// A head that UNITH refuses fails a run that names it, and not one about whatever the account has; but when all are
+/// refused, something else is wrong. `how` says of a report whether it is well, and whether UNITH refuses the head.
+pub(crate) fn all_well<R>(reports: &[R], is_all: bool, how: impl Fn(&R) -> (bool, bool)) -> bool {
+    let excused = is_all && !reports.iter().all(|report| how(report).1);
+    reports.iter().map(how).all(|(ok, is_refused)| ok || (excused && is_refused))
+}
+
 /// A head that was not worked on.
 fn failed(head_id: &str, error: &str) -> HeadReport {
     HeadReport { ok: false, error: Some(error.to_owned()), ..HeadReport::new(head_id, Vec::new(), &Ok(())) }
@@ -948,9 +830,63 @@ async fn look(unith: &Unith, head_id: &str) -> Result<Look, RunError> {
 }
 
 async fn look_at(unith: &Unith, head: &mut HeadRun) {
-    let look = look(unith, &head.id).await;
+    let look = look(unith, &head.id).await.map_err(RunError::of_its_share);
     head.look = head.fail_if(look);
     head.events_on = head.look.as_ref().is_some_and(|look| look.events_on);
+}
+
+/// What came of deleting webhooks.
+pub(crate) struct Deletion {
+    /// What UNITH does not list any more.
+    pub(crate) gone: Vec<WebhookId>,
+    /// What it lists now, or what kept some from being deleted.
+    pub(crate) listed: Result<Vec<Webhook>, RunError>,
+}
+
+/// Deletes webhooks of a head. What came of it, the list behind it says, whatever the calls were answered.
+pub(crate) async fn delete_all(unith: &Unith, head_id: &str, webhooks: &[Webhook]) -> Deletion {
+    if webhooks.is_empty() {
+        return Deletion { gone: Vec::new(), listed: Ok(Vec::new()) };
+    }
+    let mut first_error = None;
+    for webhook in webhooks {
+        if let Err(error) = unith.delete(&webhook.id).await {
+            first_error.get_or_insert(error);
+        }
+    }
+    let mut tries = 1;
+    loop {
+        let listed = unith.webhooks(head_id).await;
+        let is_listed = |id: &WebhookId| listed.iter().flatten().any(|webhook| webhook.id == *id);
+        let still = webhooks.iter().find(|webhook| is_listed(&webhook.id));
+        // What is transient was tried again already.
+        let is_odd = listed.as_ref().is_err_and(|error| !error.is_transient());
+        if tries < LIST_TRIES && (is_odd || (still.is_some() && first_error.is_none())) {
+            tries += 1;
+            tokio::time::sleep(LIST_PAUSE).await;
+            continue;
+        }
+        let ids = webhooks.iter().map(|webhook| webhook.id.clone());
+        let gone = if listed.is_ok() { ids.filter(|id| !is_listed(id)).collect() } else { Vec::new() };
+        let without_effect = still.map(|still| RunError::WithoutEffect(format!("delete webhook {}", still.id)));
+        let listed = match (without_effect, first_error, listed) {
+            (None, _, Ok(listed)) => Ok(listed),
+            (_, Some(error), _) | (None, None, Err(error)) => Err(error.into()),
+            (Some(without_effect), None, _) => Err(without_effect),
+        };
+        return Deletion { gone, listed };
+    }
+}
+
+/// Deletes what a head's webhook replaces.
+async fn delete_replaced(head: &mut HeadRun, unith: &Unith) {
+    let Some(plan) = head.plan.clone().filter(|_| head.is_well()) else { return };
+    let deletion = delete_all(unith, &head.id, &plan.delete_last).await;
+    head.done.extend(deletion.gone.iter().map(|id| format!("delete webhook {id}; its key stays valid for a while")));
+    head.deleted.extend(deletion.gone);
+    if head.fail_if(deletion.listed).is_some() {
+        plan.gone.into_iter().for_each(|id| head.step(&Step::RetireKey(id)));
+    }
 }
 
 /// Sets a head's switch, and reads it back: what UNITH answers says nothing of its effect. Tried some times whatever goes
@@ -971,34 +907,25 @@ pub(crate) async fn switch(unith: &Unith, head_id: &str, on: bool) -> Result<(),
     Err(last.map_or_else(|| RunError::WithoutEffect(Step::Switch(on).to_string()), RunError::from))
 }
 
-/// Which of the new webhooks is the one that was registered: the one with the key that was shown, else the only one whose
-/// key is not shown.
-fn pick<'w>(new: &'w [Webhook], shown: Option<&SharedKey>) -> Result<Option<&'w Webhook>, RunError> {
-    let Some(shown) = shown else {
-        let masked = new.iter().filter(|webhook| webhook.key.is_none()).count();
-        return if masked > 1 { Err(RunError::Ambiguous) } else { Ok(new.last()) };
-    };
-    let is_it = |webhook: &&Webhook| webhook.key.as_ref().is_some_and(|key| key.expose() == shown.expose());
-    if let Some(found) = new.iter().find(is_it) {
-        return Ok(Some(found));
-    }
-    let masked: Vec<_> = new.iter().filter(|webhook| webhook.key.is_none()).collect();
-    match masked.as_slice() {
-        [] => Ok(None),
-        [only] => Ok(Some(only)),
-        _ => Err(RunError::Ambiguous),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Waits a little longer each time, or as long as UNITH asks; gives up where the time would be over.
-async fn pause(tries: u32, error: UnithError, deadline: Instant) -> Result<(), RunError> {
-    let jitter = Duration::from_millis(fastrand::u64(0..200));
-    let pause = (REGISTER_PAUSE * 2_u32.pow(tries) + jitter).max(error.retry_after().unwrap_or_default());
-    let fits = Instant::now().checked_add(pause).is_some_and(|then| then < deadline);
-    if tries + 1 >= REGISTER_TRIES || !fits {
-        return Err(error.into());
+    /// The first ones wait for the last one.
+    #[tokio::test]
+    async fn a_slow_head_holds_up_no_other() {
+        let last = tokio::sync::Notify::new();
+        let work = (0..3 * HEADS_AT_A_TIME).map(|number| {
+            let last = &last;
+            Box::pin(async move {
+                if number + 1 < HEADS_AT_A_TIME {
+                    last.notified().await;
+                } else if number + 1 == 3 * HEADS_AT_A_TIME {
+                    last.notify_waiters();
+                }
+                number
+            }) as Boxed<'_, usize>
+        });
+        assert_eq!(each(work).await, (0..3 * HEADS_AT_A_TIME).collect::<Vec<_>>());
     }
-    tracing::warn!("{error}; not listed either: registering again");
-    tokio::time::sleep(pause).await;
-    Ok(())
 }

@@ -349,21 +349,24 @@ impl Unith {
             let call = Call { query: &query, ..Call::new(Method::GET, &["head", "all"]) };
             let answer = self.call(&call).await?;
             let (listed, _) = read_list(&answer).ok_or_else(|| unusable(&call.name(), "it is not a list of heads"))?;
-            let (count, known) = (listed.len(), heads.len());
+            let known = heads.len();
             for head in listed {
                 let id = Object::parse(head.get()).ok().and_then(|head| head.text("id").map(Cow::into_owned));
-                let id = id.filter(|id| shared::event::is_id(id));
+                let id = id.filter(|id| shared::ids::is_id(id));
                 let id = id.ok_or_else(|| unusable(&call.name(), "a head in it has no id"))?;
                 if !heads.contains(&id) {
                     heads.push(id);
                 }
             }
-            let pages = Object::parse(&answer).unwrap_or_default().object("meta").get("pageCount").map(RawValue::get);
-            let is_last = match pages.and_then(|pages| pages.trim_matches('"').parse::<u32>().ok()) {
-                Some(pages) => page >= pages,
-                None => count < HEADS_A_PAGE,
+            let meta = Object::parse(&answer).unwrap_or_default().object("meta");
+            let number = |name| meta.get(name).and_then(|value| value.get().trim_matches('"').parse::<usize>().ok());
+            let is_last = match (number("pageCount"), number("itemCount")) {
+                (Some(pages), _) => usize::try_from(page).is_ok_and(|page| page >= pages),
+                (None, Some(items)) => heads.len() >= items,
+                // A server may give fewer than it was asked for: a short page need not be the last one.
+                (None, None) => false,
             };
-            // Nothing new is on a page that a server without pages gives again.
+            // Nothing new is on a page behind the last one, or on one that a server without pages gives again.
             if is_last || heads.len() == known {
                 return Ok(heads);
             }
@@ -382,12 +385,20 @@ impl Unith {
     async fn call(&self, call: &Call<'_>) -> Result<Zeroizing<String>, UnithError> {
         let token = self.bearer(None).await?;
         match self.send(call, Some(&token)).await {
-            Err(UnithError::Refused { status: StatusCode::UNAUTHORIZED, .. }) => {
+            Err(error) if matches!(error, UnithError::Refused { status: StatusCode::UNAUTHORIZED, .. }) => {
+                // UNITH says 401 of what is not ours, too: a token that is good elsewhere is not at fault.
+                if matches!(self.credentials, Credentials::Bearer(_)) && self.is_accepted(&token).await {
+                    return Err(error);
+                }
                 let token = self.bearer(Some(&token)).await?;
                 self.send(call, Some(&token)).await
             }
             result => result,
         }
+    }
+
+    async fn is_accepted(&self, token: &str) -> bool {
+        self.send(&Call::new(Method::GET, &["user", "me"]), Some(token)).await.is_ok()
     }
 
     /// The run's token; another one than `refused`.

@@ -23,11 +23,12 @@ use shared::{
     signature::SIGNATURE_HEADER,
 };
 
-use crate::WEBHOOK_PATH;
+use crate::{MAX_BODY_BYTES, WEBHOOK_PATH};
 
 /// A header of our own making, on a request whose body could not be decoded. What a sender calls so is left behind.
 pub(crate) const UNDECODABLE_BODY: HeaderName = HeaderName::from_static("undecodable-body");
 
+const EMPTY: (String, bool) = (String::new(), false);
 /// How much of a path that leads nowhere is kept for the log.
 const MAX_SHOWN_PATH_BYTES: usize = 200;
 /// A header value that nothing can be decoded from, in the place of one that is no header's.
@@ -47,15 +48,18 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 #[must_use]
 pub fn neutral(event: &RawValue) -> LambdaRequest {
     let frame = Frame::read(event);
+    let (method, path) = (frame.method(), frame.path());
     let mut headers = frame.signature_headers();
-    let (body, is_base64_encoded) = frame.body().unwrap_or_else(|| {
+    // What leads nowhere is not decoded.
+    let body = if method == Method::POST && path == WEBHOOK_PATH { frame.body() } else { Some(EMPTY) };
+    let (body, is_base64_encoded) = body.unwrap_or_else(|| {
         headers.insert(UNDECODABLE_BODY, NO_VALUE);
-        (String::new(), false)
+        EMPTY
     });
     if frame.is_payload_1() {
         let mut request = ApiGatewayProxyRequest::default();
-        request.http_method = frame.method();
-        request.path = Some(frame.path());
+        request.http_method = method;
+        request.path = Some(path);
         request.multi_value_headers = headers;
         request.request_context.request_time_epoch = frame.arrival("requestTimeEpoch");
         request.body = Some(body);
@@ -63,8 +67,8 @@ pub fn neutral(event: &RawValue) -> LambdaRequest {
         LambdaRequest::ApiGatewayV1(request)
     } else {
         let mut request = ApiGatewayV2httpRequest::default();
-        request.request_context.http.method = frame.method();
-        request.raw_path = Some(frame.path());
+        request.request_context.http.method = method;
+        request.raw_path = Some(path);
         request.headers = headers;
         request.request_context.time_epoch = frame.arrival("timeEpoch");
         request.body = Some(body);
@@ -153,12 +157,14 @@ impl<'e> Frame<'e> {
         of_event.chain([self.http.text("path"), self.context.text("path")].into_iter().flatten())
     }
 
-    /// What stands in place of `{proxy+}`, by whatever name.
-    fn proxied_paths(&self) -> impl Iterator<Item = Cow<'e, str>> {
+    /// What stands in place of `{proxy+}` or its like: alone, since what is before it may be a base path, and within the
+    /// route, since it may be the end of the webhook's path.
+    fn proxied_paths(&self) -> impl Iterator<Item = String> {
         let parameters = self.event.object("pathParameters");
-        let greedy = |route: Cow<'e, str>| Some(route.rsplit_once("+}")?.0.rsplit_once('{')?.1.to_owned());
-        let names: Vec<String> = self.routes().filter_map(greedy).chain(["proxy".to_owned()]).collect();
-        names.into_iter().filter_map(move |name| parameters.text(&name))
+        let proxy = parameters.text("proxy").map(Cow::into_owned);
+        let routes: Vec<_> = self.routes().filter(|route| route.contains('{')).collect();
+        let filled = routes.into_iter().flat_map(move |route| filled(path_of_route(&route), &parameters));
+        proxy.into_iter().chain(filled)
     }
 
     /// When the gateway took the request, in milliseconds since 1970; 0 where it does not say so.
@@ -192,12 +198,14 @@ impl<'e> Frame<'e> {
     /// The body, and whether it is in base64: only where it is not text. `None` if it cannot be decoded.
     fn body(&self) -> Option<(String, bool)> {
         let body = match self.event.get("body") {
-            None => return Some((String::new(), false)),
-            Some(body) if body.get() == "null" => return Some((String::new(), false)),
+            None => return Some(EMPTY),
+            Some(body) if body.get() == "null" => return Some(EMPTY),
             Some(body) => json::text(body)?.into_owned(),
         };
         let flag = self.event.get("isBase64Encoded").map_or("false", RawValue::get);
-        if !flag.trim_matches('"').eq_ignore_ascii_case("true") {
+        let is_text = !flag.trim_matches('"').eq_ignore_ascii_case("true");
+        // What is too large in base64 is too large decoded, and is not looked at.
+        if is_text || body.len() > 2 * MAX_BODY_BYTES {
             return Some((body, false));
         }
         let is_read = |byte: &u8| !byte.is_ascii_whitespace();
@@ -217,4 +225,23 @@ impl<'e> Frame<'e> {
 
 fn path_of_route(route: &str) -> &str {
     route.split_once(' ').map_or(route, |(_, path)| path)
+}
+
+/// A route with its parameters filled in; and what its greedy one, which is the last, stands for. None where another one
+/// stands for more than one part of a path.
+fn filled(route: &str, parameters: &Object<'_>) -> Vec<String> {
+    let mut path = String::new();
+    let mut greedy = None;
+    for part in route.split('/').filter(|part| !part.is_empty()) {
+        let name = part.strip_prefix('{').and_then(|part| part.strip_suffix('}'));
+        let value = name.map(|name| parameters.text(name.trim_end_matches('+')).unwrap_or_default());
+        if name.is_some_and(|name| name.ends_with('+')) {
+            greedy = value.as_deref().map(str::to_owned);
+        } else if value.as_deref().is_some_and(|value| value.contains('/')) {
+            return Vec::new();
+        }
+        path.push('/');
+        path.push_str(value.as_deref().unwrap_or(part));
+    }
+    greedy.into_iter().chain([path]).collect()
 }

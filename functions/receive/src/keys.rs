@@ -18,8 +18,10 @@ use time::Duration;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-/// How often at most a mismatch, or a failure, leads to another fetch.
+/// How often at most a mismatch leads to another fetch, and a ring that is old.
 const REFETCH_PAUSE: Duration = Duration::seconds(10);
+/// How soon after a failed fetch a mismatch leads to another one: within UNITH's retries.
+const RETRY_PAUSE: Duration = Duration::seconds(2);
 /// What a fetch may take of an answer's 4 s: enough is left to write the event.
 const FETCH_WITHIN: StdDuration = StdDuration::from_millis(1_500);
 
@@ -126,10 +128,12 @@ impl SecretRing {
         let (Some(stale), looked) = (&cached, attempts.failed_at) else { return self.fetch(&mut attempts).await };
         // Whoever held the lock before may have fetched it, or tried to.
         let is_newer = before.is_none_or(|before| !Arc::ptr_eq(&before.ring, &stale.ring));
-        if is_newer || looked.is_some_and(|failed_at| within_pause(failed_at, now)) {
+        if is_newer || looked.is_some_and(|failed_at| within(REFETCH_PAUSE, failed_at, now)) {
             return Ok(Arc::clone(&stale.ring));
         }
         let stale = Arc::clone(&stale.ring);
+        // Cut off, it counts as failed, so that the next delivery is verified with the ring that is there.
+        attempts.failed_at = Some(now);
         Ok(self.fetch(&mut attempts).await.unwrap_or(stale))
     }
 
@@ -138,15 +142,20 @@ impl SecretRing {
         if let Some(cached) = self.cached().filter(|cached| !Arc::ptr_eq(&cached.ring, seen)) {
             return Ok(Some(cached.ring));
         }
-        if attempts.after_mismatch_at.is_some_and(|looked_at| within_pause(looked_at, now)) {
-            // Whether there is a newer ring, nobody knows as long as it cannot be read.
-            return if attempts.failed_at.is_some() {
-                Err(KeysError::Recently { secret: self.secret.clone() })
-            } else {
-                Ok(None)
-            };
+        // Whether there is a newer ring, nobody knows as long as it cannot be read.
+        if attempts.failed_at.is_some_and(|failed_at| within(RETRY_PAUSE, failed_at, now)) {
+            return Err(KeysError::Recently { secret: self.secret.clone() });
+        }
+        // The ring at hand may have been read for this very delivery.
+        let is_new = self.cached().is_some_and(|cached| cached.fetched_at >= now);
+        let looked = attempts.after_mismatch_at.is_some_and(|looked_at| within(REFETCH_PAUSE, looked_at, now));
+        if looked && attempts.failed_at.is_none() {
+            return Ok(None);
         }
         attempts.after_mismatch_at = Some(now);
+        if is_new {
+            return Ok(None);
+        }
         // Cut off, it counts as failed: a signature must not be called wrong by a ring that was not read.
         attempts.failed_at = Some(now);
         self.fetch(&mut attempts).await.map(Some)
@@ -207,8 +216,8 @@ impl SecretRing {
     }
 }
 
-fn within_pause(then: Timestamp, now: Timestamp) -> bool {
+fn within(pause: Duration, then: Timestamp, now: Timestamp) -> bool {
     let since = now.since(then);
     // Then may be a little later than now: a request that waited for a fetch carries the time at which it came.
-    since.abs() < REFETCH_PAUSE
+    since.abs() < pause
 }

@@ -101,12 +101,13 @@ impl Receiver {
                 self.store(event, &verified, delivery.received_at, record).await
             }
             Err(unreadable) => {
-                record.about_unreadable(&unreadable, verified.bound_head());
+                let key_head = verified.key_head(unreadable.head_id.as_deref());
+                record.about_unreadable(&unreadable, key_head);
                 let reason = unreadable.reason.to_string();
                 let quarantined = Quarantined {
                     kind: QuarantineKind::Unreadable,
                     reason: &reason,
-                    key_head: verified.bound_head(),
+                    key_head,
                     head_id: unreadable.head_id.as_deref(),
                     session_id: unreadable.session_id.as_deref(),
                 };
@@ -159,7 +160,7 @@ impl Receiver {
                 let quarantined = Quarantined {
                     kind: QuarantineKind::Conflict,
                     reason: &format!("says something else than the stored event {}", event.event_id),
-                    key_head: verified.bound_head(),
+                    key_head: verified.key_head(Some(&event.identity.head_id)),
                     head_id: Some(&event.identity.head_id),
                     session_id: Some(&event.identity.session_id),
                 };
