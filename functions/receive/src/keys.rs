@@ -147,7 +147,7 @@ impl SecretRing {
             return Err(KeysError::Recently { secret: self.secret.clone() });
         }
         // The ring at hand may have been read for this very delivery.
-        let is_new = self.cached().is_some_and(|cached| cached.fetched_at >= now);
+        let is_new = self.cached().is_some_and(|cached| cached.fetched_at > now);
         let looked = attempts.after_mismatch_at.is_some_and(|looked_at| within(REFETCH_PAUSE, looked_at, now));
         if looked && attempts.failed_at.is_none() {
             return Ok(None);
