@@ -166,7 +166,7 @@ async fn members_nobody_reads_cannot_make_an_event_unreadable() {
     let world = World::new().await;
     let receiver = world.receiver().await;
     let event = String::from_utf8(event(&json!({}))).unwrap();
-    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
     for (n, odd) in [r#""\ud83d""#, "1e400", &"9".repeat(400), &deep, r#"{"\udc00": [1e999]}"#].into_iter().enumerate()
     {
         let body = event.replacen('{', &format!("{{\"user\":{odd},"), 1).replace(SESSION, &n.to_string());
