@@ -10,7 +10,10 @@ use aws_config::{
     BehaviorVersion, Region, identity::IdentityCache, retry::RetryConfig,
     stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
 };
-use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_dynamodb::{
+    config::{Credentials, SharedCredentialsProvider},
+    error::ProvideErrorMetadata,
+};
 use aws_smithy_runtime::client::retries::{RetryPartition, TokenBucket};
 use aws_smithy_types::retry::ReconnectMode;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
@@ -39,6 +42,8 @@ const OTHER_PARTITIONS: [&str; 5] = ["cn-", "us-gov-", "us-iso", "eu-isoe-", "eu
 /// another connection: this is also what ends a wait on one that died while the environment was frozen.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
+/// What `provision` gives an attempt.
+const PATIENT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Four attempts that all time out take less than 3.2 s, with the pauses between them.
 const MAX_ATTEMPTS: u32 = 4;
 /// The SDK's own first back-off is up to a second; the sender waits for five in all.
@@ -121,6 +126,16 @@ pub fn secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
     aws_sdk_secretsmanager::Client::from_conf(config)
 }
 
+/// The same for whoever has more time than a delivery: a write that was not waited for may have been carried out.
+#[must_use]
+pub fn patient_secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(PATIENT_ATTEMPT_TIMEOUT)
+        .build();
+    secrets_manager(&config.to_builder().timeout_config(timeouts).build())
+}
+
 const CREDENTIALS: &str =
     "what the SDK signs with; Lambda sets it, on your machine use `aws configure export-credentials --format env`";
 
@@ -138,6 +153,11 @@ impl LoadServiceConfig for Variables {
         let service = key.service_id().to_uppercase().replace(' ', "_");
         self.0.optional(&format!("{}_{service}", key.env())).map(str::to_owned)
     }
+}
+
+/// Whether IAM refused a call.
+pub fn is_denied(error: &impl ProvideErrorMetadata) -> bool {
+    error.code() == Some("AccessDeniedException")
 }
 
 /// An SDK error and its causes in one line, without the raw response, which may repeat what was stored.

@@ -72,7 +72,7 @@ where
         match error.code() {
             Some("ResourceNotFoundException") => SecretError::Missing { cause, is_deleted: false },
             Some("InvalidRequestException") => SecretError::Missing { cause, is_deleted: true },
-            Some("AccessDeniedException") => SecretError::Denied(cause),
+            _ if aws::is_denied(&error) => SecretError::Denied(cause),
             _ => SecretError::Failed(cause),
         }
     })?;

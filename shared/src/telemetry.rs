@@ -26,19 +26,16 @@ use crate::{
 /// The crates whose lines follow `LOG_LEVEL`.
 const OURS: [&str; 4] = ["receive", "provision", "redrive", "shared"];
 
-/// `LOG_LEVEL`, unless Lambda's own `AWS_LAMBDA_LOG_LEVEL` is set: that one wins.
+/// `LOG_LEVEL`. Lambda's own `AWS_LAMBDA_LOG_LEVEL` says what Lambda lets through, and is not ours.
 ///
 /// # Errors
-/// A level that is none of `error`, `warn`, `info`, `debug`, `trace` (or Lambda's `FATAL`).
+/// A level that is none of `error`, `warn`, `info`: there are no lines below that.
 pub fn level(env: &Env) -> Result<Level, EnvError> {
-    for name in ["AWS_LAMBDA_LOG_LEVEL", "LOG_LEVEL"] {
-        if let Some(value) = env.optional(name) {
-            let known = if value.eq_ignore_ascii_case("fatal") { "error" } else { value };
-            let expected = "error, warn, info, debug or trace";
-            return known.parse().map_err(|_| EnvError::Invalid { name, value: value.to_owned(), expected });
-        }
-    }
-    Ok(Level::INFO)
+    let name = "LOG_LEVEL";
+    let Some(value) = env.optional(name) else { return Ok(Level::INFO) };
+    let level =
+        [Level::ERROR, Level::WARN, Level::INFO].into_iter().find(|level| level.as_str().eq_ignore_ascii_case(value));
+    level.ok_or_else(|| EnvError::Invalid { name, value: value.to_owned(), expected: "error, warn or info" })
 }
 
 /// Sends what `tracing` carries, and panics, to standard output from now on. Only the first call has an effect.
@@ -149,15 +146,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lambdas_own_level_wins() {
+    fn the_level_is_ours_and_one_that_has_lines() {
         let env = |pairs: &[(&str, &str)]| pairs.iter().copied().collect::<Env>();
         assert_eq!(level(&env(&[])), Ok(Level::INFO));
-        assert_eq!(level(&env(&[("LOG_LEVEL", "debug")])), Ok(Level::DEBUG));
-        assert_eq!(level(&env(&[("LOG_LEVEL", "debug"), ("AWS_LAMBDA_LOG_LEVEL", "WARN")])), Ok(Level::WARN));
-        assert_eq!(level(&env(&[("AWS_LAMBDA_LOG_LEVEL", "FATAL")])), Ok(Level::ERROR));
-        assert_eq!(
-            level(&env(&[("LOG_LEVEL", "loud")])).unwrap_err().to_string(),
-            "LOG_LEVEL is `loud`: expected error, warn, info, debug or trace"
-        );
+        assert_eq!(level(&env(&[("LOG_LEVEL", "Warn"), ("AWS_LAMBDA_LOG_LEVEL", "INFO")])), Ok(Level::WARN));
+        assert_eq!(level(&env(&[("AWS_LAMBDA_LOG_LEVEL", "FATAL")])), Ok(Level::INFO));
+        for other in ["debug", "trace", "loud"] {
+            let error = level(&env(&[("LOG_LEVEL", other)])).unwrap_err().to_string();
+            assert_eq!(error, format!("LOG_LEVEL is `{other}`: expected error, warn or info"));
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! The custom resource: every request type, every way to be wrong, and always an answer.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use provision::run::Pace;
 use sandbox::platform::{HEAD_ID, Subscriptions};
 use serde_json::{Value, json};
-use shared::key_ring::RingKey;
+use shared::{key_ring::RingKey, timestamp::Timestamp};
 use tests::{
     proxy::Fault,
-    unith::{MORE_HEADS, URL, Unith, request},
+    unith::{MORE_HEADS, QUICK, URL, Unith, request},
 };
 
 fn status(answer: &Value) -> (&str, &str) {
@@ -293,7 +294,7 @@ async fn a_panic_is_answered() {
     let mut create = request("create");
     create["ResponseURL"] = world.response_url().into();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    std::sync::Arc::new(panics).handle(create, deadline).await.unwrap();
+    Arc::new(panics).handle(create, deadline).await.unwrap();
     let answer = world.take_answer().unwrap();
     assert_eq!(status(&answer), ("FAILED", "an error in provision itself: see the function's log"));
 }
@@ -316,4 +317,38 @@ async fn events_can_be_declared_off() {
     assert_eq!(world.cloudformation("create", &json!({"EnableEvents": "false"})).await["Status"], "SUCCESS");
     assert_eq!(world.platform.webhooks().len(), 1);
     assert!(!world.platform.events_enabled(HEAD_ID));
+}
+
+#[tokio::test]
+async fn a_request_that_cloudformation_has_given_up_on_does_nothing() {
+    let world = Unith::start().await;
+    let mut request = request("create");
+    let then = Timestamp::now().plus(time::Duration::seconds(-700)).to_string();
+    let date = then.split('.').next().unwrap().replace(['-', ':'], "");
+    request["ResponseURL"] = format!("{}?X-Amz-Date={date}Z", world.response_url()).into();
+    let answer = world.answer_to(request, Duration::from_secs(30)).await;
+    assert!(answer["Reason"].as_str().unwrap().contains("CloudFormation gave up on it after 660 s"), "{answer}");
+    assert_eq!((answer["Status"].as_str(), world.platform.total_calls()), (Some("FAILED"), 0));
+}
+
+/// IAM takes some seconds to know of what CloudFormation has just allowed.
+#[tokio::test]
+async fn a_permission_that_comes_late_is_waited_for_by_a_deployment_alone() {
+    let world = Arc::new(Unith::start().await.with_pace(Pace { denied_for: Duration::from_secs(10), ..QUICK }));
+    let denied = r#"{"__type":"AccessDeniedException","message":"no"}"#.to_owned();
+    world.secrets_proxy.set(Fault::Answer(400, denied));
+    let error = world.invoke(json!({"action": "apply"})).await.unwrap_err().to_string();
+    assert!(error.contains("could not be read"), "{error}");
+    let before = world.secrets_proxy.requests();
+    let creating = tokio::spawn({
+        let world = Arc::clone(&world);
+        async move { world.cloudformation("create", &json!({})).await }
+    });
+    while world.secrets_proxy.requests() < before + 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.secrets_proxy.set(Fault::None);
+    let answer = creating.await.unwrap();
+    assert_eq!(answer["Status"], "SUCCESS", "{answer}");
+    world.assert_provisioned(HEAD_ID).await;
 }

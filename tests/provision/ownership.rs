@@ -4,13 +4,22 @@ use std::{sync::Arc, time::Duration};
 
 use sandbox::platform::{HEAD_ID, Subscriptions};
 use serde_json::{Value, json};
+use shared::timestamp::Timestamp;
 use tests::unith::{MORE_HEADS, OWNER, URL, Unith, request};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const OTHER_STACK: &str =
     "arn:aws:cloudformation:eu-west-1:123456789012:stack/other/11111111-f2b1-11f0-9c2e-0a1b2c3d4e5f";
 
-/// A request of the resource `logical_id` of a stack, asked for at a second of a day.
+/// A second of the minute before the tests began: CloudFormation gives up on older requests.
+fn second(number: u64) -> String {
+    static FIRST: std::sync::OnceLock<Timestamp> = std::sync::OnceLock::new();
+    let first = FIRST.get_or_init(|| Timestamp::now().plus(time::Duration::minutes(-1)));
+    let at = first.plus(time::Duration::seconds(number.try_into().unwrap())).to_string();
+    format!("{}Z", at.split('.').next().unwrap())
+}
+
+/// A request of the resource `logical_id` of a stack, asked for at a second of a minute.
 fn of(kind: &str, logical_id: &str, stack: Option<&str>, second: u32) -> Value {
     let mut request = request(kind);
     request["LogicalResourceId"] = logical_id.into();
@@ -29,8 +38,8 @@ async fn answer(world: &Unith, request: Value) -> Value {
 
 /// With a response URL that was signed when the request was asked for.
 fn dated(world: &Unith, mut request: Value) -> Value {
-    let second = request["IssuedAt"].as_u64().unwrap();
-    request["ResponseURL"] = format!("{}?X-Amz-Date=20261126T0000{second:02}Z", world.response_url()).into();
+    let date = second(request["IssuedAt"].as_u64().unwrap()).replace(['-', ':'], "");
+    request["ResponseURL"] = format!("{}?X-Amz-Date={date}", world.response_url()).into();
     request
 }
 
@@ -192,9 +201,7 @@ async fn a_scheduled_run_in_flight_does_not_bring_back_what_is_deleted() {
         let before = world.platform.calls("POST /head-events");
         let scheduled = tokio::spawn({
             let world = Arc::clone(&world);
-            async move {
-                world.invoke_within(json!({"source": "aws.scheduler", "time": "2026-11-26T00:00:10Z"}), LIMIT).await
-            }
+            async move { world.invoke_within(json!({"source": "aws.scheduler", "time": second(10)}), LIMIT).await }
         });
         while world.platform.calls("POST /head-events") == before {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -211,7 +218,7 @@ async fn a_scheduled_run_in_flight_does_not_bring_back_what_is_deleted() {
         );
         if second_thoughts {
             // One that was due before, and comes behind everything.
-            let late = world.invoke(json!({"source": "aws.events", "time": "2026-11-26T00:00:15Z"})).await;
+            let late = world.invoke(json!({"source": "aws.events", "time": second(15)})).await;
             assert!(late.unwrap_err().to_string().contains("deleted meanwhile"));
         }
         assert!(world.platform.webhooks().is_empty(), "{:?}", world.platform.webhooks());

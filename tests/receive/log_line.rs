@@ -39,7 +39,7 @@ async fn the_metrics_block_declares_exactly_the_values_beside_it() {
         ),
         (
             receiver.deliver(&event(&json!({"public_org_id": "x"})), KEY).await,
-            vec!["Duplicate", "Conflict", "Quarantined", "StoreMilliseconds", "DeliveryLagMilliseconds"],
+            vec!["Duplicate", "Conflict", "StoreMilliseconds", "DeliveryLagMilliseconds"],
         ),
         (receiver.deliver(b"no event", KEY).await, vec!["Quarantined", "StoreMilliseconds"]),
         (receiver.deliver(b"forged", "wrong").await, vec!["Rejected", "KeyRefetch"]),

@@ -30,6 +30,7 @@ pub const QUICK: Pace = Pace {
     key_grace: time::Duration::minutes(15),
     settle: Duration::from_millis(50),
     list_within: Duration::from_millis(700),
+    denied_for: Duration::from_millis(100),
 };
 /// The resource of the fixtures' requests.
 pub const OWNER: &str = "UnithWebhook@8d0b9a60-f2b1-11f0-9c2e-0a1b2c3d4e5f";

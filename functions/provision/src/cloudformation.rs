@@ -23,6 +23,8 @@ use crate::{
     run::{HeadReport, Leaving, Mode, Task, Who, all_well},
 };
 
+/// How long CloudFormation waits for an answer, in seconds: the template's `ServiceTimeout`.
+pub const SERVICE_TIMEOUT_S: i64 = 660;
 /// What is kept of the function's time for sending the answer, retries included.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(8);
 /// How long before being cut off a run ends by itself.
@@ -150,19 +152,27 @@ fn read(input: &Value) -> (Request, Option<String>) {
 
 async fn carry_out(provisioner: &Provisioner, request: &Request, deadline: Instant) -> Answer {
     let answer = answer_for(provisioner, request, deadline).await;
-    provisioner.log_line(
-        !answer.failed,
-        [
-            ("request_type", request.request_type.as_str().into()),
-            ("stack_id", request.stack_id.as_str().into()),
-            ("reason", answer.reason.as_str().into()),
-        ],
-    );
+    let fields = [
+        ("request_type", request.request_type.as_str().into()),
+        ("stack_id", request.stack_id.as_str().into()),
+        ("reason", answer.reason.as_str().into()),
+    ];
+    // What was deployed is as declared: with that begins what the alarm of the schedule looks at.
+    let is_looked_after = !answer.failed && request.request_type != "Delete";
+    let metrics = if is_looked_after { provisioner.metrics(0, 0) } else { None };
+    provisioner.log_line(!answer.failed, fields.into_iter().chain(metrics.into_iter().flatten()));
     answer
 }
 
 async fn answer_for(provisioner: &Provisioner, request: &Request, deadline: Instant) -> Answer {
     let arrived_at = Timestamp::now();
+    let age = issued_at(&request.response_url).map(|issued_at| arrived_at.since(issued_at).whole_seconds());
+    if let Some(age) = age.filter(|age| *age > SERVICE_TIMEOUT_S) {
+        // It has gone on without us, and may have rolled back what this asks for.
+        return Answer::failure(format!(
+            "this request is {age} s old, and CloudFormation gave up on it after {SERVICE_TIMEOUT_S} s: nothing was done"
+        ));
+    }
     match request.request_type.as_str() {
         "Update" if only_force_delete_changed(request) => {
             // Whoever sets it may have no way to UNITH any more: that is what it is for.

@@ -316,16 +316,22 @@ impl Provisioner {
         let heads = result["heads"].as_array().cloned().unwrap_or_default();
         let failed = heads.iter().filter(|head| !head["error"].is_null()).count();
         let ok = result["ok"] == true;
-        let namespace = self.env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_METRICS_NAMESPACE).trim();
-        let measured = scheduled && !namespace.is_empty();
         let fields = [("action", action.to_string().into()), ("result", result.clone())];
-        let metrics = [
-            ("Service", SERVICE.into()),
-            ("Drift", done.drift.into()),
-            ("StepFailed", failed.into()),
-            ("_aws", declaration(namespace)),
-        ];
-        self.log_line(ok, fields.into_iter().chain(metrics.into_iter().filter(|_| measured)));
+        let metrics = if scheduled { self.metrics(done.drift, failed) } else { None };
+        self.log_line(ok, fields.into_iter().chain(metrics.into_iter().flatten()));
+    }
+
+    /// The metrics of a run, as they stand in its line; `None` if there is no namespace for them.
+    pub(crate) fn metrics(&self, drift: usize, failed: usize) -> Option<[(&'static str, Value); 4]> {
+        let namespace = self.env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_METRICS_NAMESPACE).trim();
+        (!namespace.is_empty()).then(|| {
+            [
+                ("Service", SERVICE.into()),
+                ("Drift", drift.into()),
+                ("StepFailed", failed.into()),
+                ("_aws", declaration(namespace)),
+            ]
+        })
     }
 
     /// Writes one line about a run.

@@ -23,7 +23,7 @@ use aws_sdk_secretsmanager::Client as Secrets;
 use serde_json::Value;
 use shared::{
     env::{Env, EnvError},
-    secret::{self, SecretError},
+    secret::SecretError,
     telemetry,
     timestamp::Timestamp,
 };
@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::{Allowed, ConfigError, Credentials, NoCredentials, Settings},
-    ring::{Guard, RingStore},
+    ring::{Guard, RingStore, read_secret},
     run::{Pace, Run, Who},
     unith::{Unith, UnithError},
 };
@@ -127,15 +127,18 @@ impl Provisioner {
         let secrets = self.secrets.clone()?;
         let mut own = Who { owner: settings.owner, takes_over: false, creates: false, issued_at: Timestamp::now() };
         who(&mut own);
-        let credentials = credentials(&secrets, &settings.credentials_secret).await?;
+        let started = Instant::now();
+        // What CloudFormation has just allowed, IAM refuses for some seconds.
+        let denied_until = if own.takes_over { deadline.min(started + self.pace.denied_for) } else { started };
+        let credentials = credentials(&secrets, &settings.credentials_secret, denied_until).await?;
         let guard = own.owner.clone().map(|owner| Guard { owner, issued_at: own.issued_at });
         Ok(Run {
             unith: Unith::new(self.http.clone(), &settings.api_url, credentials, deadline)?,
-            ring: RingStore::new(secrets, settings.keys_secret).guarded(guard),
+            ring: RingStore::new(secrets, settings.keys_secret).denied_until(denied_until).guarded(guard),
             pace: self.pace,
             who: own,
             allowed,
-            started: Instant::now(),
+            started,
         })
     }
 
@@ -152,9 +155,9 @@ impl Provisioner {
     }
 }
 
-async fn credentials(secrets: &Secrets, secret: &str) -> Result<Credentials, SetupError> {
+async fn credentials(secrets: &Secrets, secret: &str, denied_until: Instant) -> Result<Credentials, SetupError> {
     let name = || secret.to_owned();
-    let value = secret::read(secrets, secret).await;
+    let value = read_secret(secrets, secret, denied_until).await;
     let value = value.map_err(|cause| SetupError::Unreadable { secret: name(), cause })?;
     Credentials::parse(&value.text).map_err(|cause| SetupError::NoCredentials { secret: name(), cause })
 }

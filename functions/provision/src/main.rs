@@ -35,7 +35,7 @@ async fn start() -> Result<(), Error> {
     if let Err(error) = level {
         tracing::warn!("{error}; logging from INFO on");
     }
-    let secrets = aws::config(&env).map(|aws| aws::secrets_manager(&aws));
+    let secrets = aws::config(&env).map(|aws| aws::patient_secrets_manager(&aws));
     let provisioner = Arc::new(Provisioner::new(env, secrets));
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let provisioner = Arc::clone(&provisioner);

@@ -10,6 +10,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -29,6 +30,7 @@ use shared::{
     signature::{SharedKey, trimmed},
     timestamp::Timestamp,
 };
+use tokio::time::Instant;
 
 /// How often a change is begun anew because somebody else was first.
 const MAX_ROUNDS: u32 = 20;
@@ -36,6 +38,8 @@ const MAX_ROUNDS: u32 = 20;
 const READ_BACKS: u32 = 20;
 const READ_BACK_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE_MS: u64 = 150;
+/// How often a permission is asked for that may be about to come.
+const DENIED_PAUSE: Duration = Duration::from_millis(500);
 /// The largest ring a run makes. Secrets Manager takes 65,536 bytes; the rest is room for what others write.
 pub const MAX_RING_BYTES: usize = 60_000;
 /// How long it is remembered that a resource was deleted: no run lasts longer, and no request comes later.
@@ -51,6 +55,8 @@ pub struct RingStore {
     /// When the owner had been deleted by the first look at the ring.
     first_mark: Arc<OnceLock<Option<Timestamp>>>,
     guard: Option<Guard>,
+    /// Until when a refusal by IAM is not believed.
+    denied_until: Instant,
 }
 
 /// Whose run it is, and when it was asked for: it must write nothing if that owner was deleted later than that.
@@ -152,7 +158,14 @@ impl RingStore {
     /// The ring in `secret`, a name or an ARN.
     #[must_use]
     pub fn new(client: Client, secret: String) -> Self {
-        Self { client, secret, was_there: Arc::default(), first_mark: Arc::default(), guard: None }
+        let denied_until = Instant::now();
+        Self { client, secret, was_there: Arc::default(), first_mark: Arc::default(), guard: None, denied_until }
+    }
+
+    /// The same ring, for a run that asks again until then where IAM refuses.
+    #[must_use]
+    pub fn denied_until(self, denied_until: Instant) -> Self {
+        Self { denied_until, ..self }
     }
 
     /// The same ring, for a run that ends where its owner was deleted.
@@ -164,7 +177,7 @@ impl RingStore {
     /// The document that is current. A secret that has no value yet is an empty ring; one that is not there at all fails
     /// when it is written.
     pub async fn read(&self) -> Result<Document, RingError> {
-        match secret::read(&self.client, &self.secret).await {
+        match read_secret(&self.client, &self.secret, self.denied_until).await {
             Ok(secret) => {
                 self.was_there.store(true, Ordering::Relaxed);
                 self.document(&secret)
@@ -222,7 +235,8 @@ impl RingStore {
             let Some(after) = before.changed(now, &change) else { return Ok(had_keys) };
             let token = token_after(before.version.as_deref());
             let put = self.client.put_secret_value().secret_id(&self.secret).secret_string(after.to_text());
-            match put.client_request_token(&token).send().await {
+            let put = put.client_request_token(&token);
+            match until_allowed(self.denied_until, aws::is_denied, || put.clone().send()).await {
                 Ok(_) => {
                     theirs = self.written_meanwhile(&before, &token).await;
                     if theirs.is_none() {
@@ -300,6 +314,28 @@ impl RingStore {
 
     fn no_ring(&self, cause: String) -> RingError {
         RingError::NoRing { secret: self.secret.clone(), cause }
+    }
+}
+
+/// Reads a secret; until then, again where IAM refuses.
+pub(crate) async fn read_secret(client: &Client, id: &str, denied_until: Instant) -> Result<Secret, SecretError> {
+    let is_denied = |error: &SecretError| matches!(error, SecretError::Denied(_));
+    until_allowed(denied_until, is_denied, || secret::read(client, id)).await
+}
+
+/// Asks again while IAM refuses: for some seconds after a change of permissions it refuses what it allows from then on.
+async fn until_allowed<T, E, F: Future<Output = Result<T, E>>>(
+    until: Instant,
+    is_denied: impl Fn(&E) -> bool,
+    ask: impl Fn() -> F,
+) -> Result<T, E> {
+    loop {
+        match ask().await {
+            Err(error) if is_denied(&error) && Instant::now() + DENIED_PAUSE < until => {
+                tokio::time::sleep(DENIED_PAUSE).await;
+            }
+            result => return result,
+        }
     }
 }
 

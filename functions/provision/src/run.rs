@@ -83,6 +83,8 @@ pub struct Pace {
     pub settle: Duration,
     /// How long a registration is looked for in UNITH's list.
     pub list_within: Duration,
+    /// How long, from its beginning on, a custom resource's run asks again where IAM refuses.
+    pub denied_for: Duration,
 }
 
 impl Default for Pace {
@@ -91,6 +93,7 @@ impl Default for Pace {
             key_grace: time::Duration::minutes(15),
             settle: Duration::from_secs(11),
             list_within: Duration::from_secs(10),
+            denied_for: Duration::from_secs(30),
         }
     }
 }

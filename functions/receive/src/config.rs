@@ -24,7 +24,7 @@ pub struct Config {
     pub keys: KeySource,
     /// `RETENTION_DAYS`
     pub retention: Retention,
-    /// `LOG_LEVEL`, `AWS_LAMBDA_LOG_LEVEL`
+    /// `LOG_LEVEL`
     pub log_level: Level,
     /// `METRICS_NAMESPACE`; `None` for no metrics.
     pub metrics_namespace: Option<String>,
@@ -157,10 +157,7 @@ mod tests {
                 vec![table, key, ("KEY_CACHE_SECONDS", "5m")],
                 "KEY_CACHE_SECONDS is `5m`: expected a whole number of seconds",
             ),
-            (
-                vec![table, key, ("LOG_LEVEL", "loud")],
-                "LOG_LEVEL is `loud`: expected error, warn, info, debug or trace",
-            ),
+            (vec![table, key, ("LOG_LEVEL", "loud")], "LOG_LEVEL is `loud`: expected error, warn or info"),
             (
                 vec![table, key, ("SPILL_QUEUE_URL", "https://q")],
                 "SPILL_QUEUE_URL is set, but this version cannot spill yet: unset it",

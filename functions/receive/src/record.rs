@@ -173,16 +173,13 @@ impl Record {
             Err(refusal) if refusal.is_unauthorized() => Some("Rejected"),
             Err(_) => Some("BadRequest"),
         };
-        let (conflict, kept) = match result {
-            Ok(Accepted::Duplicate { conflict, .. }) => (conflict.is_some(), *conflict),
-            Ok(Accepted::Quarantined { kept, .. }) => (false, Some(*kept)),
-            _ => (false, None),
-        };
+        let conflict = matches!(result, Ok(Accepted::Duplicate { conflict: Some(_), .. }));
+        // A body that comes again is in quarantine once; a variant is a conflict, which has an alarm of its own.
+        let quarantined = matches!(result, Ok(Accepted::Quarantined { kept: Kept::New, .. }));
         let counted = [
             outcome,
             conflict.then_some("Conflict"),
-            // A body that comes again is in quarantine once.
-            (kept == Some(Kept::New)).then_some("Quarantined"),
+            quarantined.then_some("Quarantined"),
             (self.key_state == Some(KeyState::Retiring.as_str())).then_some("RetiringKeyUsed"),
             self.key_refetched.then_some("KeyRefetch"),
         ];
