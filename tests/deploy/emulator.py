@@ -73,6 +73,13 @@ def create_metric_filter(logical_id, props, stack_name):
     return f"{stack_name}-{logical_id}", {}
 
 
+# A role's policy is unknown. IAM decides nothing here.
+
+
+def create_role_policy(logical_id, props, stack_name):
+    return f"{props['PolicyName']}|{props['RoleName']}", {}
+
+
 # --- An HTTP API's routes ------------------------------------------------------------------------------------------
 # The OpenAPI body, which SAM describes routes by, is not imported; nor is the quick create's route made.
 
@@ -118,6 +125,28 @@ def create_or_update_function(logical_id, props, stack_name):
         if name in before:
             lambda_svc._functions[name][belonging] = before[name][belonging]
     return name, attributes
+
+
+# --- A version must have something new in it ------------------------------------------------------------------------
+# Lambda makes no version of what the last one has already, and CloudFormation fails for it. The emulator always makes one.
+
+create_version = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Version"]["create"]
+OF_THE_VERSION_ALONE = {"Version", "FunctionArn", "RevisionId", "LastModified"}
+
+
+def content_of(version):
+    config = {name: value for name, value in version["config"].items() if name not in OF_THE_VERSION_ALONE}
+    return json.dumps(config, sort_keys=True, default=str), version.get("code_zip")
+
+
+def create_version_if_new(logical_id, props, stack_name):
+    function, *_ = provisioners._lambda_function_for_cfn_ref(props["FunctionName"])
+    last = max(function["versions"], key=int, default=None)
+    if last is not None and content_of(function["versions"][last]) == content_of(function):
+        raise RuntimeError(
+            f"A version for this Lambda function exists ( {last} ). Modify the function to create a new version."
+        )
+    return create_version(logical_id, props, stack_name)
 
 
 # --- What outlives a stack ----------------------------------------------------------------------------------------
@@ -211,6 +240,8 @@ def main():
     handlers["AWS::ApiGatewayV2::Api"]["create"] = create_api_resource_with_routes
     handlers["AWS::CloudWatch::Alarm"]["create"] = create_alarm_on_math
     handlers["AWS::Lambda::Function"]["create"] = create_or_update_function
+    handlers["AWS::Lambda::Version"]["create"] = create_version_if_new
+    handlers["AWS::IAM::RolePolicy"] = {"create": create_role_policy, "delete": lambda physical_id, props: None}
     handlers["AWS::Logs::MetricFilter"] = {"create": create_metric_filter, "delete": lambda physical_id, props: None}
     stacks._delete_resource = delete_unless_retained
     custom_resource.deliver_response = remember_response

@@ -73,12 +73,16 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
     story.delivers(&deployed, "updated", &[HEAD_ID, HEAD_B, HEAD_C]).await;
 
     story.rolls_a_failed_update_back(&stack, &deployed).await;
+    story.deploys_once_more_what_was_rolled_back(&stack, &deployed).await;
     story.erases_a_session(&stack, &deployed, HEAD_B, &format!("updated-{HEAD_B}")).await;
 
     let (kept, table) = (deployed.items().await, deployed.output("TableArn").to_owned());
     story.deletes(&stack).await;
     let left: Vec<_> = story.emulator.contents().await.difference(&empty).cloned().collect();
-    assert_eq!(left, [format!("dynamodb {}", deployed.output("TableName"))], "of all it made, the table alone is left");
+    let ring = left.iter().filter(|name| name.starts_with("secretsmanager ") && name.contains("KeyRing")).count();
+    assert!(left.contains(&format!("dynamodb {}", deployed.output("TableName"))) && ring == 1, "{left:?}");
+    assert_eq!(left.len(), 2, "of all it made, table and ring are left: {left:?}");
+    assert!(deployed.ring().await.keys().is_empty(), "no key is");
     assert_eq!(deployed.items().await, kept, "the events outlive the stack");
 
     story.a_new_stack_goes_on_with_the_table(&table, &kept).await;
@@ -243,7 +247,7 @@ impl Story {
     async fn rolls_a_failed_update_back(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
         let before = self.platform.webhooks();
         let heads = format!("{HEAD_ID},{NO_HEAD}");
-        let changes = [("HeadIds", heads.as_str()), ("InactivityWarning", "true")];
+        let changes = [("HeadIds", heads.as_str()), ("InactivityWarning", "true"), ("RetentionDays", "30")];
         stack.deploy(&changes).await.expect_err("UNITH knows no such head");
         let reason = stack.why_the_webhook_failed().await;
         assert!(reason.contains(NO_HEAD) && reason.contains("404"), "{reason}");
@@ -256,6 +260,20 @@ impl Story {
         self.is_registered(deployed, &[HEAD_ID, HEAD_B, HEAD_C]).await;
         self.delivers(deployed, "rolled-back", &[HEAD_ID, HEAD_B, HEAD_C]).await;
         self.tell("rolled back: an update with a head that UNITH does not know");
+    }
+
+    /// As `docs/deploy.md` says: the version that the failed update made is there already.
+    async fn deploys_once_more_what_was_rolled_back(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
+        let before = deployed.live_version().await;
+        let told = stack.deploy(&[("RetentionDays", "30")]).await.expect_err("there is such a version");
+        assert_eq!(stack.status().await.as_deref(), Some("UPDATE_ROLLBACK_COMPLETE"), "{told}");
+        let reason = stack.why_failed("ReceiveVersion").await;
+        assert!(reason.contains("A version for this Lambda function exists"), "{reason}");
+        assert_eq!(deployed.live_version().await, before);
+        self.deploys(stack, &[("RetentionDays", "30"), ("Release", "2")]).await;
+        assert_ne!(deployed.live_version().await, before);
+        self.delivers(deployed, "once-more", &[HEAD_ID, HEAD_B, HEAD_C]).await;
+        self.tell("deployed once more what was rolled back, with another Release");
     }
 
     /// With the commands of `docs/security.md`.

@@ -58,9 +58,15 @@ impl<'e> Stack<'e> {
     /// Why CloudFormation failed to make or change the webhook, the last time it did. (`sam deploy` prints it, wrapped
     /// into a narrow column.)
     pub(crate) async fn why_the_webhook_failed(&self) -> String {
+        self.why_failed("Webhook").await
+    }
+
+    /// Why CloudFormation failed to make or change a resource, whose logical id begins like this.
+    pub(crate) async fn why_failed(&self, logical_id: &str) -> String {
         let events = [self.events("UPDATE_FAILED").await, self.events("CREATE_FAILED").await].concat();
-        let failed = events.iter().find(|event| event["LogicalResourceId"] == "Webhook");
-        failed.expect("the webhook has failed")["ResourceStatusReason"].as_str().unwrap().to_owned()
+        let is_it = |event: &&Value| event["LogicalResourceId"].as_str().unwrap().starts_with(logical_id);
+        let failed = events.iter().find(is_it).unwrap_or_else(|| panic!("{logical_id} has not failed: {events:?}"));
+        failed["ResourceStatusReason"].as_str().unwrap().to_owned()
     }
 
     /// What is there of it.

@@ -86,7 +86,9 @@ fn the_description_of_a_version_has_room_for_the_longest_values() {
             limit.parse::<usize>().unwrap()
         })
         .sum();
-    let all = names.map(longest).iter().sum::<usize>() + of_arns + names.len() + 1;
+    let release = parameter("Release")["AllowedPattern"].as_str().unwrap();
+    assert!(release.ends_with("{1,8}$"), "{release}");
+    let all = names.map(longest).iter().sum::<usize>() + 8 + of_arns + names.len() + 2;
     assert!(all <= 256, "{all} characters");
 }
 
@@ -147,7 +149,8 @@ fn patterns_take_what_is_right_and_refuse_what_is_not() {
             &["ops", "arn:aws:sqs:eu-west-1:123456789012:ops"],
         ),
         ("ReconcileSchedule", &["", "rate(1 day)", "cron(0 4 * * ? *)"], &["daily", "rate()", "1 day"]),
-        ("ReservedConcurrency", &["", "0", "50"], &["-1", "many"]),
+        ("ReservedConcurrency", &["", "1", "50"], &["0", "-1", "many"]),
+        ("Release", &["1", "2026.1-a"], &["", "123456789", "a b", "a_b"]),
         (
             "DomainName",
             &["", "events.example.com"],

@@ -49,15 +49,20 @@ impl Statement<'_> {
 }
 
 fn statements(template: &Template) -> Vec<Statement<'_>> {
+    let inline = template.resources("AWS::IAM::Role").flat_map(|(role, resource)| {
+        resource["Properties"]["Policies"].as_array().into_iter().flatten().map(move |policy| (role, policy))
+    });
+    let of_their_own = template.resources("AWS::IAM::RolePolicy").map(|(_, policy)| {
+        let properties = &policy["Properties"];
+        (properties["RoleName"]["Ref"].as_str().unwrap(), properties)
+    });
     let mut all = Vec::new();
-    for (role, resource) in template.resources("AWS::IAM::Role") {
-        for policy in resource["Properties"]["Policies"].as_array().unwrap() {
-            for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
-                // One that stands under a condition is a statement all the same, whichever way the condition goes.
-                let either = statement["Fn::If"].as_array().map_or(vec![statement], |parts| vec![&parts[1], &parts[2]]);
-                let there = either.into_iter().filter(|statement| statement["Ref"] != "AWS::NoValue");
-                all.extend(there.map(|statement| Statement { role, statement }));
-            }
+    for (role, policy) in inline.chain(of_their_own) {
+        for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
+            // One that stands under a condition is a statement all the same, whichever way the condition goes.
+            let either = statement["Fn::If"].as_array().map_or(vec![statement], |parts| vec![&parts[1], &parts[2]]);
+            let there = either.into_iter().filter(|statement| statement["Ref"] != "AWS::NoValue");
+            all.extend(there.map(|statement| Statement { role, statement }));
         }
     }
     all
@@ -74,13 +79,13 @@ fn every_statement_is_listed_here() {
     assert_eq!(
         lines,
         [
-            "ReceiveRole WriteEvents: dynamodb:PutItem on if CreateTable: Events.Arn, else TableArn \
-             [ForAllValues:StringLike dynamodb:LeadingKeys SESSION#*, QUARANTINE#*]",
-            "ReceiveRole ReadKeyRing: secretsmanager:GetSecretValue on if CreateKeyRing: KeyRing, else KeyRingSecretArn",
             "ReceiveRole WriteLogs: logs:CreateLogStream, logs:PutLogEvents on ReceiveLogs.Arn",
             "ReceiveRole WriteTraces: xray:PutTraceSegments, xray:PutTelemetryRecords on *",
             "ReceiveRole UseKey: kms:Decrypt on KmsKeyArn [StringEquals kms:ViaService \
              dynamodb.${AWS::Region}.${AWS::URLSuffix}, secretsmanager.${AWS::Region}.${AWS::URLSuffix}]",
+            "ReceiveRole ReadKeyRing: secretsmanager:GetSecretValue on if CreateKeyRing: KeyRing, else KeyRingSecretArn",
+            "ReceiveRole WriteEvents: dynamodb:PutItem on if CreateTable: Events.Arn, else TableArn \
+             [ForAllValues:StringLike dynamodb:LeadingKeys SESSION#*, QUARANTINE#*]",
             "ProvisionRole ReadAndWriteKeyRing: secretsmanager:GetSecretValue, secretsmanager:PutSecretValue on \
              if CreateKeyRing: KeyRing, else KeyRingSecretArn",
             "ProvisionRole ReadCredentials: secretsmanager:GetSecretValue on \
@@ -102,6 +107,46 @@ fn no_statement_allows_more_than_it_names() {
     for statement in statements(&Template::read()) {
         assert_eq!(statement.wildcards(), Vec::<String>::new(), "{}", statement.line());
     }
+}
+
+/// The one wildcard there is.
+#[test]
+fn traces_may_be_written_only_where_they_are_taken() {
+    let template = Template::read();
+    let resources = &template.0["Resources"];
+    let roles = [&resources["ReceiveKeyPolicy"], &resources["ProvisionRole"]].map(Value::to_string);
+    let under_condition = r#"{"Fn::If":["HasTracing",{"Action":["xray:PutTraceSegments","xray:PutTelemetryRecords"]"#;
+    for role in roles {
+        assert_eq!((role.matches("xray:PutTraceSegments").count(), role.matches(under_condition).count()), (1, 1));
+    }
+    assert_eq!(
+        short(&template.0["Conditions"]["HasTracing"]),
+        short(&json!({"Fn::Equals": [{"Ref": "Tracing"}, "Active"]}))
+    );
+}
+
+/// A policy's name cannot be changed, so that another one is made before the old one goes.
+#[test]
+fn another_table_ring_or_key_brings_a_policy_of_its_own() {
+    let template = Template::read();
+    let parameters = ["TableArn", "KeyRingSecretArn", "KmsKeyArn"];
+    let named = |value: &Value| -> BTreeSet<&str> {
+        let text = value.to_string();
+        parameters.into_iter().filter(|name| text.contains(&format!(r#"{{"Ref":"{name}"}}"#))).collect()
+    };
+    let mut found = BTreeSet::new();
+    let mut policies = Vec::new();
+    for (id, policy) in template.resources("AWS::IAM::RolePolicy") {
+        let properties = &policy["Properties"];
+        assert_eq!(named(&properties["PolicyDocument"]), named(&properties["PolicyName"]), "{id}");
+        found.extend(named(&properties["PolicyName"]));
+        policies.push(id);
+    }
+    assert_eq!(found, parameters.into());
+    let depends: BTreeSet<_> =
+        template.0["Resources"]["Receive"]["DependsOn"].as_array().unwrap().iter().map(short).collect();
+    assert_eq!(depends, policies.into_iter().map(str::to_owned).collect(), "before a version that needs it");
+    assert!(template.0["Resources"]["ReceiveRole"]["Properties"].get("Policies").is_none());
 }
 
 #[test]
@@ -158,6 +203,7 @@ fn nothing_else_gives_permissions() {
         "AWS::CloudWatch::Dashboard",
         "AWS::DynamoDB::Table",
         "AWS::IAM::Role",
+        "AWS::IAM::RolePolicy",
         "AWS::Logs::LogGroup",
         "AWS::Logs::MetricFilter",
         "AWS::Route53::RecordSet",
@@ -192,8 +238,8 @@ fn the_policy_files_say_what_the_template_says() {
         "ReceiveLogs.Arn" | "ProvisionLogs.Arn" => "LOG_GROUP_ARN:*".to_owned(), // GetAtt's ends like this
         other => other.to_owned(),
     };
-    // A key of one's own, and a schedule that may fail for good, are choices of the template's parameters.
-    let needed = |statement: &&Statement| !["UseKey", "LeaveDeadLetters"].contains(&statement.sid());
+    // A key of one's own, traces, and a schedule that may fail for good, are choices of the template's parameters.
+    let needed = |statement: &&Statement| !["UseKey", "WriteTraces", "LeaveDeadLetters"].contains(&statement.sid());
     let mut files: Vec<(String, Value)> = Vec::new();
     for (file, role) in [("receive", "ReceiveRole"), ("provision", "ProvisionRole")] {
         let statements: Vec<_> = statements(&template)
