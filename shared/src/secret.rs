@@ -76,6 +76,10 @@ where
             _ => SecretError::Failed(cause),
         }
     })?;
+    if value.secret_string().is_none() && value.secret_binary().is_none() {
+        let cause = "its current version has no value".to_owned();
+        return Err(SecretError::Missing { cause, is_deleted: false });
+    }
     let binary = || value.secret_binary().and_then(|binary| std::str::from_utf8(binary.as_ref()).ok());
     let text = value.secret_string().or_else(binary).ok_or(SecretError::NotText)?;
     Ok(Secret { text: Zeroizing::new(trimmed(text).to_owned()), version: value.version_id().map(str::to_owned) })
