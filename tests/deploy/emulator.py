@@ -5,12 +5,14 @@ in particular: that is written for AWS alone.
 """
 
 import copy
+import fnmatch
 import http.server
 import json
 import sys
 import threading
 
-from ministack.services import apigateway, lambda_svc
+from ministack.core import responses
+from ministack.services import apigateway, dynamodb, iam, lambda_svc, secretsmanager
 from ministack.services.cloudformation import _stacks, changesets, custom_resource, engine, provisioners, stacks
 
 # --- A list parameter is a list -----------------------------------------------------------------------------------
@@ -73,11 +75,95 @@ def create_metric_filter(logical_id, props, stack_name):
     return f"{stack_name}-{logical_id}", {}
 
 
-# A role's policy is unknown. IAM decides nothing here.
+# --- What a role allows -------------------------------------------------------------------------------------------
+# IAM decides nothing, and a role's policy is no resource. Here functions have their role for a session token, and of IAM there
+# is what our roles say: actions, whole ARNs, and which partition keys may be written. A policy whose name changes is a new
+# one, made at its turn; the old one goes in the clean-up, behind everything else.
+
+GUARDED = {
+    "dynamodb": {"PutItem": "dynamodb:PutItem"},
+    "secretsmanager": {"GetSecretValue": "secretsmanager:GetSecretValue", "PutSecretValue": "secretsmanager:PutSecretValue"},
+}
+runtime_variables = lambda_svc._runtime_env_vars
+replaced_policies = []
+
+
+def variables_with_role(config):
+    return {**runtime_variables(config), "AWS_SESSION_TOKEN": config["Role"].rsplit("/", 1)[-1]}
+
+
+def resource_of(service, data):
+    if service == "dynamodb":
+        name = data["TableName"].rsplit("/", 1)[-1]
+        return dynamodb._tables[name]["TableArn"]
+    _, secret = secretsmanager._resolve(data["SecretId"])
+    return secret["ARN"] if secret else data["SecretId"]
+
+
+def many(value):
+    return value if isinstance(value, list) else [value]
+
+
+def allows(statement, action, resource, partition_key):
+    keys = statement.get("Condition", {}).get("ForAllValues:StringLike", {}).get("dynamodb:LeadingKeys")
+    return (
+        action in many(statement["Action"])
+        and resource in many(statement["Resource"])
+        and (keys is None or any(fnmatch.fnmatchcase(partition_key, pattern) for pattern in many(keys)))
+    )
+
+
+def is_allowed(role, action, resource, partition_key):
+    documents = iam._roles.get(role, {}).get("InlinePolicies", {}).values()
+    statements = [statement for document in documents for statement in json.loads(document)["Statement"]]
+    return any(allows(statement, action, resource, partition_key) for statement in statements)
+
+
+def guard(service, module):
+    serve = module.handle_request
+
+    async def handle_request(method, path, headers, body, query_params):
+        role = headers.get("x-amz-security-token")
+        action = GUARDED[service].get(headers.get("x-amz-target", "").rsplit(".", 1)[-1])
+        if role and action:
+            data = json.loads(body)
+            resource = resource_of(service, data)
+            partition_key = data.get("Item", {}).get("pk", {}).get("S", "")
+            if not is_allowed(role, action, resource, partition_key):
+                return responses.error_response_json("AccessDeniedException", f"{role} may not {action} on {resource}")
+        return await serve(method, path, headers, body, query_params)
+
+    module.handle_request = handle_request
+
+
+def put_role_policy(props):
+    policies = iam._roles[props["RoleName"]]["InlinePolicies"]
+    policies[props["PolicyName"]] = json.dumps(props["PolicyDocument"], default=str)
+    return f"{props['PolicyName']}|{props['RoleName']}", {}
 
 
 def create_role_policy(logical_id, props, stack_name):
-    return f"{props['PolicyName']}|{props['RoleName']}", {}
+    return put_role_policy(props)
+
+
+def update_role_policy(physical_id, old_props, new_props, stack_name):
+    new = put_role_policy(new_props)
+    if new[0] != physical_id:
+        replaced_policies.append(physical_id)
+    return new
+
+
+def delete_role_policy(physical_id, props):
+    name, role = physical_id.split("|")
+    iam._roles.get(role, {}).get("InlinePolicies", {}).pop(name, None)
+
+
+def clean_up(stack_name):
+    current = {resource["PhysicalResourceId"] for resource in _stacks[stack_name]["_resources"].values()}
+    while replaced_policies:
+        replaced = replaced_policies.pop()
+        if replaced not in current:
+            delete_role_policy(replaced, {})
 
 
 # --- An HTTP API's routes ------------------------------------------------------------------------------------------
@@ -215,6 +301,7 @@ async def deploy_or_roll_back(name, stack_id, template, params, disable_rollback
     await deploy_stack(name, stack_id, template, params, True, tags, True, previous_stack)
     stack = _stacks[name]
     if stack["StackStatus"] != "UPDATE_FAILED":
+        clean_up(name)
         return
     reason = stack["StackStatusReason"]
     stack["StackStatus"] = "UPDATE_ROLLBACK_IN_PROGRESS"
@@ -223,6 +310,7 @@ async def deploy_or_roll_back(name, stack_id, template, params, disable_rollback
         resource["Properties"] = attempted.get((name, logical_id), resource["Properties"])
     stack["_conditions"] = engine._evaluate_conditions(before["_template"], before["_resolved_params"])
     await deploy_stack(name, stack_id, before["_template"], before["_resolved_params"], True, tags, True, copy.deepcopy(now))
+    clean_up(name)
     rolled_back = stack["StackStatus"] == "UPDATE_COMPLETE"
     stack["StackStatus"] = "UPDATE_ROLLBACK_COMPLETE" if rolled_back else "UPDATE_ROLLBACK_FAILED"
     stack["StackStatusReason"] = reason
@@ -241,13 +329,20 @@ def main():
     handlers["AWS::CloudWatch::Alarm"]["create"] = create_alarm_on_math
     handlers["AWS::Lambda::Function"]["create"] = create_or_update_function
     handlers["AWS::Lambda::Version"]["create"] = create_version_if_new
-    handlers["AWS::IAM::RolePolicy"] = {"create": create_role_policy, "delete": lambda physical_id, props: None}
+    handlers["AWS::IAM::RolePolicy"] = {
+        "create": create_role_policy,
+        "update": update_role_policy,
+        "delete": delete_role_policy,
+    }
     handlers["AWS::Logs::MetricFilter"] = {"create": create_metric_filter, "delete": lambda physical_id, props: None}
     stacks._delete_resource = delete_unless_retained
     custom_resource.deliver_response = remember_response
     provisioners._custom_resource_create = create_or_delete
     provisioners._custom_resource_update = remember_attempt
     changesets._deploy_stack_async = deploy_or_roll_back
+    lambda_svc._runtime_env_vars = variables_with_role
+    guard("dynamodb", dynamodb)
+    guard("secretsmanager", secretsmanager)
 
     from ministack.app import main as serve
 

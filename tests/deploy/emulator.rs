@@ -10,6 +10,7 @@ use std::{
 use serde_json::Value;
 use tests::repository;
 use tokio::{
+    io::AsyncWriteExt,
     process::{Child, Command},
     time::{Instant, sleep},
 };
@@ -77,6 +78,26 @@ impl Emulator {
         output.unwrap_or_else(|error| {
             panic!("{tool} cannot be run ({error}): .ci/requirements.txt lists what to install")
         })
+    }
+
+    /// The same with an input; what it prints, or all that it says if it fails.
+    pub(crate) async fn run_with_input(&self, tool: &str, arguments: &[&str], input: &str) -> Result<String, String> {
+        let mut process = command(&self.url, tool)
+            .args(arguments)
+            .current_dir(repository(""))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = process.stdin.take().unwrap();
+        // One that does not read it all has ended.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let output = process.wait_with_output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() { Ok(said) } else { Err(format!("{said}{complaint}")) }
     }
 
     /// What an AWS CLI command prints, which must succeed.

@@ -13,11 +13,16 @@
     reason = "a test that cannot go on should stop right there, in its helpers too; what it is at should be seen"
 )]
 
+mod documents;
 mod emulator;
 mod stack;
 mod without_sam;
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use sandbox::{
     listen::listen,
@@ -44,22 +49,16 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
 
     let stack = Stack::new("unith-webhooks", &story.emulator);
     let two_heads = format!("{HEAD_ID},{HEAD_B}");
-    let deployed = story
-        .deploys(
-            &stack,
-            &[
-                ("HeadIds", &two_heads),
-                ("UnithEmail", EMAIL),
-                ("UnithSecretKey", SECRET_KEY),
-                ("UnithApiUrl", story.platform.url()),
-                ("Architecture", "x86_64"),
-            ],
-        )
-        .await;
+    let for_this_machine = format!("UnithApiUrl={} Architecture=x86_64", story.platform.url());
+    documents::deploy(&stack, &two_heads, EMAIL, SECRET_KEY, &for_this_machine).await;
+    let deployed = story.is_deployed(&stack).await;
     story.is_registered(&deployed, &[HEAD_ID, HEAD_B]).await;
     story.delivers(&deployed, "first", &[HEAD_ID, HEAD_B]).await;
     story.refuses_what_is_tampered_with(&deployed).await;
     story.takes_commands(&deployed).await;
+    let count = documents::look_and_command(&stack, &deployed).await;
+    assert!(count >= 12, "{count}");
+    story.tell(&format!("the documents' commands run as they stand there: {count}"));
     story.rotates(&deployed).await;
     story.repairs_drift_on_schedule(&deployed).await;
 
@@ -74,15 +73,17 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
 
     story.rolls_a_failed_update_back(&stack, &deployed).await;
     story.deploys_once_more_what_was_rolled_back(&stack, &deployed).await;
-    story.erases_a_session(&stack, &deployed, HEAD_B, &format!("updated-{HEAD_B}")).await;
+    story.moves_to_another_table_and_ring(&stack, &deployed).await;
+    let deployed = stack.deployed().await;
+    story.erases_a_session(&stack, &deployed, HEAD_B, &format!("moved-{HEAD_B}")).await;
 
     let (kept, table) = (deployed.items().await, deployed.output("TableArn").to_owned());
     story.deletes(&stack).await;
     let left: Vec<_> = story.emulator.contents().await.difference(&empty).cloned().collect();
-    let ring = left.iter().filter(|name| name.starts_with("secretsmanager ") && name.contains("KeyRing")).count();
-    assert!(left.contains(&format!("dynamodb {}", deployed.output("TableName"))) && ring == 1, "{left:?}");
-    assert_eq!(left.len(), 2, "of all it made, table and ring are left: {left:?}");
-    assert!(deployed.ring().await.keys().is_empty(), "no key is");
+    // Two of each: the stack's own, which it did not use any more, and those it was given.
+    let of = |service: &str| left.iter().filter(|name| name.starts_with(service)).count();
+    assert_eq!((of("dynamodb "), of("secretsmanager "), left.len()), (2, 2, 4), "tables and rings alone: {left:?}");
+    assert!(deployed.ring().await.keys().is_empty(), "no key is left");
     assert_eq!(deployed.items().await, kept, "the events outlive the stack");
 
     story.a_new_stack_goes_on_with_the_table(&table, &kept).await;
@@ -137,6 +138,10 @@ impl Story {
     /// Deploys, and lets the platform find the API.
     async fn deploys<'e>(&self, stack: &Stack<'e>, parameters: &[(&str, &str)]) -> Deployed<'e> {
         stack.deploy(parameters).await.expect("sam deploy");
+        self.is_deployed(stack).await
+    }
+
+    async fn is_deployed<'e>(&self, stack: &Stack<'e>) -> Deployed<'e> {
         let deployed = stack.deployed().await;
         let (host, base) = deployed.api();
         self.platform.map_host(host, base);
@@ -274,6 +279,42 @@ impl Story {
         assert_ne!(deployed.live_version().await, before);
         self.delivers(deployed, "once-more", &[HEAD_ID, HEAD_B, HEAD_C]).await;
         self.tell("deployed once more what was rolled back, with another Release");
+    }
+
+    /// Deliveries go on all the while, and each is taken at its first try. The ring is copied first, as the document says.
+    async fn moves_to_another_table_and_ring(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
+        let ring = documents::copy_of_the_ring(stack, deployed.output("KeyRingSecret")).await;
+        let table = documents::like_the_table(stack).await;
+        let done = AtomicBool::new(false);
+        let deploying = async {
+            self.deploys(stack, &[("TableArn", table.as_str()), ("KeyRingSecretArn", ring.as_str())]).await;
+            done.store(true, Ordering::SeqCst);
+        };
+        let delivering = async {
+            let mut sent = Vec::new();
+            while !done.load(Ordering::SeqCst) {
+                let session = format!("moving-{}", sent.len());
+                sent.extend(self.platform.emit(HEAD_ID, &session, EventKind::StartConversation, Timestamp::now()));
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            sent
+        };
+        let ((), sent) = tokio::join!(deploying, delivering);
+        let count = sent.len();
+        for sent in sent {
+            let attempts = sent.attempts.await.unwrap();
+            let statuses: Vec<_> =
+                attempts.iter().map(|attempt| attempt.answer.as_ref().map(|answer| answer.status).ok()).collect();
+            assert_eq!(statuses, [Some(200)]);
+        }
+        let moved = stack.deployed().await;
+        let (before, after) = (deployed.items().await, moved.items().await);
+        let of_the_move = |items: &[String]| items.iter().filter(|item| item.contains("moving-")).count();
+        assert_eq!(of_the_move(&before) + of_the_move(&after), count, "each is in one of the tables");
+        assert!(count > 3 && of_the_move(&before) > 0, "{count}");
+        self.is_registered(&moved, &[HEAD_ID, HEAD_B, HEAD_C]).await;
+        self.delivers(&moved, "moved", &[HEAD_ID, HEAD_B, HEAD_C]).await;
+        self.tell(&format!("moved to another table and ring, while {count} deliveries were taken"));
     }
 
     /// With the commands of `docs/security.md`.

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_mins(3);
 /// A stack by name.
 pub(crate) struct Stack<'e> {
     pub(crate) name: &'static str,
-    emulator: &'e Emulator,
+    pub(crate) emulator: &'e Emulator,
 }
 
 /// A stack that is there.

@@ -5,10 +5,11 @@ use sandbox::{
     platform::{EMAIL, EventKind, HEAD_ID, Platform, SECRET_KEY, Settings},
 };
 use shared::timestamp::Timestamp;
-use tests::{repository, repository_text};
+use tests::repository;
 
 use crate::{
     HEAD_B,
+    documents::block,
     emulator::Emulator,
     is_stored,
     stack::{BUILT, host},
@@ -40,9 +41,7 @@ async fn the_commands_without_sam_make_what_the_template_makes() {
 
 /// The document's commands, with what it leaves to the reader filled in.
 fn script(unith: &str) -> String {
-    let document = repository_text("docs/deploy.md");
-    let section = document.split("## Without SAM").nth(1).unwrap();
-    let mut script = section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    let mut script = block("docs/deploy.md", "## Without SAM");
     // Copies, since a build for another processor may have been made meanwhile.
     let folder = repository("target/deploy/lambda");
     for (function, built) in [("receive", "Receive"), ("provision", "Provision")] {
