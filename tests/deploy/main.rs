@@ -30,11 +30,11 @@ use sandbox::{
 };
 use serde_json::json;
 use shared::timestamp::Timestamp;
-use tests::repository_text;
+use tests::{repository, repository_text};
 
 use crate::{
     emulator::Emulator,
-    stack::{Deployed, Stack},
+    stack::{BUILT, Deployed, Stack},
 };
 
 const HEAD_B: &str = "9c1f0f3e-7f0e-4f7e-8f5d-0f4c3a2b1d00";
@@ -73,6 +73,7 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
 
     story.rolls_a_failed_update_back(&stack, &deployed).await;
     story.deploys_once_more_what_was_rolled_back(&stack, &deployed).await;
+    story.deploys_an_edit_without_effect(&stack, &deployed).await;
     story.moves_to_another_table_and_ring(&stack, &deployed).await;
     let deployed = stack.deployed().await;
     story.erases_a_session(&stack, &deployed, HEAD_B, &format!("moved-{HEAD_B}")).await;
@@ -279,6 +280,23 @@ impl Story {
         assert_ne!(deployed.live_version().await, before);
         self.delivers(deployed, "once-more", &[HEAD_ID, HEAD_B, HEAD_C]).await;
         self.tell("deployed once more what was rolled back, with another Release");
+    }
+
+    /// A new tag makes SAM want a new version, and Lambda sees nothing new.
+    async fn deploys_an_edit_without_effect(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
+        let built = repository(BUILT);
+        let template = std::fs::read_to_string(built.join("template.yaml")).unwrap();
+        let line = "      AutoPublishAliasAllProperties: true\n";
+        assert_eq!(template.matches(line).count(), 1);
+        let edited = template.replace(line, &format!("{line}      Tags:\n        Edited: 'yes'\n"));
+        std::fs::write(built.join("edited.yaml"), edited).unwrap();
+        let before = deployed.live_version().await;
+        stack.deploy_template("edited.yaml", &[]).await.expect_err("there is such a version");
+        let reason = stack.why_failed("ReceiveVersion").await;
+        assert!(reason.contains("A version for this Lambda function exists"), "{reason}");
+        stack.deploy_template("edited.yaml", &[("Release", "3")]).await.expect("sam deploy");
+        assert_ne!(deployed.live_version().await, before);
+        self.tell("deployed an edit without effect, with another Release");
     }
 
     /// Deliveries go on all the while, and each is taken at its first try. The ring is copied first, as the document says.

@@ -37,8 +37,13 @@ impl<'e> Stack<'e> {
 
     /// `sam deploy` with these parameters, the others as they were; what it says if it fails.
     pub(crate) async fn deploy(&self, parameters: &[(&str, &str)]) -> Result<(), String> {
+        self.deploy_template("template.yaml", parameters).await
+    }
+
+    /// The same with another template beside the one that was built.
+    pub(crate) async fn deploy_template(&self, template: &str, parameters: &[(&str, &str)]) -> Result<(), String> {
         let overrides: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let template = format!("{BUILT}/template.yaml");
+        let template = format!("{BUILT}/{template}");
         // SAM looks for it beside the template.
         let defaults = repository("samconfig.toml").display().to_string();
         let mut arguments = vec!["deploy", "--template-file", &template, "--config-file", &defaults];
