@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use crate::{
     config::{Allowed, ConfigError, Credentials, NoCredentials, Settings},
     ring::{Guard, RingStore, read_secret},
-    run::{Pace, Run, Who},
+    run::{Boxed, Pace, Run, Who},
     unith::{Unith, UnithError},
 };
 
@@ -113,10 +113,13 @@ impl Provisioner {
 
     /// Carries out whatever `input` is, before `deadline`.
     pub async fn handle(self: &Arc<Self>, input: Value, deadline: Instant) -> Result<Value, Failure> {
+        // Boxed: what is inlined into each other here is deeper than the compiler looks.
         if input.get("ResponseURL").is_some() || input.get("RequestType").is_some() {
-            return Ok(cloudformation::handle(self, input, deadline).await?);
+            let handled: Boxed<'_, _> = Box::pin(cloudformation::handle(self, input, deadline));
+            return Ok(handled.await?);
         }
-        Ok(command::handle(self, &input, deadline).await?)
+        let handled: Boxed<'_, _> = Box::pin(command::handle(self, &input, deadline));
+        Ok(handled.await?)
     }
 
     /// The clients of a run that ends at `deadline`. Commands are the run of `OWNER`, asked for now; `who` may say
