@@ -166,6 +166,29 @@ def clean_up(stack_name):
             delete_role_policy(replaced, {})
 
 
+# --- A secret ------------------------------------------------------------------------------------------------------
+# A reference to one is its name instead of its ARN, an update puts a new secret in its place, and one without a value has an
+# empty one.
+
+create_secret = provisioners._RESOURCE_HANDLERS["AWS::SecretsManager::Secret"]["create"]
+
+
+def create_or_update_secret(logical_id, props, stack_name):
+    before = dict(secretsmanager._secrets.items())
+    name, _ = create_secret(logical_id, props, stack_name)
+    secret = secretsmanager._secrets[name]
+    if name in before:
+        secret["ARN"] = before[name]["ARN"]
+    if "SecretString" not in props:
+        secret["Versions"] = before[name]["Versions"] if name in before else {}
+    return secret["ARN"], {"Id": secret["ARN"]}
+
+
+def delete_secret(physical_id, props):
+    name, _ = secretsmanager._resolve(physical_id)
+    secretsmanager._secrets.pop(name, None)
+
+
 # --- An HTTP API's routes ------------------------------------------------------------------------------------------
 # The OpenAPI body, which SAM describes routes by, is not imported; nor is the quick create's route made.
 
@@ -329,6 +352,7 @@ def main():
     handlers["AWS::CloudWatch::Alarm"]["create"] = create_alarm_on_math
     handlers["AWS::Lambda::Function"]["create"] = create_or_update_function
     handlers["AWS::Lambda::Version"]["create"] = create_version_if_new
+    handlers["AWS::SecretsManager::Secret"] = {"create": create_or_update_secret, "delete": delete_secret}
     handlers["AWS::IAM::RolePolicy"] = {
         "create": create_role_policy,
         "update": update_role_policy,
