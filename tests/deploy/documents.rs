@@ -59,6 +59,10 @@ pub(crate) async fn look_and_command(stack: &Stack<'_>, deployed: &Deployed<'_>)
         for (name, output) in [("TABLE", "TableName"), ("FUNCTION", "ReceiveFunction"), ("QUEUE", "DeadLetterQueue")] {
             filled = filled.replace(&format!(" {name}"), &format!(" {}", deployed.output(output)));
         }
+        if filled.starts_with("aws sqs ") {
+            // Version 1 of the CLI, which pip has, looks for queues in the world.
+            filled.push_str(" --endpoint-url $AWS_ENDPOINT_URL");
+        }
         let said = stack.emulator.run_with_input("bash", &["-euc", &filled], "").await;
         let said = said.unwrap_or_else(|error| panic!("{command}: {error}"));
         if is_invocation {
