@@ -237,9 +237,11 @@ def create_or_update_function(logical_id, props, stack_name):
 
 
 # --- A version must have something new in it ------------------------------------------------------------------------
-# Lambda makes no version of what the last one has already, and CloudFormation fails for it. The emulator always makes one.
+# Lambda makes no version of what the last one has already, and CloudFormation fails for it. The emulator always makes one;
+# also in a rollback, where CloudFormation goes back to the one that is there.
 
 create_version = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Version"]["create"]
+made_versions = {}
 OF_THE_VERSION_ALONE = {"Version", "FunctionArn", "RevisionId", "LastModified"}
 
 
@@ -249,13 +251,17 @@ def content_of(version):
 
 
 def create_version_if_new(logical_id, props, stack_name):
+    properties = (stack_name, logical_id, json.dumps(props, sort_keys=True))
+    if _stacks[stack_name]["StackStatus"] == "UPDATE_ROLLBACK_IN_PROGRESS" and properties in made_versions:
+        return made_versions[properties]
     function, *_ = provisioners._lambda_function_for_cfn_ref(props["FunctionName"])
     last = max(function["versions"], key=int, default=None)
     if last is not None and content_of(function["versions"][last]) == content_of(function):
         raise RuntimeError(
             f"A version for this Lambda function exists ( {last} ). Modify the function to create a new version."
         )
-    return create_version(logical_id, props, stack_name)
+    made_versions[properties] = create_version(logical_id, props, stack_name)
+    return made_versions[properties]
 
 
 # --- What outlives a stack ----------------------------------------------------------------------------------------
