@@ -19,6 +19,37 @@ fn commands(path: &str) -> Vec<String> {
     blocks.flat_map(|block| block.replace("\\\n", "").lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
+/// The command of `docs/deploy.md` or `docs/runbooks.md` that begins like this, with names filled in; what it prints.
+pub(crate) async fn run(stack: &Stack<'_>, beginning: &str, names: &[(&str, &str)]) -> String {
+    let all = ["docs/deploy.md", "docs/runbooks.md"].into_iter().flat_map(commands);
+    let found: Vec<_> = all.filter(|command| command.starts_with(beginning)).collect();
+    let [command] = found.as_slice() else { panic!("{beginning}: {found:?}") };
+    let mut filled = command.clone();
+    for (name, by) in names {
+        assert!(filled.contains(name), "{command}: {name}");
+        filled = filled.replace(name, by);
+    }
+    let said = stack.emulator.run_with_input("bash", &["-euc", &filled], "y\n").await;
+    said.unwrap_or_else(|error| panic!("{command}: {error}"))
+}
+
+/// `sam deploy`, as the documents have it, of what is built for this machine.
+fn deploys_what_is_built() -> String {
+    // SAM looks for its settings beside the template.
+    let config = tests::repository("samconfig.toml").display().to_string();
+    format!("sam deploy --template-file {BUILT}/template.yaml --config-file {config}")
+}
+
+/// Changes parameters as `docs/deploy.md` says.
+pub(crate) async fn update(stack: &Stack<'_>) {
+    run(
+        stack,
+        "sam build && sam deploy --parameter-overrides InactivityWarning=false",
+        &[("sam build && ", ""), ("sam deploy", &deploys_what_is_built())],
+    )
+    .await;
+}
+
 /// Whether a command only looks.
 fn looks(command: &str) -> bool {
     let mut words = command.split_whitespace();
@@ -30,11 +61,9 @@ fn looks(command: &str) -> bool {
 /// Deploys as `docs/deploy.md` says, with what it leaves to the reader filled in.
 pub(crate) async fn deploy(stack: &Stack<'_>, heads: &str, email: &str, secret_key: &str, more: &str) {
     let mut script = block("docs/deploy.md", "## Deploy");
-    let config = tests::repository("samconfig.toml").display().to_string();
     for (what, by) in [
-        // It is built already, for this machine; SAM looks for its settings beside the template.
         ("sam build\n", ""),
-        ("sam deploy", &format!("sam deploy --template-file {BUILT}/template.yaml --config-file {config}")),
+        ("sam deploy", deploys_what_is_built().as_str()),
         ("HeadIds=8eab5b23-024a-45cb-a0e1-9d3ffd6c9610", &format!("HeadIds={heads}")),
         ("jane@example.com", email),
         ("AlarmEmail=ops@example.com", &format!("AlarmEmail=ops@example.com {more}")),
@@ -51,23 +80,26 @@ pub(crate) async fn deploy(stack: &Stack<'_>, heads: &str, email: &str, secret_k
 pub(crate) async fn look_and_command(stack: &Stack<'_>, deployed: &Deployed<'_>) -> usize {
     let mut count = 0;
     for command in ["README.md", "docs/deploy.md", "docs/runbooks.md"].into_iter().flat_map(commands) {
-        let is_invocation = command.starts_with("sam remote invoke Provision");
+        let is_invocation = command.starts_with("sam remote invoke Provision") || command.contains("aws lambda invoke");
         if !looks(&command) && !is_invocation {
             continue;
         }
         let mut filled = command.clone();
-        for (name, output) in [("TABLE", "TableName"), ("FUNCTION", "ReceiveFunction"), ("QUEUE", "DeadLetterQueue")] {
+        let function = if is_invocation { "ProvisionFunction" } else { "ReceiveFunction" };
+        for (name, output) in [("TABLE", "TableName"), ("FUNCTION", function), ("QUEUE", "DeadLetterQueue")] {
             filled = filled.replace(&format!(" {name}"), &format!(" {}", deployed.output(output)));
         }
+        // Version 1 of the CLI, which pip has, looks for queues in the world, and takes no such format.
         if filled.starts_with("aws sqs ") {
-            // Version 1 of the CLI, which pip has, looks for queues in the world.
             filled.push_str(" --endpoint-url $AWS_ENDPOINT_URL");
         }
+        filled = filled.replace("--cli-binary-format raw-in-base64-out", "");
         let said = stack.emulator.run_with_input("bash", &["-euc", &filled], "").await;
         let said = said.unwrap_or_else(|error| panic!("{command}: {error}"));
         if is_invocation {
-            let answer: Value =
-                serde_json::from_str(&said).unwrap_or_else(|error| panic!("{command}: {error}: {said}"));
+            // The AWS CLI prints something of its own behind it.
+            let answer = serde_json::Deserializer::from_str(&said).into_iter::<Value>().next();
+            let answer = answer.and_then(Result::ok).unwrap_or_else(|| panic!("{command}: {said}"));
             assert_eq!(answer["ok"], true, "{command}: {said}");
         }
         count += 1;

@@ -63,13 +63,16 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
     story.repairs_drift_on_schedule(&deployed).await;
 
     let version = deployed.live_version().await;
+    documents::update(&stack).await;
+    story.tell("parameters are changed as the document says");
     let three_heads = format!("{HEAD_ID},{HEAD_B},{HEAD_C}");
-    let changes = [("HeadIds", three_heads.as_str()), ("InactivityWarning", "false"), ("RetentionDays", "0")];
+    let changes = [("HeadIds", three_heads.as_str()), ("RetentionDays", "0")];
     let deployed = story.deploys(&stack, &changes).await;
     story.is_registered(&deployed, &[HEAD_ID, HEAD_B, HEAD_C]).await;
     assert!(story.platform.webhooks().iter().all(|webhook| !webhook.subscriptions.inactivity_warning));
     assert_ne!(deployed.live_version().await, version, "the alias still points to the version with the old variables");
     story.delivers(&deployed, "updated", &[HEAD_ID, HEAD_B, HEAD_C]).await;
+    story.goes_back_and_forth(&stack, &deployed, version.as_str().unwrap()).await;
 
     story.rolls_a_failed_update_back(&stack, &deployed).await;
     story.deploys_once_more_what_was_rolled_back(&stack, &deployed).await;
@@ -250,6 +253,18 @@ impl Story {
         self.tell("repaired: a webhook that somebody had deleted at UNITH");
     }
 
+    /// With the command of `docs/runbooks.md`.
+    async fn goes_back_and_forth(&self, stack: &Stack<'_>, deployed: &Deployed<'_>, previous: &str) {
+        let current = deployed.live_version().await;
+        for version in [previous, current.as_str().unwrap()] {
+            let names = [("FUNCTION", deployed.output("ReceiveFunction")), ("PREVIOUS", version)];
+            documents::run(stack, "aws lambda update-alias", &names).await;
+            assert_eq!(deployed.live_version().await, version);
+            self.delivers(deployed, &format!("version-{version}"), &[HEAD_ID]).await;
+        }
+        self.tell("went back to the version before, and forth");
+    }
+
     async fn rolls_a_failed_update_back(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
         let before = self.platform.webhooks();
         let heads = format!("{HEAD_ID},{NO_HEAD}");
@@ -303,9 +318,11 @@ impl Story {
     async fn moves_to_another_table_and_ring(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
         let ring = documents::copy_of_the_ring(stack, deployed.output("KeyRingSecret")).await;
         let table = documents::like_the_table(stack).await;
+        let key = "arn:aws:kms:us-east-1:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab";
         let done = AtomicBool::new(false);
         let deploying = async {
-            self.deploys(stack, &[("TableArn", table.as_str()), ("KeyRingSecretArn", ring.as_str())]).await;
+            let moved = [("TableArn", table.as_str()), ("KeyRingSecretArn", ring.as_str()), ("KmsKeyArn", key)];
+            self.deploys(stack, &moved).await;
             done.store(true, Ordering::SeqCst);
         };
         let delivering = async {
@@ -332,7 +349,7 @@ impl Story {
         assert!(count > 3 && of_the_move(&before) > 0, "{count}");
         self.is_registered(&moved, &[HEAD_ID, HEAD_B, HEAD_C]).await;
         self.delivers(&moved, "moved", &[HEAD_ID, HEAD_B, HEAD_C]).await;
-        self.tell(&format!("moved to another table and ring, while {count} deliveries were taken"));
+        self.tell(&format!("moved to another table, ring and key, while {count} deliveries were taken"));
     }
 
     /// With the commands of `docs/security.md`.
@@ -361,13 +378,13 @@ impl Story {
 
     /// A stack under another name, one head, and the account in a secret that was there before.
     async fn a_new_stack_goes_on_with_the_table(&self, table: &str, kept: &[String]) {
-        let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();
-        let create = ["secretsmanager", "create-secret", "--name", "account", "--secret-string", &account];
-        let secret = self.emulator.aws(&create).await;
         let stack = Stack::new("another", &self.emulator);
+        let key = format!(r#""secretKey":"{SECRET_KEY}""#);
+        let account = [("jane@example.com", EMAIL), (r#""secretKey":"…""#, key.as_str())];
+        let secret = documents::run(&stack, "aws secretsmanager create-secret --name unith-account ", &account).await;
         let parameters = [
             ("HeadIds", HEAD_ID),
-            ("CredentialsSecretArn", secret["ARN"].as_str().unwrap()),
+            ("CredentialsSecretArn", secret.trim()),
             ("UnithApiUrl", self.platform.url()),
             ("Architecture", "x86_64"),
             ("TableArn", table),
@@ -379,5 +396,11 @@ impl Story {
         stack.delete().await;
         assert_eq!(self.platform.webhooks().len(), 0);
         self.tell("a new stack went on with the table");
+        let (table, ring) = (deployed.output("TableName"), deployed.output("KeyRingSecret"));
+        documents::run(&stack, "aws dynamodb delete-table", &[("TABLE", table)]).await;
+        documents::run(&stack, "aws secretsmanager delete-secret", &[("RING", ring)]).await;
+        let left = self.emulator.contents().await;
+        assert!(left.iter().all(|name| !name.ends_with(table) && !name.contains("another-KeyRing")), "{left:?}");
+        self.tell("what it left is deleted as the document says");
     }
 }
