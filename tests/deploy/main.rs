@@ -57,7 +57,7 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
     story.refuses_what_is_tampered_with(&deployed).await;
     story.takes_commands(&deployed).await;
     let count = documents::look_and_command(&stack, &deployed).await;
-    assert!(count >= 12, "{count}");
+    assert!(count >= 13, "{count}");
     story.tell(&format!("the documents' commands run as they stand there: {count}"));
     story.rotates(&deployed).await;
     story.repairs_drift_on_schedule(&deployed).await;
