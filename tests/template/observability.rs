@@ -97,6 +97,16 @@ fn every_failure_raises_an_alarm_by_this_rule() {
     assert_eq!(of_the_api, expected);
 }
 
+/// All but the one that is off by default.
+#[test]
+fn what_alarms_cost_is_told() {
+    let template = Template::read();
+    let on = alarms(&template).filter(|(id, _)| *id != "NoEventsAlarm");
+    let metrics: usize = on.map(|(_, alarm)| looks_at(alarm).len()).sum();
+    assert_eq!(template.0["Parameters"]["NoEventsHours"]["Default"], 0);
+    assert!(text("docs/deploy.md").contains(&format!("alarms on {metrics} metrics")), "{metrics}");
+}
+
 #[test]
 fn every_alarm_reaches_the_topic_and_has_a_runbook() {
     let template = Template::read();
