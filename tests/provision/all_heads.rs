@@ -167,3 +167,14 @@ async fn from_all_to_some_and_back() {
     assert_eq!(answer["Data"]["Heads"], 3);
     world.assert_provisioned(MORE_HEADS[1]).await;
 }
+
+/// Excused is a head that cannot be looked at, and not one that was left without its subscriptions.
+#[tokio::test]
+async fn what_unith_refuses_behind_the_look_fails_the_run() {
+    let world = world().await;
+    world.faults(json!({"failing": [{"call": "PATCH /head-events/{id}", "how": {"status": [403, null]}, "times": 1}]}));
+    let result = world.command("apply").await;
+    assert_eq!(result["ok"], false, "{result}");
+    world.faults(json!({}));
+    assert_eq!(world.command("apply").await["ok"], true);
+}

@@ -221,3 +221,16 @@ async fn errors_say_what_unith_said_and_no_secrets() {
     assert!(error.contains("wrong e-mail or secret key"), "{error}");
     assert!(!result.to_string().contains("wrong-but-secret"));
 }
+
+/// The alarm of the schedule is about runs that did not begin, and not about those that came to nothing.
+#[tokio::test]
+async fn a_scheduled_run_that_ends_before_its_heads_leaves_its_metrics_too() {
+    let world = Unith::start().await.with("HEAD_IDS", "*");
+    world.faults(json!({"failing": [{"call": "GET /head/all", "how": {"status": [403, null]}, "times": 1_000}]}));
+    let error = world.invoke(json!({"source": "aws.scheduler"})).await.unwrap_err().to_string();
+    let line = world.last_line();
+    assert_eq!((&line["reason"], &line["StepFailed"], &line["Drift"]), (&json!(error), &json!(1), &json!(0)), "{line}");
+    assert!(line["_aws"]["CloudWatchMetrics"].is_array(), "{line}");
+    world.invoke(json!({"action": "apply"})).await.unwrap_err();
+    assert!(world.last_line()["reason"].is_string() && world.last_line()["_aws"].is_null());
+}

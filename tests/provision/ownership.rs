@@ -227,6 +227,22 @@ async fn a_scheduled_run_in_flight_does_not_bring_back_what_is_deleted() {
     }
 }
 
+/// It was due before the removal, and comes behind everything.
+#[tokio::test]
+async fn a_late_scheduled_run_takes_nothing_away_that_was_made_since() {
+    let world = Unith::start().await.with("OWNER", OWNER);
+    assert_eq!(world.command("apply").await["ok"], true);
+    assert_eq!(world.command("remove").await["ok"], true);
+    let late = json!({"source": "aws.scheduler", "time": second(0)});
+    assert!(world.invoke(late.clone()).await.unwrap_err().to_string().contains("deleted meanwhile"));
+    assert_eq!(world.command("apply").await["ok"], true);
+    world.assert_provisioned(HEAD_ID).await;
+    // The removal is over, and so is what it meant.
+    let _ = world.invoke(late).await;
+    world.assert_provisioned(HEAD_ID).await;
+    assert_eq!(world.platform.webhooks().len(), 1);
+}
+
 #[tokio::test]
 async fn with_the_ring_gone_a_run_takes_back_what_it_made() {
     let world = Arc::new(Unith::start().await);

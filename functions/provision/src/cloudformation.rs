@@ -18,7 +18,7 @@ use crate::{
     command::{extend_with_owned, gone_heads, heads_of},
     config::{Allowed, ConfigError},
     declared::{Declared, Heads, Subscriptions, WebhookUrl},
-    remove::Removal,
+    remove::{Purpose, Removal},
     ring::RingError,
     run::{HeadReport, Leaving, Mode, Task, Who, all_well},
 };
@@ -98,7 +98,8 @@ pub enum NotAnswered {
 /// Carries out a request and answers it, before `deadline`.
 pub async fn handle(provisioner: &Arc<Provisioner>, input: Value, deadline: Instant) -> Result<Value, NotAnswered> {
     let (request, malformed) = read(&input);
-    let work_until = deadline.checked_sub(TIME_TO_ANSWER).unwrap_or(deadline).max(Instant::now());
+    let patience = patience(&request, Timestamp::now()).map_or(deadline, |left| deadline.min(Instant::now() + left));
+    let work_until = patience.checked_sub(TIME_TO_ANSWER).unwrap_or(patience).max(Instant::now());
     let answer = if let Some(error) = malformed {
         Answer::failure(format!("the request cannot be read: {error}"))
     } else {
@@ -119,6 +120,12 @@ pub async fn handle(provisioner: &Arc<Provisioner>, input: Value, deadline: Inst
         }
     };
     send(provisioner, &request, answer, deadline).await
+}
+
+/// For how long CloudFormation waits yet; zero if it has given up. `None` if the request does not say when it was made.
+fn patience(request: &Request, now: Timestamp) -> Option<Duration> {
+    let age = now.since(issued_at(&request.response_url)?);
+    Some(Duration::try_from(time::Duration::seconds(SERVICE_TIMEOUT_S) - age).unwrap_or_default())
 }
 
 /// The answer for a run that had to be cut off.
@@ -166,11 +173,10 @@ async fn carry_out(provisioner: &Provisioner, request: &Request, deadline: Insta
 
 async fn answer_for(provisioner: &Provisioner, request: &Request, deadline: Instant) -> Answer {
     let arrived_at = Timestamp::now();
-    let age = issued_at(&request.response_url).map(|issued_at| arrived_at.since(issued_at).whole_seconds());
-    if let Some(age) = age.filter(|age| *age > SERVICE_TIMEOUT_S) {
+    if patience(request, arrived_at).is_some_and(|left| left.is_zero()) {
         // It has gone on without us, and may have rolled back what this asks for.
         return Answer::failure(format!(
-            "this request is {age} s old, and CloudFormation gave up on it after {SERVICE_TIMEOUT_S} s: nothing was done"
+            "this request is so old that CloudFormation gave up on it after {SERVICE_TIMEOUT_S} s: nothing was done"
         ));
     }
     match request.request_type.as_str() {
@@ -202,8 +208,7 @@ fn who(request: &Request, arrived_at: Timestamp) -> impl FnOnce(&mut Who) {
     let stack = request.stack_id.rsplit('/').next().unwrap_or_default();
     let owner = format!("{}@{stack}", request.logical_resource_id);
     let issued_at = issued_at(&request.response_url).unwrap_or(arrived_at);
-    let creates = request.request_type == "Create";
-    move |who| *who = Who { owner: Some(owner), takes_over: true, creates, issued_at }
+    move |who| *who = Who { owner: Some(owner), takes_over: true, issued_at }
 }
 
 /// When a presigned URL was signed: `X-Amz-Date=20260116T095612Z`.
@@ -270,7 +275,7 @@ async fn bring_about(
 
 async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timestamp, deadline: Instant) -> Answer {
     let properties = &request.resource_properties;
-    let mut own = Who { owner: None, takes_over: true, creates: false, issued_at: arrived_at };
+    let mut own = Who { owner: None, takes_over: true, issued_at: arrived_at };
     who(request, arrived_at)(&mut own);
     let force = flag(properties, "ForceDelete", false).unwrap_or(false);
     // With properties like these nothing was created; but an earlier version of them may have been good.
@@ -313,10 +318,9 @@ async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timest
     let removal = Removal {
         url: &declared.webhook_url,
         heads,
-        is_rollback: true,
+        purpose: Purpose::Deletion,
         deleted_at: Some(run.who.issued_at),
         force,
-        is_left: false,
         made: Vec::new(),
         switched_on: Vec::new(),
     };

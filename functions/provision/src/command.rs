@@ -14,7 +14,7 @@ use crate::{
     Provisioner, SetupError,
     config::{Allowed, ConfigError, declared},
     declared::{Declared, Heads},
-    remove::Removal,
+    remove::{Purpose, Removal},
     ring::RingError,
     run::{HeadReport, Mode, Run, RunError, Task, all_well, each},
     self_test::self_test,
@@ -103,8 +103,27 @@ pub enum CommandError {
 
 /// Carries out a command, or a schedule event's `apply`.
 pub async fn handle(provisioner: &Provisioner, input: &Value, deadline: Instant) -> Result<Value, CommandError> {
-    let arrived_at = Timestamp::now();
     let scheduled = is_schedule(input);
+    let result = handle_command(provisioner, input, scheduled, deadline).await;
+    if let Err(error) = result.as_ref()
+        && !matches!(error, CommandError::Scheduled(_))
+    {
+        // One that did not come to its heads has no line yet; and that it ran must show.
+        let action = if scheduled { json!(Action::Apply) } else { input["action"].clone() };
+        let metrics = if scheduled { provisioner.metrics(0, 1) } else { None };
+        let fields = [("action", action), ("reason", error.to_string().into())];
+        provisioner.log_line(false, fields.into_iter().chain(metrics.into_iter().flatten()));
+    }
+    result
+}
+
+async fn handle_command(
+    provisioner: &Provisioner,
+    input: &Value,
+    scheduled: bool,
+    deadline: Instant,
+) -> Result<Value, CommandError> {
+    let arrived_at = Timestamp::now();
     let command = if scheduled {
         Command { action: Action::Apply, head_ids: None }
     } else {
@@ -131,12 +150,7 @@ pub async fn handle(provisioner: &Provisioner, input: &Value, deadline: Instant)
     let asked = Asked { action: command.action, declared: &declared, is_narrowed };
     // The calls to UNITH end by themselves before that; the waits for the key ring may add up.
     let in_time = tokio::time::timeout_at(deadline, carry_out(provisioner, &run, &asked)).await;
-    let Ok(result) = in_time else {
-        let reason = CommandError::OutOfTime.to_string().into();
-        provisioner.log_line(false, [("action", command.action.to_string().into()), ("reason", reason)]);
-        return Err(CommandError::OutOfTime);
-    };
-    let done = result?;
+    let done = in_time.map_err(|_| CommandError::OutOfTime)??;
     provisioner.log_run(command.action, &done, scheduled);
     let ok = done.result.get("ok").and_then(Value::as_bool).unwrap_or_default();
     if scheduled && !ok { Err(CommandError::Scheduled(done.result)) } else { Ok(done.result) }
@@ -263,11 +277,10 @@ async fn remove(run: &Run, asked: &Asked<'_>) -> Result<Vec<HeadReport>, RingErr
     let removal = Removal {
         url: &asked.declared.webhook_url,
         heads,
-        is_rollback: false,
+        purpose: Purpose::Command,
         // A run that is under way must not bring back what is taken away.
         deleted_at: (!asked.is_narrowed).then_some(run.who.issued_at),
         force: false,
-        is_left: false,
         made: Vec::new(),
         switched_on: Vec::new(),
     };

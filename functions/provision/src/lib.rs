@@ -128,7 +128,7 @@ impl Provisioner {
         let settings = Settings::from_env(&self.env)?;
         let allowed = Allowed::from_env(&self.env)?;
         let secrets = self.secrets.clone()?;
-        let mut own = Who { owner: settings.owner, takes_over: false, creates: false, issued_at: Timestamp::now() };
+        let mut own = Who { owner: settings.owner, takes_over: false, issued_at: Timestamp::now() };
         who(&mut own);
         let started = Instant::now();
         // What CloudFormation has just allowed, IAM refuses for some seconds.
@@ -149,7 +149,8 @@ impl Provisioner {
     async fn knows_nothing_of(&self, owner: Option<&str>, head_ids: &[String]) -> bool {
         let Some(keys_secret) = self.env.optional("UNITH_KEYS_SECRET") else { return true };
         let Ok(secrets) = self.secrets.clone() else { return false };
-        let ring = RingStore::new(secrets, keys_secret.to_owned()).read().await;
+        let denied_until = Instant::now() + self.pace.denied_for;
+        let ring = RingStore::new(secrets, keys_secret.to_owned()).denied_until(denied_until).read().await;
         ring.is_ok_and(|ring| {
             let is_own = |key: &shared::key_ring::RingKey| key.owner.is_none() || key.owner.as_deref() == owner;
             owner.is_none_or(|owner| ring.heads_of(owner).is_empty())

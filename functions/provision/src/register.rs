@@ -64,7 +64,10 @@ impl Run {
             head.events_on = true;
             head.step(&Step::Switch(true));
         }
-        let registered = self.register(task.declared, head, unith, &look.listed).await?;
+        // An id may be given out again.
+        let is_there = |webhook: &&Webhook| !head.deleted.contains(&webhook.id);
+        let before: Vec<_> = look.listed.iter().filter(is_there).cloned().collect();
+        let registered = self.register(task.declared, head, unith, &before).await?;
         match &registered.id {
             Some(id) => head.done.push(format!("register webhook {id}")),
             None => head.done.push("register the webhook".to_owned()),

@@ -17,6 +17,20 @@ use crate::{
     unith::{UnithError, Webhook},
 };
 
+/// What something is taken away for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody asked for it.
+    Command,
+    /// The resource is deleted. It may never have been created: a head that cannot be asked about, and of which the ring knows
+    /// nothing, is then no failure.
+    Deletion,
+    /// An update leaves it behind: the variables do not name it any more.
+    Leaving,
+    /// A run takes back what it made itself, and nothing else.
+    Undoing,
+}
+
 /// What is to be taken away.
 #[derive(Debug)]
 pub struct Removal<'r> {
@@ -24,15 +38,12 @@ pub struct Removal<'r> {
     pub url: &'r WebhookUrl,
     /// The heads.
     pub heads: Vec<String>,
-    /// Whether this may be the rollback of what was never created: a head that cannot be asked about, and of which the
-    /// ring knows nothing, is then no failure.
-    pub is_rollback: bool,
+    /// What for.
+    pub purpose: Purpose,
     /// When the deletion of the owner was asked for; `None` if it is not being deleted.
     pub deleted_at: Option<Timestamp>,
     /// Whether our own side is cleaned also where UNITH's cannot be.
     pub force: bool,
-    /// Whether it is what an update leaves behind, which the variables do not name any more.
-    pub is_left: bool,
     /// Registrations that this very run made, with their heads.
     pub made: Vec<(String, WebhookId)>,
     /// Heads whose events this very run switched on.
@@ -90,7 +101,7 @@ impl Run {
         let reports = cleared.into_iter().map(|head| {
             // UNITH does not let us in, or is not there, and we know of nothing of ours at it: this was never created, and
             // a creation that failed must not fail to be rolled back.
-            let may_be_unknown = removal.is_rollback && no_ring.is_none() && !head.had_ours;
+            let may_be_unknown = removal.purpose == Purpose::Deletion && no_ring.is_none() && !head.had_ours;
             let is_known = || before.of_head(&head.head_id).iter().any(|key| self.is_own(key));
             let result = if may_be_unknown && !is_known() { Ok(()) } else { head.result };
             HeadReport::new(&head.head_id, head.done, &result)
@@ -158,6 +169,9 @@ impl Run {
         let is_repeated = owner.is_some_and(|owner| ring.deleted_at(owner).is_some());
         let is_made = |webhook: &Webhook| removal.made.iter().any(|(head, id)| *head == head_id && *id == webhook.id);
         let is_ours = |webhook: &Webhook| {
+            if removal.purpose == Purpose::Undoing {
+                return false;
+            }
             let mut own = entries.iter().filter(|entry| entry.webhook_id.as_ref() == Some(&webhook.id)).peekable();
             if own.peek().is_some() {
                 // What was taken over, or is given back to whom it was taken from, is another's.
@@ -200,7 +214,10 @@ impl Run {
 
     /// Whether an entry of the ring is ours to take out: one that nobody owns is, where the variables name its head.
     fn is_removable(&self, removal: &Removal<'_>, entry: &RingKey, head_id: &str) -> bool {
-        self.is_own(entry) && (entry.owner.is_some() || removal.is_left || self.allowed.covers(removal.url, head_id))
+        self.is_own(entry)
+            && (entry.owner.is_some()
+                || removal.purpose == Purpose::Leaving
+                || self.allowed.covers(removal.url, head_id))
     }
 
     /// The one write: keys of ours whose webhooks are gone, what is handed over, and that the owner was deleted.
@@ -221,6 +238,11 @@ impl Run {
                 // Another one looks after the head now: what still comes signed with replaced keys is for that one.
                 let is_anothers = entries.iter().any(|entry| entry.state == KeyState::Active && !self.is_own(entry));
                 ring.remove(&head.head_id, |key| {
+                    let is_made =
+                        |id: &WebhookId| removal.made.iter().any(|(on, made)| *on == head.head_id && made == id);
+                    if removal.purpose == Purpose::Undoing && !key.webhook_id.as_ref().is_some_and(is_made) {
+                        return false;
+                    }
                     let is_listed = |id: &WebhookId| head.listed.iter().any(|webhook| webhook.id == *id);
                     let stays = key.webhook_id.as_ref().is_some_and(is_listed) && head.result.is_ok();
                     let is_retired = is_anothers && key.state == KeyState::Retiring;
@@ -244,10 +266,9 @@ impl Run {
                 let removal = Removal {
                     url: &leaving.url,
                     heads: Vec::new(),
-                    is_rollback: false,
+                    purpose: Purpose::Leaving,
                     deleted_at: None,
                     force: false,
-                    is_left: true,
                     made: Vec::new(),
                     switched_on: Vec::new(),
                 };

@@ -27,7 +27,7 @@ use crate::{
     config::Allowed,
     declared::{Declared, Subscriptions, WebhookUrl},
     plan::{Look, Plan, Step, plan},
-    remove::{Left, Removal},
+    remove::{Left, Purpose, Removal},
     ring::{Document, MAX_RING_BYTES, NewKey, RingError, RingStore},
     unith::{Unith, UnithError, Webhook},
 };
@@ -67,8 +67,6 @@ pub struct Who {
     pub owner: Option<String>,
     /// Whether it takes over what others looked after: a resource that is created or updated does, a command does not.
     pub takes_over: bool,
-    /// Whether it creates the resource, whose earlier deletion is then over.
-    pub creates: bool,
     /// When it was asked for.
     pub issued_at: Timestamp,
 }
@@ -332,6 +330,11 @@ impl HeadRun {
         self.error.is_none()
     }
 
+    /// Whether UNITH refuses the head itself. What it refuses later is about what was asked for.
+    fn is_refused(&self) -> bool {
+        self.look.is_none() && self.error.as_ref().is_some_and(RunError::is_refusal)
+    }
+
     pub(crate) fn fail_if<T>(&mut self, result: Result<T, impl Into<RunError>>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -360,9 +363,9 @@ impl HeadRun {
     }
 
     fn report(self) -> HeadReport {
-        let is_new = self.entries.is_empty();
+        let (is_new, is_refused) = (self.entries.is_empty(), self.is_refused());
         let result = self.error.map_or(Ok(()), Err);
-        HeadReport { notes: self.notes, is_new, ..HeadReport::new(&self.id, self.done, &result) }
+        HeadReport { notes: self.notes, is_new, is_refused, ..HeadReport::new(&self.id, self.done, &result) }
     }
 
     /// The webhook that is to stay, and its key.
@@ -447,8 +450,7 @@ impl Run {
         each(heads.iter_mut().map(|head| Box::pin(self.set_switch(task, head)) as Boxed<'_, ()>)).await;
         let now_in_ring = self.ring.read_guarded().await?;
         each(heads.iter_mut().map(|head| Box::pin(self.check(task, head, &now_in_ring)) as Boxed<'_, ()>)).await;
-        let is_refused = |head: &HeadRun| head.error.as_ref().is_some_and(RunError::is_refusal);
-        if all_well(heads, task.is_all, |head| (head.is_well(), is_refused(head))) {
+        if all_well(heads, task.is_all, |head| (head.is_well(), head.is_refused())) {
             left.extend(self.leave(&task.leaving, &ring).await);
         }
         self.retire_keys(heads, left).await
@@ -567,7 +569,8 @@ impl Run {
         for head_id in &task.gone {
             ring.remove(head_id, |key| key.owner == self.who.owner);
         }
-        if let Some(owner) = self.who.owner.as_deref().filter(|_| self.who.creates) {
+        // Asked for after the deletion: it begins anew.
+        if let Some(owner) = self.who.owner.as_deref().filter(|_| task.mode == Mode::Apply) {
             ring.unmark_deleted(owner, self.who.issued_at);
         }
     }
@@ -776,19 +779,22 @@ impl Run {
         head.fail_if(result);
     }
 
-    /// Takes away what this run made for an owner that was deleted meanwhile, as its deletion would have done.
+    /// Takes away what this run made for an owner that was deleted meanwhile, and no more: another run may have begun anew
+    /// since then.
     async fn undo(&self, task: &Task<'_>, heads: &mut [HeadRun]) {
         let made = heads.iter().filter_map(|head| Some((head.id.clone(), head.registered.as_ref()?.id.clone()?)));
-        let is_switched_on = |head: &&HeadRun| head.switched && head.look.as_ref().is_some_and(|look| !look.events_on);
+        let made: Vec<_> = made.collect();
+        let is_switched_on = |head: &&HeadRun| head.switched && !head.was_on();
+        let switched_on: Vec<_> = heads.iter().filter(is_switched_on).map(|head| head.id.clone()).collect();
+        let is_touched = |head: &&String| made.iter().any(|(id, _)| id == *head) || switched_on.contains(head);
         let removal = Removal {
             url: &task.declared.webhook_url,
-            heads: task.heads.clone(),
-            is_rollback: false,
+            heads: task.heads.iter().filter(is_touched).cloned().collect(),
+            purpose: Purpose::Undoing,
             deleted_at: None,
             force: false,
-            is_left: false,
-            made: made.collect(),
-            switched_on: heads.iter().filter(is_switched_on).map(|head| head.id.clone()).collect(),
+            made,
+            switched_on,
         };
         // What cannot be removed now is found by the deletion's own second look, or stays and is subscribed to nothing.
         let Ok(removed) = self.remove(removal).await else { return };
