@@ -14,6 +14,7 @@ import threading
 from ministack.core import responses
 from ministack.services import apigateway, dynamodb, iam, lambda_svc, secretsmanager
 from ministack.services.cloudformation import _stacks, changesets, custom_resource, engine, provisioners, stacks
+from ministack.services.cloudformation import handlers as stack_handlers
 
 # --- A list parameter is a list -----------------------------------------------------------------------------------
 # A reference to a CommaDelimitedList resolves to its text, so that `!Join` joins the text's characters.
@@ -315,6 +316,18 @@ def remember_attempt(physical_id, old_props, new_props, stack_name, **rest):
     return update_custom_resource(physical_id, old_props, new_props, stack_name, **rest)
 
 
+# --- What a stack is said to be -----------------------------------------------------------------------------------
+# `sam delete` looks whether a stack is protected from deletion.
+
+describe_stacks = stack_handlers._describe_stacks
+
+
+def describe_stacks_with_protection(params):
+    status, headers, body = describe_stacks(params)
+    end = b"</StackStatus>"
+    return status, headers, body.replace(end, end + b"<EnableTerminationProtection>false</EnableTerminationProtection>")
+
+
 # --- Rolling an update back ---------------------------------------------------------------------------------------
 # It deletes all resources it has looked at, unchanged ones too. CloudFormation updates them back to what they were
 # (custom resources by an Update with the old properties), and removes those that are new.
@@ -370,6 +383,9 @@ def main():
     provisioners._custom_resource_create = create_or_delete
     provisioners._custom_resource_update = remember_attempt
     changesets._deploy_stack_async = deploy_or_roll_back
+    for action, handler in stack_handlers._ACTION_HANDLERS.items():
+        if handler is describe_stacks:
+            stack_handlers._ACTION_HANDLERS[action] = describe_stacks_with_protection
     lambda_svc._runtime_env_vars = variables_with_role
     guard("dynamodb", dynamodb)
     guard("secretsmanager", secretsmanager)

@@ -86,9 +86,14 @@ impl<'e> Stack<'e> {
         }
     }
 
-    /// Deletes it, and waits until it is gone. (`sam delete` wants more of S3 and ECR than MiniStack has.)
+    /// Deletes it, and waits until it is gone.
     pub(crate) async fn delete(&self) {
         self.emulator.aws(&["cloudformation", "delete-stack", "--stack-name", self.name]).await;
+        self.is_deleted().await;
+    }
+
+    /// Waits until it is gone, with all its resources.
+    pub(crate) async fn is_deleted(&self) {
         let began = Instant::now();
         while let Some(status) = self.status().await {
             if status == "DELETE_COMPLETE" {
