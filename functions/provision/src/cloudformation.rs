@@ -204,11 +204,11 @@ fn only_force_delete_changed(request: &Request) -> bool {
 }
 
 /// The resource that a request is about, and when CloudFormation asked.
-fn who(request: &Request, arrived_at: Timestamp) -> impl FnOnce(&mut Who) {
+fn who(request: &Request, arrived_at: Timestamp) -> Who {
     let stack = request.stack_id.rsplit('/').next().unwrap_or_default();
     let owner = format!("{}@{stack}", request.logical_resource_id);
     let issued_at = issued_at(&request.response_url).unwrap_or(arrived_at);
-    move |who| *who = Who { owner: Some(owner), takes_over: true, issued_at }
+    Who { owner: Some(owner), takes_over: true, issued_at }
 }
 
 /// When a presigned URL was signed: `X-Amz-Date=20260116T095612Z`.
@@ -242,7 +242,7 @@ async fn bring_about(
     let allowed = Allowed::from_env(&provisioner.env)?;
     allowed.check_url(&declared.webhook_url)?;
     allowed.check_heads(&declared.heads)?;
-    let run = provisioner.run(deadline, who(request, arrived_at)).await?;
+    let run = provisioner.run(deadline, |own| *own = who(request, arrived_at)).await?;
     let heads = heads_of(&run, &declared.heads).await?;
     let is_all = declared.heads == Heads::All;
     let gone = if is_all { gone_heads(&run, &heads).await } else { Vec::new() };
@@ -250,10 +250,7 @@ async fn bring_about(
     // fails is rolled back, to what must still be there. Old properties that were never good for anything left nothing.
     let mut leaving = Vec::new();
     if let Ok(old) = self::declared(&request.old_resource_properties) {
-        let mut old_heads = match &old.heads {
-            Heads::Named(ids) => ids.clone(),
-            Heads::All => Vec::new(),
-        };
+        let mut old_heads = old.heads.named();
         if old.heads == Heads::All {
             extend_with_owned(&run, &mut old_heads).await?;
         }
@@ -275,8 +272,7 @@ async fn bring_about(
 
 async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timestamp, deadline: Instant) -> Answer {
     let properties = &request.resource_properties;
-    let mut own = Who { owner: None, takes_over: true, issued_at: arrived_at };
-    who(request, arrived_at)(&mut own);
+    let own = who(request, arrived_at);
     let force = flag(properties, "ForceDelete", false).unwrap_or(false);
     // With properties like these nothing was created; but an earlier version of them may have been good.
     let declared = match declared(properties) {
@@ -286,12 +282,9 @@ async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timest
         }
         Err(error) => return Answer::failure(with_hint(&error.to_string())),
     };
-    let mut heads = match declared.heads {
-        Heads::Named(ids) => ids,
-        // What `*` stood for before is in the ring.
-        Heads::All => Vec::new(),
-    };
-    let run = match provisioner.run(deadline, who(request, arrived_at)).await {
+    // What `*` stood for before is in the ring.
+    let mut heads = declared.heads.named();
+    let run = match provisioner.run(deadline, |run| *run = own.clone()).await {
         Ok(run) => run,
         Err(error) if force => return Answer::success(format!("nothing was removed at UNITH: {error}")),
         // Without configuration or credentials this may be the rollback of what was never created: the ring knows.
@@ -316,13 +309,9 @@ async fn remove(provisioner: &Provisioner, request: &Request, arrived_at: Timest
         return unreadable(&error);
     }
     let removal = Removal {
-        url: &declared.webhook_url,
-        heads,
-        purpose: Purpose::Deletion,
         deleted_at: Some(run.who.issued_at),
         force,
-        made: Vec::new(),
-        switched_on: Vec::new(),
+        ..Removal::new(&declared.webhook_url, heads, Purpose::Deletion)
     };
     let removed = match run.remove(removal).await {
         Ok(removed) => removed,

@@ -204,7 +204,6 @@ async fn carry_out(provisioner: &Provisioner, run: &Run, asked: &Asked<'_>) -> R
         Action::Status => statuses(run.status(declared, &heads_of(run, &declared.heads).await?).await, is_all),
         Action::Plan => {
             let statuses = run.status(declared, &heads_of(run, &declared.heads).await?).await;
-            let ok = |error: &Option<String>, is_refused: bool| error.is_none() || (is_all && is_refused);
             let heads: Vec<_> = statuses
                 .into_iter()
                 .map(|status| match status.error {
@@ -212,7 +211,7 @@ async fn carry_out(provisioner: &Provisioner, run: &Run, asked: &Asked<'_>) -> R
                         "head_id": status.head_id, "ok": true, "events_on": status.events_on, "steps": status.drift,
                     }),
                     Some(error) => json!({
-                        "head_id": status.head_id, "ok": ok(&Some(error.clone()), status.is_refused), "error": error,
+                        "head_id": status.head_id, "ok": is_all && status.is_refused, "error": error,
                     }),
                 })
                 .collect();
@@ -266,23 +265,15 @@ fn statuses(statuses: Vec<crate::status::HeadStatus>, is_all: bool) -> Reports {
 
 /// Removes what is ours on the named heads, or on all that are declared or in the ring.
 async fn remove(run: &Run, asked: &Asked<'_>) -> Result<Vec<HeadReport>, RingError> {
-    let mut heads = match &asked.declared.heads {
-        Heads::Named(ids) => ids.clone(),
-        // Never from a new list: what is not in the ring was never looked after.
-        Heads::All => Vec::new(),
-    };
+    // Never from a new list: what is not in the ring was never looked after.
+    let mut heads = asked.declared.heads.named();
     if !asked.is_narrowed || asked.declared.heads == Heads::All {
         extend_with_owned(run, &mut heads).await?;
     }
     let removal = Removal {
-        url: &asked.declared.webhook_url,
-        heads,
-        purpose: Purpose::Command,
         // A run that is under way must not bring back what is taken away.
         deleted_at: (!asked.is_narrowed).then_some(run.who.issued_at),
-        force: false,
-        made: Vec::new(),
-        switched_on: Vec::new(),
+        ..Removal::new(&asked.declared.webhook_url, heads, Purpose::Command)
     };
     let removed = run.remove(removal).await?;
     let mut reports = removed.reports;

@@ -103,6 +103,15 @@ pub enum InvalidHeads {
 }
 
 impl Heads {
+    /// The heads that are named; none for `*`.
+    #[must_use]
+    pub fn named(&self) -> Vec<String> {
+        match self {
+            Self::Named(ids) => ids.clone(),
+            Self::All => Vec::new(),
+        }
+    }
+
     /// What stands for all heads.
     pub const ALL: &'static str = "*";
 

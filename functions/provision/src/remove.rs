@@ -50,6 +50,19 @@ pub struct Removal<'r> {
     pub switched_on: Vec<String>,
 }
 
+impl<'r> Removal<'r> {
+    /// A removal that marks no owner as deleted, forces nothing, and made nothing itself.
+    #[must_use]
+    pub fn new(url: &'r WebhookUrl, heads: Vec<String>, purpose: Purpose) -> Self {
+        Self { url, heads, purpose, deleted_at: None, force: false, made: Vec::new(), switched_on: Vec::new() }
+    }
+
+    /// Whether this very run registered the webhook.
+    fn has_made(&self, head_id: &str, id: &WebhookId) -> bool {
+        self.made.iter().any(|(head, made)| head == head_id && made == id)
+    }
+}
+
 /// What came of it.
 #[derive(Debug)]
 pub struct Removed {
@@ -167,7 +180,6 @@ impl Run {
         // A deletion that is asked for once more: what it did not come to then, it has to do now.
         let owner = self.who.owner.as_deref().filter(|_| removal.deleted_at.is_some());
         let is_repeated = owner.is_some_and(|owner| ring.deleted_at(owner).is_some());
-        let is_made = |webhook: &Webhook| removal.made.iter().any(|(head, id)| *head == head_id && *id == webhook.id);
         let is_ours = |webhook: &Webhook| {
             if removal.purpose == Purpose::Undoing {
                 return false;
@@ -183,7 +195,8 @@ impl Run {
         };
         let is_spared = |webhook: &Webhook| spared.into_iter().flatten().any(|known| known.id == webhook.id);
         let ours = ours(&cleared.listed, removal.url).into_iter();
-        let going: Vec<_> = ours.filter(|own| !is_spared(own) && (is_made(own) || is_ours(own))).collect();
+        let going: Vec<_> =
+            ours.filter(|own| !is_spared(own) && (removal.has_made(&head_id, &own.id) || is_ours(own))).collect();
         cleared.had_ours = !going.is_empty();
         if !going.is_empty() {
             let deletion = delete_all(&self.unith, &head_id, &going).await;
@@ -238,8 +251,7 @@ impl Run {
                 // Another one looks after the head now: what still comes signed with replaced keys is for that one.
                 let is_anothers = entries.iter().any(|entry| entry.state == KeyState::Active && !self.is_own(entry));
                 ring.remove(&head.head_id, |key| {
-                    let is_made =
-                        |id: &WebhookId| removal.made.iter().any(|(on, made)| *on == head.head_id && made == id);
+                    let is_made = |id: &WebhookId| removal.has_made(&head.head_id, id);
                     if removal.purpose == Purpose::Undoing && !key.webhook_id.as_ref().is_some_and(is_made) {
                         return false;
                     }
@@ -263,15 +275,7 @@ impl Run {
     pub(crate) async fn leave(&self, leaving: &[Leaving], ring: &Document) -> Vec<Left> {
         let work = leaving.iter().map(|leaving| {
             Box::pin(async move {
-                let removal = Removal {
-                    url: &leaving.url,
-                    heads: Vec::new(),
-                    purpose: Purpose::Leaving,
-                    deleted_at: None,
-                    force: false,
-                    made: Vec::new(),
-                    switched_on: Vec::new(),
-                };
+                let removal = Removal::new(&leaving.url, Vec::new(), Purpose::Leaving);
                 let cleared = self.clear(&removal, &leaving.head_id, ring, None).await;
                 let still = cleared.listed.iter().map(|webhook| webhook.id.clone()).collect();
                 let report = HeadReport::new(&cleared.head_id, cleared.done, &cleared.result);

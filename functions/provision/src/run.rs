@@ -787,15 +787,9 @@ impl Run {
         let is_switched_on = |head: &&HeadRun| head.switched && !head.was_on();
         let switched_on: Vec<_> = heads.iter().filter(is_switched_on).map(|head| head.id.clone()).collect();
         let is_touched = |head: &&String| made.iter().any(|(id, _)| id == *head) || switched_on.contains(head);
-        let removal = Removal {
-            url: &task.declared.webhook_url,
-            heads: task.heads.iter().filter(is_touched).cloned().collect(),
-            purpose: Purpose::Undoing,
-            deleted_at: None,
-            force: false,
-            made,
-            switched_on,
-        };
+        let touched = task.heads.iter().filter(is_touched).cloned().collect();
+        let removal = Removal::new(&task.declared.webhook_url, touched, Purpose::Undoing);
+        let removal = Removal { made, switched_on, ..removal };
         // What cannot be removed now is found by the deletion's own second look, or stays and is subscribed to nothing.
         let Ok(removed) = self.remove(removal).await else { return };
         for report in removed.reports {
