@@ -52,7 +52,7 @@ pub(crate) async fn update(stack: &Stack<'_>) {
 
 /// Whether a command only looks.
 fn looks(command: &str) -> bool {
-    if command.starts_with("sam logs") {
+    if command.starts_with("sam logs") || command.starts_with("sam list") {
         return true;
     }
     let mut words = command.split_whitespace();

@@ -5,11 +5,13 @@ in particular: that is written for AWS alone.
 """
 
 import copy
+import datetime
 import fnmatch
 import http.server
 import json
 import sys
 import threading
+import time
 
 from ministack.core import responses
 from ministack.services import apigateway, dynamodb, iam, lambda_svc, secretsmanager
@@ -167,6 +169,48 @@ def clean_up(stack_name):
             delete_role_policy(replaced, {})
 
 
+# --- A new role ------------------------------------------------------------------------------------------------------
+# IAM takes some seconds until Lambda may assume a new role, and CreateFunction fails until then. (CloudFormation retries.)
+
+ROLE_DELAY_S = 5
+create_lambda_function = lambda_svc._create_function
+
+
+def create_function_with_known_role(data):
+    role = iam._roles.get(data["Role"].rsplit("/", 1)[-1], {})
+    created = datetime.datetime.fromisoformat(role["CreateDate"].replace("Z", "+00:00")) if role else None
+    if created is None or datetime.datetime.now(datetime.UTC) - created < datetime.timedelta(seconds=ROLE_DELAY_S):
+        message = "The role defined for the function cannot be assumed by Lambda."
+        return responses.error_response_json("InvalidParameterValueException", message, 400)
+    return create_lambda_function(data)
+
+
+# --- Versions of a secret --------------------------------------------------------------------------------------------
+# Secrets Manager keeps at most 100 versions, and deletes only unlabelled ones that are older than 24 h.
+
+SECRET_VERSIONS = 100
+DAY_S = 24 * 3600
+put_secret_value = secretsmanager._put_secret_value
+
+
+def put_secret_value_within_quota(data):
+    _, secret = secretsmanager._resolve(data["SecretId"])
+    versions = secret["Versions"] if secret else {}
+    deletable = [
+        version
+        for version, value in versions.items()
+        if not value["Stages"] and time.time() - value["CreatedDate"] > DAY_S
+    ]
+    for version in sorted(deletable, key=lambda version: versions[version]["CreatedDate"]):
+        if len(versions) < SECRET_VERSIONS:
+            break
+        del versions[version]
+    if len(versions) >= SECRET_VERSIONS:
+        message = "You have exceeded the quota of versions of a secret that were created within 24 hours."
+        return responses.error_response_json("LimitExceededException", message, 400)
+    return put_secret_value(data)
+
+
 # --- A secret ------------------------------------------------------------------------------------------------------
 # A reference to one is its name instead of its ARN, an update puts a new secret in its place, and one without a value has an
 # empty one.
@@ -281,6 +325,17 @@ def delete_unless_retained(resource_type, physical_id, props, stack_name, logica
     delete_resource(resource_type, physical_id, props, stack_name, logical_id)
 
 
+# --- Where a custom resource responds ------------------------------------------------------------------------------
+# The URL is presigned, so that a request shows when CloudFormation sent it.
+
+response_url = custom_resource._response_url
+
+
+def presigned_response_url(token):
+    signed_at = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"{response_url(token)}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Date={signed_at}&X-Amz-Expires=7200"
+
+
 # --- A custom resource that could not be created ------------------------------------------------------------------
 # It is not told to delete what it may have left, and nobody hears if a Delete fails.
 
@@ -380,6 +435,9 @@ def main():
     handlers["AWS::Logs::MetricFilter"] = {"create": create_metric_filter, "delete": lambda physical_id, props: None}
     stacks._delete_resource = delete_unless_retained
     custom_resource.deliver_response = remember_response
+    custom_resource._response_url = presigned_response_url
+    lambda_svc._create_function = create_function_with_known_role
+    secretsmanager._put_secret_value = put_secret_value_within_quota
     provisioners._custom_resource_create = create_or_delete
     provisioners._custom_resource_update = remember_attempt
     changesets._deploy_stack_async = deploy_or_roll_back

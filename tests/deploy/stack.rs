@@ -60,6 +60,22 @@ impl<'e> Stack<'e> {
         Some(stacks.ok()?["Stacks"][0]["StackStatus"].as_str().unwrap().to_owned())
     }
 
+    /// Its ARN.
+    pub(crate) async fn id(&self) -> String {
+        let stacks = self.emulator.aws(&["cloudformation", "describe-stacks", "--stack-name", self.name]).await;
+        stacks["Stacks"][0]["StackId"].as_str().unwrap().to_owned()
+    }
+
+    /// The physical id of a resource, by its logical one.
+    pub(crate) async fn physical_id(&self, logical_id: &str) -> String {
+        let list = ["cloudformation", "list-stack-resources", "--stack-name", self.name];
+        let resources = self.emulator.aws(&list).await;
+        let mut resources = resources["StackResourceSummaries"].as_array().unwrap().iter();
+        let found = resources.find(|resource| resource["LogicalResourceId"] == logical_id);
+        let found = found.unwrap_or_else(|| panic!("the stack has no resource {logical_id}"));
+        found["PhysicalResourceId"].as_str().unwrap().to_owned()
+    }
+
     /// Why CloudFormation failed to make or change the webhook, the last time it did. (`sam deploy` prints it, wrapped
     /// into a narrow column.)
     pub(crate) async fn why_the_webhook_failed(&self) -> String {

@@ -1,6 +1,6 @@
 //! Who may do what: every IAM statement there is, and none that allows more than it names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -225,6 +225,33 @@ fn nothing_else_gives_permissions() {
     }
     let events = template.0["Resources"]["Receive"]["Properties"]["Events"].as_object().unwrap();
     assert_eq!(events.len(), 1, "the API alone may call receive");
+}
+
+/// As `docs/deploy.md` lists them for those who write the deployer's policy.
+#[test]
+fn the_document_names_every_service_that_a_deployer_needs() {
+    let names: BTreeMap<&str, &str> = BTreeMap::from([
+        ("ApiGatewayV2", "API Gateway"),
+        ("CloudWatch", "CloudWatch"),
+        ("DynamoDB", "DynamoDB"),
+        ("IAM", "IAM roles"),
+        ("Logs", "its logs"),
+        ("Route53", "Route 53"),
+        ("SNS", "SNS"),
+        ("SQS", "SQS"),
+        ("Scheduler", "EventBridge Scheduler"),
+        ("SecretsManager", "Secrets Manager"),
+        ("Serverless", "Lambda"),
+    ]);
+    let document = text("docs/deploy.md");
+    let section = document.split("\n## Who may deploy\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let words = section.split_whitespace().collect::<Vec<_>>().join(" ");
+    let template = Template::read();
+    for (name, resource) in template.resources("") {
+        let Some(kind) = resource["Type"].as_str().unwrap().strip_prefix("AWS::") else { continue };
+        let service = names[kind.split("::").next().unwrap()];
+        assert!(words.contains(service), "docs/deploy.md, Who may deploy, lacks {service}, which {name} needs");
+    }
 }
 
 /// For those who deploy without SAM. `BLESS=1 cargo test -p tests --test template` writes the files anew.

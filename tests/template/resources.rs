@@ -129,6 +129,8 @@ fn the_schedule_runs_provision_and_what_fails_for_good_is_kept() {
     let target = &template.0["Resources"]["Reconcile"]["Properties"]["Target"];
     assert_eq!(short(&target["Arn"]), "Provision.Arn");
     assert_eq!(short(&target["DeadLetterConfig"]["Arn"]), "DeadLetters.Arn");
+    let schedule = &template.0["Resources"]["Reconcile"];
+    assert_eq!(schedule["DependsOn"], "Webhook", "a rate begins with a run as soon as the schedule is created");
     assert!(target.get("Input").is_none(), "with one it would be a command, whose failure is a result");
     let failed =
         &template.0["Resources"]["Provision"]["Properties"]["EventInvokeConfig"]["DestinationConfig"]["OnFailure"];
