@@ -186,7 +186,8 @@ def create_function_with_known_role(data):
 
 
 # --- Versions of a secret --------------------------------------------------------------------------------------------
-# Secrets Manager keeps at most 100 versions, and deletes only unlabelled ones that are older than 24 h.
+# Secrets Manager keeps at most 100 versions, and deletes only unlabelled ones that are older than 24 h. The emulator deletes
+# every version that loses its last label.
 
 SECRET_VERSIONS = 100
 DAY_S = 24 * 3600
@@ -208,7 +209,10 @@ def put_secret_value_within_quota(data):
     if len(versions) >= SECRET_VERSIONS:
         message = "You have exceeded the quota of versions of a secret that were created within 24 hours."
         return responses.error_response_json("LimitExceededException", message, 400)
-    return put_secret_value(data)
+    before = dict(versions)
+    response = put_secret_value(data)
+    versions.update({version: value for version, value in before.items() if version not in versions})
+    return response
 
 
 # --- A secret ------------------------------------------------------------------------------------------------------

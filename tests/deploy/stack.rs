@@ -188,6 +188,13 @@ impl Deployed<'_> {
         items
     }
 
+    /// How many versions the key ring's secret has.
+    pub(crate) async fn ring_versions(&self) -> usize {
+        let ring = self.output("KeyRingSecret");
+        let list = ["secretsmanager", "list-secret-version-ids", "--include-deprecated", "--secret-id", ring];
+        self.emulator.aws(&list).await["Versions"].as_array().unwrap().len()
+    }
+
     /// The key ring.
     pub(crate) async fn ring(&self) -> KeyRing {
         let client = sandbox::secrets_client(self.emulator.url()).unwrap();
