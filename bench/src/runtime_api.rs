@@ -20,8 +20,8 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use sandbox::listen::{Served, listen};
-use shared::timestamp::Timestamp;
+use sandbox::server::{ServerHandle, listen};
+use unith_events::timestamp::Timestamp;
 use tokio::{runtime::Runtime, sync::oneshot};
 
 /// Longer than anything measured here takes, shorter than anyone's patience.
@@ -33,7 +33,7 @@ const FUNCTION_TIMEOUT: time::Duration = time::Duration::seconds(10);
 
 /// The Runtime API; it ends when this is dropped.
 pub struct RuntimeApi {
-    served: Served,
+    served: ServerHandle,
     heard: Receiver<Heard>,
 }
 
@@ -86,7 +86,7 @@ impl RuntimeApi {
             .route("/2018-06-01/runtime/init/error", post(failed))
             .with_state(Arc::new(Shared { tell, handed }));
         let served =
-            runtime.block_on(async { anyhow::Ok(Served::router(listen("Runtime API", 0).await?, router)?) })?;
+            runtime.block_on(async { anyhow::Ok(ServerHandle::router(listen("Runtime API", 0).await?, router)?) })?;
         Ok(Self { served, heard })
     }
 

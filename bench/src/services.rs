@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::{
 };
 use sandbox::{
     KEYS_SECRET, dynamodb, dynamodb_client,
-    listen::{Served, listen},
+    server::{ServerHandle, listen},
     secrets_client,
     secrets_manager::SecretsManager,
 };
@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use workload::delivery::{HEAD, KEY};
 
-use crate::tls::{Authority, Front};
+use crate::tls::{Authority, ApiGateway};
 
 /// The attribute that Powertools' idempotency records are keyed by.
 const IDEMPOTENCY_KEY: &str = "id";
@@ -27,9 +27,9 @@ pub struct Services {
     runtime: Runtime,
     client: Client,
     authority: Authority,
-    dynamodb_front: Front,
-    secrets_front: Front,
-    _dynamodb: Served,
+    dynamodb_front: ApiGateway,
+    secrets_front: ApiGateway,
+    _dynamodb: ServerHandle,
     _secrets: SecretsManager,
 }
 

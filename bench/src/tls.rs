@@ -14,7 +14,7 @@ use rustls::{
     crypto::ring,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
 };
-use sandbox::listen::{Served, listen};
+use sandbox::server::{ServerHandle, listen};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -30,8 +30,8 @@ pub struct Authority {
 
 /// A service behind TLS; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Front {
-    served: Served,
+pub struct ApiGateway {
+    served: ServerHandle,
 }
 
 impl Authority {
@@ -63,20 +63,20 @@ impl Authority {
     }
 
     /// Serves the HTTP service at `upstream` over TLS.
-    pub async fn front(&self, what: &'static str, upstream: &str) -> anyhow::Result<Front> {
+    pub async fn front(&self, what: &'static str, upstream: &str) -> anyhow::Result<ApiGateway> {
         let upstream: SocketAddr = upstream.trim_start_matches("http://").parse()?;
         let acceptor = self.acceptor.clone();
-        let served = Served::start(listen(what, 0).await?, move |listener, stop| async move {
+        let served = ServerHandle::start(listen(what, 0).await?, move |listener, stop| async move {
             tokio::select! {
                 () = stop => {}
                 () = accept(&listener, &acceptor, upstream) => {}
             }
         })?;
-        Ok(Front { served })
+        Ok(ApiGateway { served })
     }
 }
 
-impl Front {
+impl ApiGateway {
     /// Its base URL, `https://localhost:<port>`.
     #[must_use]
     pub fn url(&self) -> String {

@@ -10,7 +10,7 @@ use bench::{
     rounds::{Bench, Measured, Settings},
 };
 use receive::{Receiver, config::Config, runtime};
-use shared::{aws, env::Env};
+use lambda_support::{aws, env::Env};
 
 /// Not a test: what the tests start as the function. It is this binary that they run, and this is its `main`.
 #[tokio::test]

@@ -2,10 +2,10 @@
 
 use fastrand::Rng;
 use provision::self_test::uuid;
-use shared::timestamp::Timestamp;
 use time::Duration;
+use unith_events::timestamp::Timestamp;
 
-use crate::platform::EventKind;
+use crate::platform::EventType;
 
 /// One session from its start to its end.
 #[derive(Debug, Clone)]
@@ -13,14 +13,14 @@ pub struct Conversation {
     /// The session, a UUID.
     pub session_id: String,
     /// Its events in the order in which they occur.
-    pub events: Vec<Happening>,
+    pub events: Vec<ScheduledEvent>,
 }
 
 /// An event and when it occurs.
 #[derive(Debug, Clone, Copy)]
-pub struct Happening {
+pub struct ScheduledEvent {
     /// Its type.
-    pub kind: EventKind,
+    pub kind: EventType,
     /// When.
     pub at: Timestamp,
 }
@@ -33,15 +33,15 @@ impl Conversation {
     /// the end after a time-out, which is of the same second: UNITH sends both at once.
     #[must_use]
     pub fn new(random: &mut Rng, start: Timestamp, warnings: usize, timeout: bool) -> Self {
-        let mut kinds = vec![EventKind::StartConversation];
-        kinds.extend(std::iter::repeat_n(EventKind::InactivityWarning, warnings));
-        kinds.extend(timeout.then_some(EventKind::TimeoutConversation));
-        kinds.push(EventKind::EndConversation);
+        let mut kinds = vec![EventType::StartConversation];
+        kinds.extend(std::iter::repeat_n(EventType::InactivityWarning, warnings));
+        kinds.extend(timeout.then_some(EventType::TimeoutConversation));
+        kinds.push(EventType::EndConversation);
         let mut at = Timestamp::from_epoch_milliseconds(start.epoch_seconds() * 1000).unwrap_or(start);
         let mut events = Vec::new();
         for kind in kinds {
-            events.push(Happening { kind, at });
-            if kind != EventKind::TimeoutConversation {
+            events.push(ScheduledEvent { kind, at });
+            if kind != EventType::TimeoutConversation {
                 at = at.plus(Duration::seconds(random.i64(1..90)));
             }
         }
@@ -87,7 +87,7 @@ mod tests {
             assert_eq!(events[0].at.to_string(), "2026-01-15T09:57:33.000Z");
             assert!(events.iter().all(|event| event.at.epoch_milliseconds() % 1000 == 0));
             for pair in events.windows(2) {
-                let is_time_out = pair[0].kind == EventKind::TimeoutConversation;
+                let is_time_out = pair[0].kind == EventType::TimeoutConversation;
                 assert_eq!(pair[0].at == pair[1].at, is_time_out, "{pair:?}");
                 assert!(pair[0].at <= pair[1].at, "{pair:?}");
             }

@@ -8,23 +8,18 @@ use std::{
 
 use anyhow::{Context, ensure};
 use aws_sdk_dynamodb::types::AttributeValue;
+use event_store::store::{self, PK, SK};
 use fastrand::Rng;
-use provision::{Provisioner, run::Pace};
+use provision::{Provisioner, run::Timing};
 use serde_json::{Value, json};
-use shared::{
-    event::Identity,
-    key_ring::KeyRing,
-    signature::SharedKey,
-    store::{self, PK, SK},
-    timestamp::Timestamp,
-};
 use time::Duration;
 use tokio::time::Instant;
+use unith_events::{event::Identity, key_ring::KeyRing, signature::SharedKey, timestamp::Timestamp};
 
 use crate::{
     KEYS_SECRET, Sandbox, TABLE_NAME, WEBHOOK_URL,
-    conversation::{Conversation, Happening},
-    platform::{EventKind, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, Sent, delivery::Attempt},
+    conversation::{Conversation, ScheduledEvent},
+    platform::{EventType, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, Sent, delivery::Attempt},
     report::Report,
 };
 
@@ -53,7 +48,7 @@ pub struct Delivered {
     /// The session it speaks of.
     pub session_id: String,
     /// Its event's type.
-    pub kind: EventKind,
+    pub kind: EventType,
     /// What is out of the ordinary about it; empty for nothing.
     pub note: &'static str,
     /// How its attempts were answered.
@@ -134,7 +129,8 @@ impl Demo {
 
     /// Between two conversations, so that some are before, in and after the rotations.
     fn pause(self) -> std::time::Duration {
-        let all = Pace::default().settle * u32::try_from(ROTATIONS).unwrap_or(1) + std::time::Duration::from_secs(1);
+        let all = Timing::default().propagation_delay * u32::try_from(ROTATIONS).unwrap_or(1)
+            + std::time::Duration::from_secs(1);
         all / u32::try_from(self.conversations.saturating_sub(1)).unwrap_or(1).max(1)
     }
 }
@@ -182,7 +178,7 @@ impl Scene<'_> {
         verdict: &mut Verdict,
         expected: &mut BTreeMap<(String, String), Vec<u8>>,
     ) -> anyhow::Result<()> {
-        let mut events: Vec<(Happening, &'static str)> =
+        let mut events: Vec<(ScheduledEvent, &'static str)> =
             self.conversation.events.iter().map(|event| (*event, "")).collect();
         if mishaps.overtaken
             && let [.., before_last, last] = events.as_mut_slice()
@@ -193,9 +189,9 @@ impl Scene<'_> {
         for (event, note) in events {
             let key = self.key(event);
             let known = self.before.contains(&key);
-            let answer_lost = mishaps.answer_lost && event.kind == EventKind::StartConversation;
+            let answer_lost = mishaps.answer_lost && event.kind == EventType::StartConversation;
             if answer_lost {
-                self.sandbox.front.lose_next_answer();
+                self.sandbox.front.drop_next_response();
             }
             let mut sent = self.emit(event)?;
             let answers: &[_] = match (answer_lost, known) {
@@ -226,14 +222,14 @@ impl Scene<'_> {
                 report.delivery(&line)?;
             }
             expected.insert(key, last.clone());
-            if mishaps.forged && event.kind == EventKind::EndConversation {
+            if mishaps.forged && event.kind == EventType::EndConversation {
                 self.forge(event, &last, report, verdict).await?;
             }
         }
         Ok(())
     }
 
-    fn emit(&self, event: Happening) -> anyhow::Result<Vec<Sent>> {
+    fn emit(&self, event: ScheduledEvent) -> anyhow::Result<Vec<Sent>> {
         let platform = &self.sandbox.services.platform;
         let sent = platform.emit(HEAD_ID, &self.conversation.session_id, event.kind, event.at);
         ensure!(!sent.is_empty(), "the platform has no webhook for the event");
@@ -243,7 +239,7 @@ impl Scene<'_> {
     /// Sends what only somebody without the key would send.
     async fn forge(
         &self,
-        event: Happening,
+        event: ScheduledEvent,
         body: &[u8],
         report: &mut Report,
         verdict: &mut Verdict,
@@ -257,7 +253,7 @@ impl Scene<'_> {
             ("tampered: the body is not the signed one", tampered, signature),
             ("signed with a key that is not ours", body.to_vec(), wrongly_signed),
         ] {
-            let attempt = platform.intrude(WEBHOOK_URL, body, signature).await;
+            let attempt = platform.post_as_attacker(WEBHOOK_URL, body, signature).await;
             verdict.refused += 1;
             report.delivery(&self.check(event, note, vec![attempt], &[(401, "Unauthorized")], verdict))?;
         }
@@ -267,7 +263,7 @@ impl Scene<'_> {
     /// Compares the attempts' answers with what they must be, and makes the report's line of them.
     fn check(
         &self,
-        event: Happening,
+        event: ScheduledEvent,
         note: &'static str,
         attempts: Vec<Attempt>,
         expected: &[(u16, &str)],
@@ -284,11 +280,11 @@ impl Scene<'_> {
         self.line(event, note, attempts)
     }
 
-    fn line(&self, event: Happening, note: &'static str, attempts: Vec<Attempt>) -> Delivered {
+    fn line(&self, event: ScheduledEvent, note: &'static str, attempts: Vec<Attempt>) -> Delivered {
         Delivered { session_id: self.conversation.session_id.clone(), kind: event.kind, note, attempts }
     }
 
-    fn key(&self, event: Happening) -> (String, String) {
+    fn key(&self, event: ScheduledEvent) -> (String, String) {
         let identity = Identity {
             head_id: HEAD_ID.to_owned(),
             session_id: self.conversation.session_id.clone(),

@@ -11,13 +11,13 @@ use aws_sdk_dynamodb::{
     },
 };
 use dynoxide::Database;
-use shared::store::{EXPIRES_AT, PK, SK};
+use event_store::store::{EXPIRES_AT, PK, SK};
 use tokio::net::TcpListener;
 
-use crate::listen::Served;
+use crate::server::ServerHandle;
 
 /// Serves a DynamoDB that keeps its data in the file `data`, or in memory.
-pub fn serve(listener: TcpListener, data: Option<&Path>) -> anyhow::Result<Served> {
+pub fn serve(listener: TcpListener, data: Option<&Path>) -> anyhow::Result<ServerHandle> {
     let database = match data {
         None => Database::memory().context("the embedded DynamoDB did not start")?,
         Some(path) => {
@@ -25,7 +25,7 @@ pub fn serve(listener: TcpListener, data: Option<&Path>) -> anyhow::Result<Serve
             Database::new(text).with_context(|| format!("the data file {text} cannot be used"))?
         }
     };
-    Ok(Served::start(listener, |listener, stop| async move {
+    Ok(ServerHandle::start(listener, |listener, stop| async move {
         let _ = dynoxide::server::serve_with_shutdown(listener, database, stop).await;
     })?)
 }

@@ -4,14 +4,14 @@
 //! What always holds: the functions' code is the code that is deployed, and talks to the services over HTTP with the
 //! real AWS SDK; the only host a webhook URL can lead to is the one that is mapped to this machine.
 
+pub mod api_gateway;
 pub mod conversation;
 pub mod demo;
 pub mod dynamodb;
-pub mod front;
-pub mod listen;
 pub mod platform;
 pub mod report;
 pub mod secrets_manager;
+pub mod server;
 pub mod stack;
 
 use std::{
@@ -23,19 +23,19 @@ use std::{
 
 use anyhow::Context;
 use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
-use provision::Provisioner;
-use receive::{Receiver, config::Config, record::Record};
-use serde_json::json;
-use shared::{
+use lambda_support::{
     aws,
     env::{Env, EnvError},
 };
+use provision::Provisioner;
+use receive::{Receiver, config::Config, record::Record};
+use serde_json::json;
 
 use crate::{
-    front::Front,
-    listen::{Served, listen},
+    api_gateway::ApiGateway,
     platform::{EMAIL, HEAD_ID, Platform, SECRET_KEY, Settings, Style},
     secrets_manager::SecretsManager,
+    server::{ServerHandle, listen},
     stack::Stack,
 };
 
@@ -91,7 +91,7 @@ pub struct Ports {
 #[derive(Debug)]
 pub struct Services {
     /// The DynamoDB.
-    pub dynamodb: Served,
+    pub dynamodb: ServerHandle,
     /// The Secrets Manager.
     pub secrets_manager: SecretsManager,
     /// The UNITH platform.
@@ -104,7 +104,7 @@ pub struct Sandbox {
     /// The services.
     pub services: Services,
     /// The front.
-    pub front: Front,
+    pub front: ApiGateway,
     /// The function that looks after the webhook.
     pub provisioner: Arc<Provisioner>,
     /// The stack; created.
@@ -195,9 +195,9 @@ impl Sandbox {
         let secrets = services.secrets_client()?;
         let receiver = Receiver::new(config, services.dynamodb_client()?, || secrets);
         receive::rehearsal::warm_up(&receiver).await;
-        let function = front::function(receive::runtime::service(Arc::new(receiver), log));
+        let function = api_gateway::function(receive::runtime::service(Arc::new(receiver), log));
         let route = format!("POST {}", receive::WEBHOOK_PATH);
-        let front = Front::serve(listener, BTreeMap::from([(route, function)]))?;
+        let front = ApiGateway::serve(listener, BTreeMap::from([(route, function)]))?;
         Ok(Self { services, front, provisioner, stack })
     }
 }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
+use lambda_support::log;
 use sandbox::{
     Options, Ports, Sandbox, Services,
     demo::{Demo, check_removed},
@@ -10,8 +11,8 @@ use sandbox::{
     report::Report,
     write_env_file,
 };
-use shared::{telemetry, timestamp::Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
+use unith_events::timestamp::Timestamp;
 
 /// Signed UNITH deliveries, verified and stored, on this machine alone.
 ///
@@ -134,7 +135,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let logs = arguments.logs;
     let mut sandbox = Sandbox::start(&options, move |record| {
         if logs {
-            telemetry::write_line(record);
+            log::write_line(record);
         }
     })
     .await?;

@@ -21,10 +21,10 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::timestamp::Timestamp;
 use tokio::net::TcpListener;
+use unith_events::timestamp::Timestamp;
 
-use crate::listen::Served;
+use crate::server::ServerHandle;
 
 const CURRENT: &str = "AWSCURRENT";
 const PREVIOUS: &str = "AWSPREVIOUS";
@@ -36,7 +36,7 @@ const PRUNABLE_AFTER: f64 = 24.0 * 60.0 * 60.0;
 /// A Secrets Manager on loopback, its secrets in memory.
 #[derive(Debug)]
 pub struct SecretsManager {
-    served: Served,
+    served: ServerHandle,
     store: Store,
 }
 
@@ -115,7 +115,7 @@ impl SecretsManager {
     pub fn serve(listener: TcpListener) -> std::io::Result<Self> {
         let store = Store::default();
         let router = Router::new().route("/", post(operation)).with_state(store.clone());
-        Ok(Self { served: Served::router(listener, router)?, store })
+        Ok(Self { served: ServerHandle::router(listener, router)?, store })
     }
 
     /// Its endpoint.

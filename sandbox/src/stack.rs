@@ -15,13 +15,13 @@ use axum::{
 };
 use provision::{Provisioner, self_test::uuid};
 use serde_json::{Map, Value, json};
-use shared::timestamp::Timestamp;
 use tokio::time::Instant;
+use unith_events::timestamp::Timestamp;
 
 use crate::{
     STACK_GUID, WEBHOOK_URL,
-    listen::{Served, listen},
     platform::HEAD_ID,
+    server::{ServerHandle, listen},
 };
 
 /// What the template gives the function.
@@ -34,7 +34,7 @@ pub(crate) const LOGICAL_ID: &str = "UnithWebhook";
 /// The stack: its resource's properties, and where answers are PUT.
 pub struct Stack {
     provisioner: Arc<Provisioner>,
-    responses: Served,
+    responses: ServerHandle,
     received: Received,
     id: String,
     properties: Value,
@@ -50,7 +50,7 @@ impl Stack {
         let router = Router::new().route("/response", put(receive)).with_state(Arc::clone(&received));
         Ok(Self {
             provisioner,
-            responses: Served::router(listen("CloudFormation's answers", 0).await?, router)?,
+            responses: ServerHandle::router(listen("CloudFormation's answers", 0).await?, router)?,
             received,
             id: format!("arn:aws:cloudformation:us-east-1:123456789012:stack/sandbox/{STACK_GUID}"),
             properties: json!({"WebhookUrl": WEBHOOK_URL, "HeadIds": [HEAD_ID]}),

@@ -25,12 +25,12 @@ use std::{
 };
 
 use sandbox::{
-    listen::listen,
-    platform::{EMAIL, EventKind, HEAD_ID, Platform, SECRET_KEY, Sent, Settings, Webhook},
+    platform::{EMAIL, EventType, HEAD_ID, Platform, SECRET_KEY, Sent, Settings, Webhook},
+    server::listen,
 };
 use serde_json::json;
-use shared::timestamp::Timestamp;
 use tests::{repository, repository_text};
+use unith_events::timestamp::Timestamp;
 
 use crate::{
     emulator::Emulator,
@@ -181,7 +181,7 @@ impl Story {
         let at = Timestamp::now();
         let mut queued = Vec::new();
         for head in heads {
-            for (seconds, kind) in [(-2, EventKind::StartConversation), (-1, EventKind::EndConversation)] {
+            for (seconds, kind) in [(-2, EventType::StartConversation), (-1, EventType::EndConversation)] {
                 let at = at.plus(time::Duration::seconds(seconds));
                 let sent = self.platform.emit(head, &format!("{name}-{head}"), kind, at);
                 assert_eq!(sent.len(), 1, "{head}: one webhook is to hear of it");
@@ -192,7 +192,7 @@ impl Story {
             is_stored(sent).await;
         }
         for sent in &queued {
-            let answer = self.intrudes(deployed, sent.body.clone(), &sent.signature).await;
+            let answer = self.posts_as_attacker(deployed, sent.body.clone(), &sent.signature).await;
             assert_eq!(answer, (200, "duplicate".to_owned()));
         }
         assert_eq!(deployed.items().await.len(), before + queued.len(), "each event once");
@@ -200,8 +200,8 @@ impl Story {
         queued
     }
 
-    async fn intrudes(&self, deployed: &Deployed<'_>, body: Vec<u8>, signature: &str) -> (u16, String) {
-        let attempt = self.platform.intrude(deployed.output("WebhookUrl"), body, signature.to_owned()).await;
+    async fn posts_as_attacker(&self, deployed: &Deployed<'_>, body: Vec<u8>, signature: &str) -> (u16, String) {
+        let attempt = self.platform.post_as_attacker(deployed.output("WebhookUrl"), body, signature.to_owned()).await;
         let answer = attempt.answer.unwrap();
         (answer.status, answer.word())
     }
@@ -214,7 +214,7 @@ impl Story {
         for (body, signature) in
             [(tampered, sent.signature.as_str()), (sent.body.clone(), "00"), (sent.body, &"0".repeat(64))]
         {
-            assert_eq!(self.intrudes(deployed, body, signature).await.0, 401);
+            assert_eq!(self.posts_as_attacker(deployed, body, signature).await.0, 401);
         }
         assert_eq!(deployed.items().await, before);
         self.tell("refused: a tampered body and two wrong signatures, with 401");
@@ -276,8 +276,8 @@ impl Story {
 
     async fn repairs_drift_on_schedule(&self, deployed: &Deployed<'_>) {
         let webhook = self.platform.webhooks().remove(0);
-        self.platform.delete_by_hand(webhook.id);
-        self.platform.enable_by_hand(&webhook.head_id, false);
+        self.platform.delete_in_console(webhook.id);
+        self.platform.enable_in_console(&webhook.head_id, false);
         let schedule =
             json!({"version": "0", "source": "aws.scheduler", "detail-type": "Scheduled Event", "detail": "{}"});
         deployed.invoke(schedule).await;
@@ -363,7 +363,7 @@ impl Story {
             let mut sent = Vec::new();
             while !done.load(Ordering::SeqCst) {
                 let session = format!("moving-{}", sent.len());
-                sent.extend(self.platform.emit(HEAD_ID, &session, EventKind::StartConversation, Timestamp::now()));
+                sent.extend(self.platform.emit(HEAD_ID, &session, EventType::StartConversation, Timestamp::now()));
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
             sent

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
-use shared::key_ring::KeyRing;
 use tests::repository;
 use tokio::time::{Instant, sleep};
+use unith_events::key_ring::KeyRing;
 
 use crate::emulator::Emulator;
 

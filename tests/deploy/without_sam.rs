@@ -1,11 +1,11 @@
 //! The commands of `docs/deploy.md` for those who do without SAM, run as they stand there.
 
 use sandbox::{
-    listen::listen,
-    platform::{EMAIL, EventKind, HEAD_ID, Platform, SECRET_KEY, Settings},
+    platform::{EMAIL, EventType, HEAD_ID, Platform, SECRET_KEY, Settings},
+    server::listen,
 };
-use shared::timestamp::Timestamp;
 use tests::repository;
+use unith_events::timestamp::Timestamp;
 
 use crate::{
     HEAD_B,
@@ -34,7 +34,7 @@ async fn the_commands_without_sam_make_what_the_template_makes() {
     assert!(host.starts_with(api), "{host}");
 
     platform.map_host(host, emulator.api(api));
-    let mut sent = platform.emit(HEAD_ID, "without-sam", EventKind::StartConversation, Timestamp::now()).remove(0);
+    let mut sent = platform.emit(HEAD_ID, "without-sam", EventType::StartConversation, Timestamp::now()).remove(0);
     is_stored(&mut sent).await;
     println!("without SAM: deployed, registered and delivered to");
 }

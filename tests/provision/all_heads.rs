@@ -2,10 +2,10 @@
 
 use sandbox::platform::{HEAD_ID, Settings};
 use serde_json::{Value, json};
-use tests::unith::{MORE_HEADS, Unith};
+use tests::unith::{MORE_HEADS, ProvisionHarness};
 
-async fn world() -> Unith {
-    Unith::start().await.with("HEAD_IDS", "*")
+async fn world() -> ProvisionHarness {
+    ProvisionHarness::start().await.with("HEAD_IDS", "*")
 }
 
 fn schedule() -> Value {
@@ -16,7 +16,7 @@ fn schedule() -> Value {
 async fn every_head_of_the_account_is_looked_after_page_by_page() {
     let heads: Vec<_> = (0..95).map(|n| format!("00000000-0000-4000-8000-{n:012}")).collect();
     let settings = Settings { more_heads: heads.clone(), ..Settings::default() };
-    let world = Unith::start_with(settings).await.with("HEAD_IDS", "*");
+    let world = ProvisionHarness::start_with(settings).await.with("HEAD_IDS", "*");
     let result = world.command("apply").await;
     assert_eq!(result["ok"], true, "{result}");
     assert_eq!((result["heads"].as_array().unwrap().len(), world.platform.webhooks().len()), (96, 96));
@@ -33,7 +33,7 @@ async fn a_head_that_is_added_is_found_and_is_no_drift() {
         "SUCCESS"
     );
     world.platform.add_head("new-head");
-    world.platform.change_by_hand(1, sandbox::platform::Subscriptions::default());
+    world.platform.change_in_console(1, sandbox::platform::Subscriptions::default());
     world.invoke(schedule()).await.unwrap();
     assert_eq!(world.last_line()["Drift"], 1, "the changed flags of a known head: {}", world.last_line());
     world.assert_provisioned("new-head").await;
@@ -91,7 +91,7 @@ async fn a_head_that_unith_refuses_fails_a_run_that_names_it_and_no_other() {
     world.faults(refused(1_000));
     assert_eq!(world.command("apply").await["ok"], false, "where all are refused, something else is wrong");
 
-    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
     world.faults(refused(1));
     assert_eq!(world.command("apply").await["ok"], false);
 }
@@ -101,7 +101,7 @@ async fn deleting_goes_by_the_ring_and_not_by_a_new_list() {
     let world = world().await;
     world.cloudformation("create", &json!({"HeadIds": "*"})).await;
     world.platform.add_head("somebody-elses");
-    world.platform.enable_by_hand("somebody-elses", true);
+    world.platform.enable_in_console("somebody-elses", true);
     let listed = world.platform.calls("GET /head/all");
     assert_eq!(world.cloudformation("delete", &json!({"HeadIds": "*"})).await["Status"], "SUCCESS");
     assert_eq!(world.platform.calls("GET /head/all"), listed);

@@ -3,20 +3,20 @@
 use proptest::{prelude::*, test_runner::TestRunner};
 use sandbox::platform::{HEAD_ID, Settings, Subscriptions};
 use serde_json::{Value, json};
-use tests::unith::{MORE_HEADS, URL, Unith};
+use tests::unith::{MORE_HEADS, ProvisionHarness, URL};
 
 const OTHER_URL: &str = "https://somebody.example.com/else";
 
 /// Registers a webhook by hand.
-fn register(world: &Unith, head_id: &str, url: &str, subscriptions: Subscriptions) {
-    world.platform.register_by_hand(head_id, url, subscriptions);
+fn register(world: &ProvisionHarness, head_id: &str, url: &str, subscriptions: Subscriptions) {
+    world.platform.register_in_console(head_id, url, subscriptions);
 }
 
 const ALL: &str = "START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING";
 
 #[tokio::test]
 async fn nothing_becomes_everything_and_a_second_run_changes_nothing() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let first = world.command("apply").await;
     assert_eq!(first["ok"], true, "{first}");
     let done = json!([
@@ -40,9 +40,9 @@ async fn nothing_becomes_everything_and_a_second_run_changes_nothing() {
 
 #[tokio::test]
 async fn what_was_registered_by_hand_is_replaced_and_others_are_left_alone() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     register(&world, HEAD_ID, OTHER_URL, Subscriptions::default());
-    world.platform.enable_by_hand(HEAD_ID, true);
+    world.platform.enable_in_console(HEAD_ID, true);
     register(&world, HEAD_ID, "https://HOOKS.example.com:443/webhooks/head-events", Subscriptions::ALL);
     let [others, by_hand] = world.platform.webhooks().try_into().unwrap();
     let result = world.command("apply").await;
@@ -65,11 +65,11 @@ async fn what_was_registered_by_hand_is_replaced_and_others_are_left_alone() {
 
 #[tokio::test]
 async fn drift_is_repaired() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.command("apply").await;
-    world.platform.change_by_hand(1, Subscriptions::default());
+    world.platform.change_in_console(1, Subscriptions::default());
     register(&world, HEAD_ID, URL, Subscriptions::ALL);
-    world.platform.enable_by_hand(HEAD_ID, false);
+    world.platform.enable_in_console(HEAD_ID, false);
 
     let status = world.command("status").await;
     assert_eq!(status["ok"], false);
@@ -89,7 +89,7 @@ async fn drift_is_repaired() {
 
 #[tokio::test]
 async fn subscriptions_are_the_declared_ones() {
-    let world = Unith::start().await.with("SUBSCRIPTIONS", "START_CONVERSATION,END_CONVERSATION");
+    let world = ProvisionHarness::start().await.with("SUBSCRIPTIONS", "START_CONVERSATION,END_CONVERSATION");
     world.command("apply").await;
     let expected = Subscriptions { start_conversation: true, end_conversation: true, ..Subscriptions::default() };
     assert_eq!(world.platform.webhooks()[0].subscriptions, expected);
@@ -97,7 +97,7 @@ async fn subscriptions_are_the_declared_ones() {
 
 #[tokio::test]
 async fn one_heads_failure_does_not_keep_the_others_from_being_done() {
-    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},no-such-head,{}", MORE_HEADS[0]));
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", format!("{HEAD_ID},no-such-head,{}", MORE_HEADS[0]));
     let result = world.command("apply").await;
     assert_eq!(result["ok"], false);
     let how: Vec<_> = result["heads"].as_array().unwrap().iter().map(|head| head["ok"].clone()).collect();
@@ -114,7 +114,7 @@ async fn one_heads_failure_does_not_keep_the_others_from_being_done() {
 
 #[tokio::test]
 async fn masked_keys_and_pages_are_coped_with() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     for n in 0..5 {
         register(&world, HEAD_ID, &format!("{OTHER_URL}/{n}"), Subscriptions::ALL);
     }
@@ -145,7 +145,7 @@ async fn masked_keys_and_pages_are_coped_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn applies_at_once_lose_nothing() {
     let heads = [HEAD_ID, MORE_HEADS[0], MORE_HEADS[1]];
-    let world = Unith::start().await.with("HEAD_IDS", heads.join(","));
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", heads.join(","));
     let by_hand = json!({"key": "a-key-put-in-by-hand", "note": "kept"});
     world.set_secret(tests::RING_SECRET, &json!({"keys": [by_hand], "owner": "somebody"}).to_string()).await;
     let provisioner = world.provisioner();
@@ -175,8 +175,8 @@ async fn applies_at_once_lose_nothing() {
 async fn applies_at_once_for_one_head_end_with_one_webhook() {
     for masked in [false, true] {
         for doubles in [0, 2] {
-            let world = Unith::start().await;
-            world.platform.enable_by_hand(HEAD_ID, doubles > 0);
+            let world = ProvisionHarness::start().await;
+            world.platform.enable_in_console(HEAD_ID, doubles > 0);
             for _ in 0..doubles {
                 register(&world, HEAD_ID, URL, Subscriptions::ALL);
             }
@@ -201,7 +201,7 @@ async fn applies_at_once_for_one_head_end_with_one_webhook() {
 
 #[tokio::test]
 async fn a_platform_that_wants_some_subscription_gets_it() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let says = r#"{"message": "at least one subscription must exist"}"#;
     let failing = json!({"call": "POST /head-events", "how": {"status": [400, null]}, "says": says, "times": 2});
     world.faults(json!({"failing": [failing.clone()]}));
@@ -219,7 +219,7 @@ async fn a_platform_that_wants_some_subscription_gets_it() {
 
 #[tokio::test]
 async fn a_key_that_cannot_be_had_leaves_nothing_behind() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.faults(json!({"masked_keys": true, "no_key_on_register": true}));
     for _ in 0..2 {
         let result = world.command("apply").await;
@@ -266,11 +266,11 @@ fn from_any_start_state_apply_leaves_nothing_to_do() {
 }
 
 async fn check_converges(start: StartState) {
-    let world = Unith::start_with(Settings { seed: 7, ..Settings::default() }).await;
+    let world = ProvisionHarness::start_with(Settings { seed: 7, ..Settings::default() }).await;
     let world = world.with("ENABLE_EVENTS", start.declared_on.to_string());
     let mut others = 0;
     for (ours, subscribed, while_on) in &start.webhooks {
-        world.platform.enable_by_hand(HEAD_ID, *while_on);
+        world.platform.enable_in_console(HEAD_ID, *while_on);
         others += usize::from(!ours);
         let subscriptions = if *subscribed { Subscriptions::ALL } else { Subscriptions::default() };
         register(&world, HEAD_ID, if *ours { URL } else { OTHER_URL }, subscriptions);
@@ -293,7 +293,7 @@ async fn check_converges(start: StartState) {
         })
         .collect();
     world.set_secret(tests::RING_SECRET, &tests::ring(&keys)).await;
-    world.platform.enable_by_hand(HEAD_ID, start.enabled);
+    world.platform.enable_in_console(HEAD_ID, start.enabled);
     world.faults(json!({"masked_keys": start.masked}));
 
     let applied = world.command("apply").await;

@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use provision::run::Pace;
+use provision::run::Timing;
 use sandbox::platform::{HEAD_ID, Subscriptions};
 use serde_json::{Value, json};
-use shared::{key_ring::RingKey, timestamp::Timestamp};
 use tests::{
     proxy::Fault,
-    unith::{MORE_HEADS, QUICK, URL, Unith, request},
+    unith::{MORE_HEADS, ProvisionHarness, QUICK, URL, request},
 };
+use unith_events::{key_ring::RingKey, timestamp::Timestamp};
 
 fn status(answer: &Value) -> (&str, &str) {
     (answer["Status"].as_str().unwrap(), answer["Reason"].as_str().unwrap())
@@ -17,7 +17,7 @@ fn status(answer: &Value) -> (&str, &str) {
 
 #[tokio::test]
 async fn create_update_delete() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let created = world.cloudformation("create", &json!({})).await;
     assert_eq!(created["Status"], "SUCCESS", "{created}");
     for name in ["StackId", "RequestId", "LogicalResourceId"] {
@@ -49,7 +49,7 @@ async fn create_update_delete() {
 
 #[tokio::test]
 async fn no_answer_holds_a_key_or_a_token() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let answer = world.cloudformation("create", &json!({})).await.to_string();
     let key = world.platform.webhooks()[0].shared_key.clone();
     assert!(!answer.contains(&key) && !answer.contains("sandbox-secret-key"), "{answer}");
@@ -57,7 +57,7 @@ async fn no_answer_holds_a_key_or_a_token() {
 
 #[tokio::test]
 async fn an_update_that_drops_a_head_removes_it_and_its_rollback_restores_it() {
-    let world = Unith::start().await.with("HEAD_IDS", "*");
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", "*");
     let both = json!({"HeadIds": [HEAD_ID, MORE_HEADS[0]]});
     world.cloudformation("create", &both).await;
     let update = |new: Value, old: Value| {
@@ -80,7 +80,7 @@ async fn an_update_that_drops_a_head_removes_it_and_its_rollback_restores_it() {
 
 #[tokio::test]
 async fn an_update_to_another_url_leaves_the_old_one() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.cloudformation("create", &json!({})).await;
     let world = world.with("WEBHOOK_URL", "https://new.example.com/x");
     let moved = world.cloudformation("update", &json!({"WebhookUrl": "https://new.example.com/x"})).await;
@@ -98,7 +98,7 @@ async fn an_update_to_another_url_leaves_the_old_one() {
 
 #[tokio::test]
 async fn an_update_that_spells_the_url_otherwise_changes_nothing() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.cloudformation("create", &json!({})).await;
     let respelled = world
         .cloudformation("update", &json!({"WebhookUrl": "https://HOOKS.example.com:443/webhooks/head-events"}))
@@ -112,7 +112,7 @@ async fn an_update_that_spells_the_url_otherwise_changes_nothing() {
 
 #[tokio::test]
 async fn an_update_that_fails_leaves_what_the_rollback_returns_to() {
-    let world = Unith::start().await.with("HEAD_IDS", "*");
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", "*");
     world.cloudformation("create", &json!({"HeadIds": [HEAD_ID, MORE_HEADS[0]]})).await;
     let mut update = request("update");
     update["ResourceProperties"]["HeadIds"] = json!([HEAD_ID, "no-such-head"]);
@@ -124,9 +124,9 @@ async fn an_update_that_fails_leaves_what_the_rollback_returns_to() {
 
 #[tokio::test]
 async fn of_what_was_deleted_by_hand_the_key_goes_and_the_switch_stays() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.cloudformation("create", &json!({})).await;
-    world.platform.delete_by_hand(1);
+    world.platform.delete_in_console(1);
     assert_eq!(world.cloudformation("delete", &json!({})).await["Status"], "SUCCESS");
     assert!(world.ring().await.keys().is_empty());
     assert!(world.platform.events_enabled(HEAD_ID), "nothing was removed there: somebody else may have switched it on");
@@ -134,7 +134,7 @@ async fn of_what_was_deleted_by_hand_the_key_goes_and_the_switch_stays() {
 
 #[tokio::test]
 async fn configuration_that_went_missing_does_not_leave_a_webhook_behind_in_silence() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.cloudformation("create", &json!({})).await;
     let world = world.with("UNITH_API_URL", "");
     let answer = world.cloudformation("delete", &json!({})).await;
@@ -148,7 +148,7 @@ async fn configuration_that_went_missing_does_not_leave_a_webhook_behind_in_sile
 
 #[tokio::test]
 async fn whatever_is_wrong_is_answered_with_a_reason() {
-    let world = Unith::start().await.with("HEAD_IDS", "*");
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", "*");
     for (changes, reason) in [
         (json!({"WebhookUrl": "http://hooks.example.com/x"}), "UNITH delivers to https URLs only"),
         (json!({"WebhookUrl": null}), "the webhook URL `` is not a URL"),
@@ -173,7 +173,7 @@ async fn whatever_is_wrong_is_answered_with_a_reason() {
 
 #[tokio::test]
 async fn malformed_requests_are_answered_as_long_as_there_is_somewhere_to_answer() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     for (change, value, reason) in [
         ("RequestType", json!("Replace"), "expected Create, Update or Delete"),
         ("RequestType", json!(null), "the request cannot be read"),
@@ -194,7 +194,7 @@ async fn malformed_requests_are_answered_as_long_as_there_is_somewhere_to_answer
 #[tokio::test]
 async fn missing_configuration_is_answered() {
     for name in ["UNITH_API_URL", "UNITH_CREDENTIALS_SECRET", "UNITH_KEYS_SECRET"] {
-        let world = Unith::start().await.with(name, "");
+        let world = ProvisionHarness::start().await.with(name, "");
         let answer = world.cloudformation("create", &json!({})).await;
         let (status, told) = status(&answer);
         assert!(status == "FAILED" && told.contains(&format!("{name} is not set")), "{answer}");
@@ -205,7 +205,7 @@ async fn missing_configuration_is_answered() {
 #[tokio::test]
 async fn wrong_credentials_fail_the_creation_and_not_its_rollback() {
     for credentials in [json!({"email": "a@b.c", "secretKey": "wrong"}), json!({"bearerToken": "old"}), json!({})] {
-        let world = Unith::start().await;
+        let world = ProvisionHarness::start().await;
         world.set_credentials(&credentials).await;
         let created = world.cloudformation("create", &json!({})).await;
         assert_eq!(created["Status"], "FAILED", "{created}");
@@ -216,7 +216,7 @@ async fn wrong_credentials_fail_the_creation_and_not_its_rollback() {
 
 #[tokio::test]
 async fn credentials_that_stopped_working_need_force_to_delete() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.cloudformation("create", &json!({})).await;
     world.set_credentials(&json!({"email": "a@b.c", "secretKey": "wrong"})).await;
     let refused = world.cloudformation("delete", &json!({})).await;
@@ -236,7 +236,7 @@ async fn unith_down_or_hanging_is_answered_before_the_time_is_over() {
 }
 
 async fn down(how: Value) {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.faults(json!({"failing": [{"call": "*", "how": how, "times": 1_000_000}]}));
     let limit = Duration::from_secs(10);
     let started = tokio::time::Instant::now();
@@ -252,7 +252,7 @@ async fn down(how: Value) {
 
 #[tokio::test]
 async fn force_delete_can_be_set_while_unith_is_down() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.cloudformation("create", &json!({})).await;
     world.faults(json!({"failing": [{"call": "*", "how": {"status": [503, null]}, "times": 1_000_000}]}));
     let limit = Duration::from_secs(10);
@@ -278,7 +278,7 @@ async fn force_delete_can_be_set_while_unith_is_down() {
 #[tokio::test]
 async fn secrets_manager_down_or_hanging_is_answered() {
     for fault in [Fault::Refuse, Fault::Hang] {
-        let world = Unith::start().await;
+        let world = ProvisionHarness::start().await;
         world.secrets_proxy.set(fault.clone());
         let answer = world.cloudformation_within("create", &json!({}), Duration::from_secs(12)).await;
         assert_eq!(answer["Status"], "FAILED", "{fault:?}: {answer}");
@@ -288,9 +288,10 @@ async fn secrets_manager_down_or_hanging_is_answered() {
 
 #[tokio::test]
 async fn a_panic_is_answered() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let secrets = sandbox::secrets_client(world.secrets.url());
-    let panics = provision::Provisioner::new(shared::env::Env::default(), secrets).with_log(|_| panic!("on purpose"));
+    let panics =
+        provision::Provisioner::new(lambda_support::env::Env::default(), secrets).with_log(|_| panic!("on purpose"));
     let mut create = request("create");
     create["ResponseURL"] = world.response_url().into();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
@@ -301,9 +302,9 @@ async fn a_panic_is_answered() {
 
 #[tokio::test]
 async fn deleting_leaves_others_webhooks_and_their_events() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.cloudformation("create", &json!({})).await;
-    world.platform.register_by_hand(HEAD_ID, "https://somebody.example.com/else", Subscriptions::ALL);
+    world.platform.register_in_console(HEAD_ID, "https://somebody.example.com/else", Subscriptions::ALL);
     assert_eq!(world.cloudformation("delete", &json!({})).await["Status"], "SUCCESS");
     let webhooks = world.platform.webhooks();
     assert_eq!((webhooks.len(), webhooks[0].webhook_url.as_str()), (1, "https://somebody.example.com/else"));
@@ -312,8 +313,8 @@ async fn deleting_leaves_others_webhooks_and_their_events() {
 
 #[tokio::test]
 async fn events_can_be_declared_off() {
-    let world = Unith::start().await;
-    world.platform.enable_by_hand(HEAD_ID, true);
+    let world = ProvisionHarness::start().await;
+    world.platform.enable_in_console(HEAD_ID, true);
     assert_eq!(world.cloudformation("create", &json!({"EnableEvents": "false"})).await["Status"], "SUCCESS");
     assert_eq!(world.platform.webhooks().len(), 1);
     assert!(!world.platform.events_enabled(HEAD_ID));
@@ -321,7 +322,7 @@ async fn events_can_be_declared_off() {
 
 #[tokio::test]
 async fn a_request_that_cloudformation_has_given_up_on_does_nothing() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let mut request = request("create");
     let then = Timestamp::now().plus(time::Duration::seconds(-700)).to_string();
     let date = then.split('.').next().unwrap().replace(['-', ':'], "");
@@ -334,7 +335,8 @@ async fn a_request_that_cloudformation_has_given_up_on_does_nothing() {
 /// IAM takes some seconds to know of what CloudFormation has just allowed.
 #[tokio::test]
 async fn a_permission_that_comes_late_is_waited_for_by_a_deployment_alone() {
-    let world = Arc::new(Unith::start().await.with_pace(Pace { denied_for: Duration::from_secs(10), ..QUICK }));
+    let world =
+        Arc::new(ProvisionHarness::start().await.with_pace(Timing { denied_for: Duration::from_secs(10), ..QUICK }));
     let denied = r#"{"__type":"AccessDeniedException","message":"no"}"#.to_owned();
     world.secrets_proxy.set(Fault::Answer(400, denied));
     let error = world.invoke(json!({"action": "apply"})).await.unwrap_err().to_string();

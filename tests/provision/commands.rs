@@ -2,22 +2,22 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use provision::run::Pace;
+use provision::run::Timing;
 use sandbox::{
-    front::{Front, Function},
-    listen::listen,
+    api_gateway::{ApiGateway, Function},
     platform::{EMAIL, HEAD_ID, SECRET_KEY},
+    server::listen,
 };
 use serde_json::{Value, json};
-use shared::timestamp::Timestamp;
 use tests::{
-    World,
-    unith::{MORE_HEADS, QUICK, Unith},
+    ReceiveHarness,
+    unith::{MORE_HEADS, ProvisionHarness, QUICK},
 };
+use unith_events::timestamp::Timestamp;
 
 #[tokio::test]
 async fn plan_says_what_apply_would_do_and_does_nothing() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let plan = world.command("plan").await;
     let steps = json!(["register the webhook", "switch the head's events on"]);
     assert_eq!(plan["heads"][0], json!({"head_id": HEAD_ID, "ok": true, "events_on": false, "steps": steps}));
@@ -30,7 +30,7 @@ async fn plan_says_what_apply_would_do_and_does_nothing() {
 
 #[tokio::test]
 async fn status_shows_registration_flags_drift_and_keys_by_fingerprint() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let before = world.command("status").await;
     let drift = json!(["register the webhook", "switch the head's events on"]);
     assert_eq!((&before["ok"], &before["heads"][0]["drift"]), (&json!(false), &drift));
@@ -52,7 +52,7 @@ async fn status_shows_registration_flags_drift_and_keys_by_fingerprint() {
 
 #[tokio::test]
 async fn enable_disable_and_remove() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let world = world.with("ENABLE_EVENTS", "false");
     world.command("apply").await;
     assert!(!world.platform.events_enabled(HEAD_ID));
@@ -72,7 +72,7 @@ async fn enable_disable_and_remove() {
 
 #[tokio::test]
 async fn a_schedule_applies_and_its_failure_is_a_failure() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let event = json!({"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}});
     assert_eq!(world.invoke(event.clone()).await.unwrap()["action"], "apply");
     world.assert_provisioned(HEAD_ID).await;
@@ -86,15 +86,15 @@ async fn a_schedule_applies_and_its_failure_is_a_failure() {
 
 #[tokio::test]
 async fn events_that_are_declared_off_stay_off() {
-    let world = Unith::start().await.with("ENABLE_EVENTS", "false");
-    world.platform.enable_by_hand(HEAD_ID, true);
+    let world = ProvisionHarness::start().await.with("ENABLE_EVENTS", "false");
+    world.platform.enable_in_console(HEAD_ID, true);
     assert_eq!(world.command("apply").await["ok"], true);
     assert!(!world.platform.events_enabled(HEAD_ID));
 }
 
 #[tokio::test]
 async fn what_is_not_a_command_is_answered_with_what_is_one() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     for input in [json!({}), json!({"action": "explode"}), json!("apply"), json!({"action": "apply", "head_ids": "x"})]
     {
         let error = world.invoke(input.clone()).await.unwrap_err().to_string();
@@ -106,7 +106,7 @@ async fn what_is_not_a_command_is_answered_with_what_is_one() {
 
 #[tokio::test]
 async fn a_token_that_ended_is_got_anew_and_a_stored_one_is_used() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let provisioner = world.provisioner();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     let run = provisioner.run(deadline, |_| ()).await.unwrap();
@@ -130,24 +130,24 @@ async fn a_token_that_ended_is_got_anew_and_a_stored_one_is_used() {
 }
 
 /// A receiver behind a front, as after a cold start.
-async fn front(receiving: &World) -> Front {
+async fn front(receiving: &ReceiveHarness) -> ApiGateway {
     let caller = receiving.receiver().await;
     let routes: BTreeMap<String, Function> =
         BTreeMap::from([(format!("POST {}", receive::WEBHOOK_PATH), caller.as_function())]);
-    Front::serve(listen("the front", 0).await.unwrap(), routes).unwrap()
+    ApiGateway::serve(listen("the front", 0).await.unwrap(), routes).unwrap()
 }
 
-fn testing(world: Unith, front: &Front) -> Unith {
+fn testing(world: ProvisionHarness, front: &ApiGateway) -> ProvisionHarness {
     world.with("SELF_TEST_URL", format!("{}{}", front.url(), receive::WEBHOOK_PATH))
 }
 
 #[tokio::test]
 async fn a_self_test_goes_the_way_of_a_delivery() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let without_key = world.command("self-test").await;
     assert!(without_key["heads"][0]["error"].as_str().unwrap().contains("run `apply` first"), "{without_key}");
     world.command("apply").await;
-    let receiving = World::without_ring().await;
+    let receiving = ReceiveHarness::without_ring().await;
     receiving.set_ring(&world.ring_text().await).await;
     let seeing = front(&receiving).await;
     let world = testing(world, &seeing);
@@ -171,9 +171,9 @@ async fn a_self_test_goes_the_way_of_a_delivery() {
 
 #[tokio::test]
 async fn a_self_test_of_several_heads_forges_one_delivery() {
-    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
     world.command("apply").await;
-    let receiving = World::without_ring().await;
+    let receiving = ReceiveHarness::without_ring().await;
     receiving.set_ring(&world.ring_text().await).await;
     let front = front(&receiving).await;
     let result = testing(world, &front).command("self-test").await;
@@ -184,7 +184,7 @@ async fn a_self_test_of_several_heads_forges_one_delivery() {
 
 #[tokio::test]
 async fn a_scheduled_runs_line_has_metrics_and_a_commands_has_none() {
-    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},no-such-head"));
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", format!("{HEAD_ID},no-such-head"));
     world.command("status").await;
     assert!(world.last_line()["_aws"].is_null(), "{}", world.last_line());
     world.invoke(json!({"source": "aws.scheduler", "detail": {}})).await.unwrap_err();
@@ -196,8 +196,8 @@ async fn a_scheduled_runs_line_has_metrics_and_a_commands_has_none() {
 
 #[tokio::test]
 async fn an_expired_key_is_not_drift() {
-    let pace = Pace { key_grace: time::Duration::seconds(2), ..QUICK };
-    let world = Unith::start().await.with_pace(pace);
+    let pace = Timing { key_grace: time::Duration::seconds(2), ..QUICK };
+    let world = ProvisionHarness::start().await.with_pace(pace);
     world.command("apply").await;
     world.command("rotate").await;
     let ring = world.ring().await;
@@ -213,7 +213,7 @@ async fn an_expired_key_is_not_drift() {
 
 #[tokio::test]
 async fn errors_say_what_unith_said_and_no_secrets() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.set_credentials(&json!({"email": EMAIL, "secretKey": "wrong-but-secret"})).await;
     let result = world.command("apply").await;
     let error = result["heads"][0]["error"].as_str().unwrap();
@@ -225,7 +225,7 @@ async fn errors_say_what_unith_said_and_no_secrets() {
 /// The alarm of the schedule is about runs that did not begin, and not about those that came to nothing.
 #[tokio::test]
 async fn a_scheduled_run_that_ends_before_its_heads_leaves_its_metrics_too() {
-    let world = Unith::start().await.with("HEAD_IDS", "*");
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", "*");
     world.faults(json!({"failing": [{"call": "GET /head/all", "how": {"status": [403, null]}, "times": 1_000}]}));
     let error = world.invoke(json!({"source": "aws.scheduler"})).await.unwrap_err().to_string();
     let line = world.last_line();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sandbox::platform::{HEAD_ID, Subscriptions};
 use serde_json::{Value, json};
-use tests::unith::{MORE_HEADS, URL, Unith};
+use tests::unith::{MORE_HEADS, ProvisionHarness, URL};
 
 const CALLS: [&str; 7] = [
     "POST /auth/token",
@@ -18,12 +18,12 @@ const CALLS: [&str; 7] = [
 ];
 
 /// A start from which `apply` makes every kind of call but the registration, or only that one and its like.
-async fn world(registered: bool) -> Unith {
-    let world = Unith::start().await;
+async fn world(registered: bool) -> ProvisionHarness {
+    let world = ProvisionHarness::start().await;
     if registered {
-        world.platform.enable_by_hand(HEAD_ID, true);
-        world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::default());
-        world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::ALL);
+        world.platform.enable_in_console(HEAD_ID, true);
+        world.platform.register_in_console(HEAD_ID, URL, Subscriptions::default());
+        world.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
     }
     world
 }
@@ -80,7 +80,7 @@ async fn off_matrix(how: Value) {
         for after_effect in [false, true] {
             for action in ["apply", "rotate"] {
                 let case = format!("{action}: {call} {how} after_effect={after_effect}");
-                let world = Unith::start().await.with("ENABLE_EVENTS", "false");
+                let world = ProvisionHarness::start().await.with("ENABLE_EVENTS", "false");
                 if action == "rotate" {
                     world.command("apply").await;
                 }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use sandbox::platform::{HEAD_ID, Subscriptions};
 use serde_json::{Value, json};
-use shared::timestamp::Timestamp;
-use tests::unith::{MORE_HEADS, OWNER, URL, Unith, request};
+use tests::unith::{MORE_HEADS, OWNER, ProvisionHarness, URL, request};
+use unith_events::timestamp::Timestamp;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const OTHER_STACK: &str =
@@ -32,23 +32,23 @@ fn of(kind: &str, logical_id: &str, stack: Option<&str>, second: u32) -> Value {
     request
 }
 
-async fn answer(world: &Unith, request: Value) -> Value {
+async fn answer(world: &ProvisionHarness, request: Value) -> Value {
     world.answer_to(dated(world, request), LIMIT).await
 }
 
 /// With a response URL that was signed when the request was asked for.
-fn dated(world: &Unith, mut request: Value) -> Value {
+fn dated(world: &ProvisionHarness, mut request: Value) -> Value {
     let date = second(request["IssuedAt"].as_u64().unwrap()).replace(['-', ':'], "");
     request["ResponseURL"] = format!("{}?X-Amz-Date={date}", world.response_url()).into();
     request
 }
 
-async fn succeed(world: &Unith, request: Value) {
+async fn succeed(world: &ProvisionHarness, request: Value) {
     let answer = answer(world, request).await;
     assert_eq!(answer["Status"], "SUCCESS", "{answer}");
 }
 
-async fn owners(world: &Unith) -> Vec<(String, Option<String>)> {
+async fn owners(world: &ProvisionHarness) -> Vec<(String, Option<String>)> {
     let ring = world.ring().await;
     let active = ring.keys().iter().filter(|key| key.state.as_str() == "active");
     active.map(|key| (key.owner.clone().unwrap_or_default(), key.previous_owner.clone())).collect()
@@ -56,7 +56,7 @@ async fn owners(world: &Unith) -> Vec<(String, Option<String>)> {
 
 #[tokio::test]
 async fn renaming_the_resource_keeps_the_webhook() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     succeed(&world, of("create", "UnithWebhook", None, 1)).await;
     // CloudFormation creates the new name first, and deletes the old one behind it.
     succeed(&world, of("create", "Renamed", None, 2)).await;
@@ -73,7 +73,7 @@ async fn renaming_the_resource_keeps_the_webhook() {
 
 #[tokio::test]
 async fn a_rename_that_is_rolled_back_gives_the_webhook_back() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     succeed(&world, of("create", "UnithWebhook", None, 1)).await;
     succeed(&world, of("create", "Renamed", None, 2)).await;
     succeed(&world, of("delete", "Renamed", None, 3)).await;
@@ -87,7 +87,7 @@ async fn a_rename_that_is_rolled_back_gives_the_webhook_back() {
 #[tokio::test]
 async fn moving_to_another_stack_keeps_the_webhook() {
     for shared_ring in [true, false] {
-        let world = Unith::start().await;
+        let world = ProvisionHarness::start().await;
         succeed(&world, of("create", "UnithWebhook", None, 1)).await;
         let old_ring = world.ring_text().await;
         if !shared_ring {
@@ -110,9 +110,9 @@ async fn moving_to_another_stack_keeps_the_webhook() {
 
 #[tokio::test]
 async fn a_rename_that_also_replaces_the_webhook_keeps_the_new_one_and_lets_the_old_key_expire() {
-    let world = Unith::start().await;
-    world.platform.enable_by_hand(HEAD_ID, true);
-    world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::ALL);
+    let world = ProvisionHarness::start().await;
+    world.platform.enable_in_console(HEAD_ID, true);
+    world.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
     let old = world.platform.webhooks()[0].shared_key.clone();
     // As version 0.1.0 left it, but for an owner.
     let entry = json!({"head_id": HEAD_ID, "webhook_id": 1, "key": old, "state": "active", "owner": OWNER});
@@ -126,7 +126,7 @@ async fn a_rename_that_also_replaces_the_webhook_keeps_the_new_one_and_lets_the_
 
 #[tokio::test]
 async fn two_stacks_that_share_a_ring_leave_each_others_keys() {
-    let world = Unith::start().await.with("HEAD_IDS", "*");
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", "*");
     let other_url = "https://other.example.com/webhooks/head-events";
     succeed(&world, of("create", "UnithWebhook", None, 1)).await;
     let mut other = of("create", "UnithWebhook", Some(OTHER_STACK), 2);
@@ -146,11 +146,10 @@ async fn two_stacks_that_share_a_ring_leave_each_others_keys() {
 #[tokio::test]
 async fn deleting_while_creating_leaves_nothing() {
     for (call, how_long) in [("POST /head-events", 300), ("PATCH /head-events/{id}", 300), ("GET /head-events", 150)] {
-        let world = Arc::new(
-            Unith::start()
-                .await
-                .with_pace(provision::run::Pace { settle: Duration::from_millis(400), ..tests::unith::QUICK }),
-        );
+        let world = Arc::new(ProvisionHarness::start().await.with_pace(provision::run::Timing {
+            propagation_delay: Duration::from_millis(400),
+            ..tests::unith::QUICK
+        }));
         let by_hand = json!({"key": "a-key-put-in-by-hand"});
         world.set_secret(tests::RING_SECRET, &tests::ring(&[by_hand])).await;
         world.faults(json!({"latency_ms": how_long / 6}));
@@ -180,7 +179,7 @@ async fn deleting_while_creating_leaves_nothing() {
 
 #[tokio::test]
 async fn a_creation_that_comes_late_undoes_itself_and_a_later_one_does_not() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     succeed(&world, of("delete", "UnithWebhook", None, 5)).await;
     let late = answer(&world, of("create", "UnithWebhook", None, 4)).await;
     assert!(late["Status"] == "FAILED" && late["Reason"].as_str().unwrap().contains("deleted meanwhile"), "{late}");
@@ -194,9 +193,9 @@ async fn a_creation_that_comes_late_undoes_itself_and_a_later_one_does_not() {
 #[tokio::test]
 async fn a_scheduled_run_in_flight_does_not_bring_back_what_is_deleted() {
     for second_thoughts in [false, true] {
-        let world = Arc::new(Unith::start().await);
+        let world = Arc::new(ProvisionHarness::start().await);
         succeed(&world, of("create", "UnithWebhook", None, 1)).await;
-        world.platform.delete_by_hand(1);
+        world.platform.delete_in_console(1);
         world.faults(json!({"latency_ms": 60}));
         let before = world.platform.calls("POST /head-events");
         let scheduled = tokio::spawn({
@@ -230,7 +229,7 @@ async fn a_scheduled_run_in_flight_does_not_bring_back_what_is_deleted() {
 /// It was due before the removal, and comes behind everything.
 #[tokio::test]
 async fn a_late_scheduled_run_takes_nothing_away_that_was_made_since() {
-    let world = Unith::start().await.with("OWNER", OWNER);
+    let world = ProvisionHarness::start().await.with("OWNER", OWNER);
     assert_eq!(world.command("apply").await["ok"], true);
     assert_eq!(world.command("remove").await["ok"], true);
     let late = json!({"source": "aws.scheduler", "time": second(0)});
@@ -245,7 +244,7 @@ async fn a_late_scheduled_run_takes_nothing_away_that_was_made_since() {
 
 #[tokio::test]
 async fn with_the_ring_gone_a_run_takes_back_what_it_made() {
-    let world = Arc::new(Unith::start().await);
+    let world = Arc::new(ProvisionHarness::start().await);
     world.faults(json!({"latency_ms": 60}));
     let running = tokio::spawn({
         let world = Arc::clone(&world);
@@ -264,7 +263,7 @@ async fn with_the_ring_gone_a_run_takes_back_what_it_made() {
 
 #[tokio::test]
 async fn a_command_keeps_who_owns_what_and_removes_its_own_alone() {
-    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
     let mut create = of("create", "UnithWebhook", Some(OTHER_STACK), 1);
     create["ResourceProperties"]["HeadIds"] = json!([HEAD_ID]);
     succeed(&world, create).await;
@@ -284,17 +283,17 @@ async fn a_command_keeps_who_owns_what_and_removes_its_own_alone() {
 
 #[tokio::test]
 async fn what_is_deleted_in_vain_is_gone_all_the_same() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     succeed(&world, of("create", "UnithWebhook", None, 1)).await;
     // One that a run left which died before it stored the key.
-    world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::default());
+    world.platform.register_in_console(HEAD_ID, URL, Subscriptions::default());
     succeed(&world, of("delete", "UnithWebhook", None, 2)).await;
     assert!(world.platform.webhooks().is_empty() && world.ring().await.keys().is_empty());
     succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
 
     // Deleted once more: what delivers by now was made by somebody else; what delivers nothing, by a run that died.
-    world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::default());
-    world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::ALL);
+    world.platform.register_in_console(HEAD_ID, URL, Subscriptions::default());
+    world.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
     succeed(&world, of("delete", "UnithWebhook", None, 4)).await;
     let left = world.platform.webhooks();
     assert_eq!((left.len(), left[0].subscriptions), (1, Subscriptions::ALL));
@@ -303,10 +302,10 @@ async fn what_is_deleted_in_vain_is_gone_all_the_same() {
 /// Version 0.1.0 wrote no owners. What the variables do not name may be another stack's.
 #[tokio::test]
 async fn an_entry_that_nobody_owns_is_removed_where_the_variables_name_its_head() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let mut entries = Vec::new();
     for head in [HEAD_ID, MORE_HEADS[0]] {
-        world.platform.register_by_hand(head, URL, Subscriptions::ALL);
+        world.platform.register_in_console(head, URL, Subscriptions::ALL);
         let webhook = world.platform.webhooks().pop().unwrap();
         entries.push(json!({"head_id": head, "webhook_id": webhook.id, "key": webhook.shared_key}));
     }
@@ -329,7 +328,7 @@ async fn a_deletion_that_failed_anywhere_is_completed_by_the_next_one() {
         ] {
             for (after_effect, times) in [(false, 1), (true, 1), (false, 1_000), (true, 1_000)] {
                 let case = format!("{call} {how} after_effect={after_effect} times={times}");
-                let world = Unith::start().await;
+                let world = ProvisionHarness::start().await;
                 succeed(&world, of("create", "UnithWebhook", None, 1)).await;
                 let fault = json!({"call": call, "how": how, "after_effect": after_effect, "times": times});
                 world.faults(json!({"failing": [fault]}));
@@ -346,7 +345,7 @@ async fn a_deletion_that_failed_anywhere_is_completed_by_the_next_one() {
 
 #[tokio::test]
 async fn what_was_never_created_is_deleted_also_without_unith_and_a_command_says_what_failed() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.faults(json!({"failing": [{"call": "GET /head-events", "how": {"status": [403, null]}, "times": 1_000}]}));
     let removed = world.command("remove").await;
     assert!(removed["ok"] == false && removed.to_string().contains("403"), "{removed}");
@@ -356,7 +355,7 @@ async fn what_was_never_created_is_deleted_also_without_unith_and_a_command_says
 #[tokio::test]
 async fn properties_that_cannot_be_read_delete_nothing_in_silence() {
     let unreadable = |request: &mut Value| request["ResourceProperties"]["WebhookUrl"] = "nonsense".into();
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let mut delete = of("delete", "UnithWebhook", None, 1);
     unreadable(&mut delete);
     succeed(&world, delete).await;

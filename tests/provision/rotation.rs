@@ -9,24 +9,24 @@ use std::{
     time::Duration,
 };
 
-use provision::run::Pace;
+use provision::run::Timing;
 use sandbox::{
-    front::Front,
-    listen::listen,
-    platform::{EventKind, HEAD_ID, Platform, Settings, Subscriptions},
+    api_gateway::ApiGateway,
+    platform::{EventType, HEAD_ID, Platform, Settings, Subscriptions},
+    server::listen,
 };
 use serde_json::{Value, json};
-use shared::{
+use tests::{
+    ReceiveHarness,
+    unith::{MORE_HEADS, ProvisionHarness, URL},
+};
+use tokio::net::TcpListener;
+use unith_events::{
     key_ring::{KeyState, RingKey},
     timestamp::Timestamp,
 };
-use tests::{
-    World,
-    unith::{MORE_HEADS, URL, Unith},
-};
-use tokio::net::TcpListener;
 
-async fn states(world: &Unith) -> Vec<(String, KeyState)> {
+async fn states(world: &ProvisionHarness) -> Vec<(String, KeyState)> {
     let ring = world.ring().await;
     let state = |key: &RingKey| (key.webhook_id.as_ref().unwrap().to_string(), key.state);
     let mut states: Vec<_> = ring.keys().iter().map(state).collect();
@@ -36,7 +36,7 @@ async fn states(world: &Unith) -> Vec<(String, KeyState)> {
 
 #[tokio::test]
 async fn a_new_webhook_takes_over_and_the_old_key_stays_for_a_while() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.command("apply").await;
     let old = world.platform.webhooks()[0].shared_key.clone();
     let result = world.command("rotate").await;
@@ -56,7 +56,7 @@ async fn a_new_webhook_takes_over_and_the_old_key_stays_for_a_while() {
 
 #[tokio::test]
 async fn without_a_registration_there_is_nothing_to_rotate() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let result = world.command("rotate").await;
     assert!(result["heads"][0]["error"].as_str().unwrap().contains("run `apply` first"), "{result}");
     assert!(world.platform.webhooks().is_empty());
@@ -64,8 +64,9 @@ async fn without_a_registration_there_is_nothing_to_rotate() {
 
 #[tokio::test]
 async fn several_heads_share_one_wait() {
-    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},{},{}", MORE_HEADS[0], MORE_HEADS[1]));
-    let world = world.with_pace(Pace { settle: Duration::from_millis(700), ..tests::unith::QUICK });
+    let world =
+        ProvisionHarness::start().await.with("HEAD_IDS", format!("{HEAD_ID},{},{}", MORE_HEADS[0], MORE_HEADS[1]));
+    let world = world.with_pace(Timing { propagation_delay: Duration::from_millis(700), ..tests::unith::QUICK });
     world.command("apply").await;
     let (started, written) = (tokio::time::Instant::now(), world.secrets.calls("PutSecretValue"));
     assert_eq!(world.command("rotate").await["ok"], true);
@@ -89,7 +90,7 @@ async fn a_rotation_that_died_anywhere_is_completed_by_the_next_run() {
     ] {
         for next in ["rotate", "apply"] {
             let case = format!("{call} {nth} {after_effect}, then {next}");
-            let world = Unith::start().await;
+            let world = ProvisionHarness::start().await;
             world.command("apply").await;
             // A refusal is final, and so is a registration nobody knows the outcome of: the run ends there.
             let how = if call.starts_with("POST") { json!("reset") } else { json!({"status": [422, null]}) };
@@ -123,7 +124,7 @@ async fn a_rotation_that_died_anywhere_is_completed_by_the_next_run() {
 
 #[tokio::test]
 async fn masked_keys_do_not_keep_it_from_rotating() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.faults(json!({"masked_keys": true}));
     world.command("apply").await;
     let result = world.command("rotate").await;
@@ -135,7 +136,7 @@ async fn masked_keys_do_not_keep_it_from_rotating() {
 #[tokio::test]
 async fn no_refusal_costs_the_webhook_that_works() {
     for (status, says) in [(409, "conflict"), (400, "already registered"), (422, "duplicate"), (403, "no")] {
-        let world = Unith::start().await;
+        let world = ProvisionHarness::start().await;
         world.command("apply").await;
         let before = format!("{:?}", world.platform.webhooks());
         let failing =
@@ -151,7 +152,7 @@ async fn no_refusal_costs_the_webhook_that_works() {
 #[tokio::test]
 async fn a_head_that_is_off_is_rotated_and_stays_off() {
     for declared in ["true", "false"] {
-        let world = Unith::start().await.with("ENABLE_EVENTS", declared);
+        let world = ProvisionHarness::start().await.with("ENABLE_EVENTS", declared);
         world.command("apply").await;
         world.command("disable").await;
         assert_eq!(world.command("rotate").await["ok"], true);
@@ -165,7 +166,7 @@ async fn a_head_that_is_off_is_rotated_and_stays_off() {
 
 #[tokio::test]
 async fn a_change_that_gives_the_webhook_another_key_is_noticed() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.command("apply").await;
     world.faults(json!({"patch_changes_key": true}));
     let result = world.command("rotate").await;
@@ -176,7 +177,7 @@ async fn a_change_that_gives_the_webhook_another_key_is_noticed() {
 
 #[tokio::test]
 async fn a_rotation_whose_wait_does_not_fit_does_not_begin() {
-    let world = Unith::start().await.with_pace(Pace::default());
+    let world = ProvisionHarness::start().await.with_pace(Timing::default());
     world.command("apply").await;
     let result = world.invoke_within(json!({"action": "rotate"}), Duration::from_secs(12)).await.unwrap();
     assert!(result["heads"][0]["error"].as_str().unwrap().contains("16 s at the least"), "{result}");
@@ -187,17 +188,17 @@ async fn a_rotation_whose_wait_does_not_fit_does_not_begin() {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_nothing_is_lost_and_nothing_refused() {
     let listener = listen("the front", 0).await.unwrap();
-    let world = Unith::start_with(settings(&listener)).await.with_pace(Pace::default());
+    let world = ProvisionHarness::start_with(settings(&listener)).await.with_pace(Timing::default());
     world.command("apply").await;
     // The platform takes its time, so that there is one in which two webhooks deliver.
     world.faults(json!({"latency_ms": 150}));
 
     // The receiver reads the very ring that the rotation writes.
-    let receiving = World::without_ring().await;
+    let receiving = ReceiveHarness::without_ring().await;
     let receiving = receiving.with_secrets_of(&world);
     let caller = receiving.receiver().await;
     let routes = BTreeMap::from([("POST /webhooks/head-events".to_owned(), caller.as_function())]);
-    let _front = Front::serve(listener, routes).unwrap();
+    let _front = ApiGateway::serve(listener, routes).unwrap();
 
     let world = Arc::new(world);
     let rotated = Arc::new(AtomicBool::new(false));
@@ -246,14 +247,14 @@ fn settings(front: &TcpListener) -> Settings {
 }
 
 fn emit(platform: &Platform, number: usize) -> Vec<sandbox::platform::Sent> {
-    let sent = platform.emit(HEAD_ID, &format!("session-{number}"), EventKind::StartConversation, Timestamp::now());
+    let sent = platform.emit(HEAD_ID, &format!("session-{number}"), EventType::StartConversation, Timestamp::now());
     assert!(!sent.is_empty(), "no webhook is subscribed: event {number} would be lost");
     sent
 }
 
 #[tokio::test]
 async fn the_report_reads_well() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.command("apply").await;
     let result: Value = world.command("rotate").await;
     let all = "START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING";

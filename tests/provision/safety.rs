@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::any};
 use sandbox::{
-    listen::{Served, listen},
     platform::{HEAD_ID, Settings, Subscriptions},
+    server::{ServerHandle, listen},
 };
 use serde_json::{Value, json};
 use tests::{
     RING_SECRET,
-    unith::{MORE_HEADS, QUICK, URL, Unith},
+    unith::{MORE_HEADS, ProvisionHarness, QUICK, URL},
 };
 
 fn always(call: &str, how: &Value) -> Value {
@@ -18,7 +18,7 @@ fn always(call: &str, how: &Value) -> Value {
 }
 
 /// Somebody else's server, which counts who comes.
-async fn elsewhere() -> (Served, Arc<std::sync::atomic::AtomicUsize>) {
+async fn elsewhere() -> (ServerHandle, Arc<std::sync::atomic::AtomicUsize>) {
     let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let router = Router::new()
         .fallback(any(|State(count): State<Arc<std::sync::atomic::AtomicUsize>>| async move {
@@ -26,7 +26,7 @@ async fn elsewhere() -> (Served, Arc<std::sync::atomic::AtomicUsize>) {
             (StatusCode::OK, r#"{"data":{"bearer":"stolen"}}"#)
         }))
         .with_state(Arc::clone(&count));
-    (Served::router(listen("elsewhere", 0).await.unwrap(), router).unwrap(), count)
+    (ServerHandle::router(listen("elsewhere", 0).await.unwrap(), router).unwrap(), count)
 }
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn redirects_are_not_followed() {
         ("PUT /head/{head_id}/enable-events", 301),
         ("DELETE /head-events/{id}", 303),
     ] {
-        let world = Unith::start().await;
+        let world = ProvisionHarness::start().await;
         if call.starts_with("DELETE") {
             world.command("apply").await;
         }
@@ -55,7 +55,7 @@ async fn redirects_are_not_followed() {
 #[tokio::test]
 async fn a_platform_that_finds_nothing_is_not_believed_to_have_removed_anything() {
     for call in ["*", "POST /auth/token"] {
-        let world = Unith::start().await;
+        let world = ProvisionHarness::start().await;
         world.cloudformation("create", &json!({})).await;
         let keys = |ring: &str| serde_json::from_str::<Value>(ring).unwrap()["keys"].clone();
         let before = keys(&world.ring_text().await);
@@ -69,7 +69,7 @@ async fn a_platform_that_finds_nothing_is_not_believed_to_have_removed_anything(
         assert_eq!((world.platform.webhooks().len(), keys(&world.ring_text().await)), (1, before), "{call}");
     }
     // Where the account answers and the head does not, the head is gone.
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.command("apply").await;
     world.faults(always("GET /head-events", &json!({"status": [404, null]})));
     assert_eq!(world.command("remove").await["ok"], true);
@@ -78,7 +78,7 @@ async fn a_platform_that_finds_nothing_is_not_believed_to_have_removed_anything(
 
 #[tokio::test]
 async fn a_maintenance_page_is_no_deletion() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.command("apply").await;
     let ring = world.ring_text().await;
     world.faults(always("DELETE /head-events/{id}", &json!("html")));
@@ -92,7 +92,7 @@ async fn a_maintenance_page_is_no_deletion() {
 
 #[tokio::test]
 async fn a_switch_that_is_ignored_is_not_believed() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.faults(always("PUT /head/{head_id}/enable-events", &json!("html")));
     let result = world.command("apply").await;
     let error = result["heads"][0]["error"].as_str().unwrap();
@@ -106,7 +106,7 @@ async fn a_switch_that_is_ignored_is_not_believed() {
 
 #[tokio::test]
 async fn a_list_that_was_not_filtered_costs_no_other_head_its_webhook() {
-    let world = Unith::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
     world.faults(json!({"unfiltered_list": true}));
     assert_eq!(world.command("apply").await["ok"], true);
     for head in [HEAD_ID, MORE_HEADS[0]] {
@@ -121,7 +121,7 @@ async fn a_list_that_was_not_filtered_costs_no_other_head_its_webhook() {
 #[tokio::test]
 async fn an_answer_without_end_ends_the_call_and_not_the_function() {
     for call in ["POST /auth/token", "GET /head-events", "GET /head/{head_id}/enable-events"] {
-        let world = Unith::start().await;
+        let world = ProvisionHarness::start().await;
         world.faults(always(call, &json!("endless")));
         let answer = world.cloudformation_within("create", &json!({}), Duration::from_secs(20)).await;
         assert!(answer["Reason"].as_str().unwrap().contains("it is longer than 1 MiB"), "{call}: {answer}");
@@ -130,7 +130,7 @@ async fn an_answer_without_end_ends_the_call_and_not_the_function() {
 
 #[tokio::test]
 async fn no_message_repeats_a_key_or_a_token() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.command("apply").await;
     let known = world.platform.webhooks()[0].shared_key.clone();
     let new = "deadbeef0123456789abcdef01234567";
@@ -151,7 +151,7 @@ async fn no_message_repeats_a_key_or_a_token() {
 
 #[tokio::test]
 async fn a_request_registers_no_other_url_and_no_other_head() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     for (changes, reason) in [
         (
             json!({"WebhookUrl": "https://evil.example.com/x"}),
@@ -172,8 +172,8 @@ async fn a_request_registers_no_other_url_and_no_other_head() {
     assert!(world.platform.webhooks().is_empty());
 
     // Nor does one remove what nobody wrote into the ring.
-    world.platform.register_by_hand(MORE_HEADS[0], URL, Subscriptions::ALL);
-    world.platform.register_by_hand(HEAD_ID, "https://evil.example.com/x", Subscriptions::ALL);
+    world.platform.register_in_console(MORE_HEADS[0], URL, Subscriptions::ALL);
+    world.platform.register_in_console(HEAD_ID, "https://evil.example.com/x", Subscriptions::ALL);
     assert_eq!(world.cloudformation("delete", &json!({"HeadIds": [MORE_HEADS[0]]})).await["Status"], "SUCCESS");
     assert_eq!(
         world.cloudformation("delete", &json!({"WebhookUrl": "https://evil.example.com/x"})).await["Status"],
@@ -185,7 +185,7 @@ async fn a_request_registers_no_other_url_and_no_other_head() {
 
 #[tokio::test]
 async fn ids_keep_their_spelling_and_converge() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.faults(json!({"string_ids": true}));
     assert_eq!(world.command("apply").await["ok"], true);
     let ring: Value = serde_json::from_str(&world.ring_text().await).unwrap();
@@ -198,7 +198,7 @@ async fn ids_keep_their_spelling_and_converge() {
 
 #[tokio::test]
 async fn a_binary_ring_is_read_and_what_is_not_text_is_left_alone() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let client = sandbox::secrets_client(world.secrets.url()).unwrap();
     let put = async |bytes: &[u8]| {
         let blob = aws_sdk_secretsmanager::primitives::Blob::new(bytes);
@@ -224,11 +224,11 @@ async fn credentials_may_have_been_copied_with_what_stands_around_them() {
         "\u{feff}{\"email\": \"sandbox@example.com\\n\", \"secretKey\": \" sandbox-secret-key\\r\\n\"}\n",
         "{\"email\":\"sandbox@example.com\",\"secretKey\":\"sandbox-secret-key\",\"note\":\"\\ud83d\"}",
     ] {
-        let world = Unith::start().await;
+        let world = ProvisionHarness::start().await;
         world.set_secret("credentials", credentials).await;
         assert_eq!(world.command("apply").await["ok"], true, "{credentials}");
     }
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.set_secret("credentials", "sandbox-secret-key").await;
     let error = world.invoke(json!({"action": "apply"})).await.unwrap_err().to_string();
     assert!(error.contains(r#"expected {"email":"…","secretKey":"…"}"#), "{error}");
@@ -237,7 +237,7 @@ async fn credentials_may_have_been_copied_with_what_stands_around_them() {
 /// Somebody saves the ring in the console between our reading and our writing.
 #[tokio::test]
 async fn an_edit_in_the_console_during_a_run_is_kept() {
-    let world = Arc::new(Unith::start().await);
+    let world = Arc::new(ProvisionHarness::start().await);
     world.secrets_proxy.set(tests::proxy::Fault::Delay(Duration::from_millis(150)));
     let before = world.secrets.calls("GetSecretValue");
     let running = tokio::spawn({
@@ -258,7 +258,7 @@ async fn an_edit_in_the_console_during_a_run_is_kept() {
 
 #[tokio::test]
 async fn a_registration_that_is_not_listed_is_made_once() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.faults(json!({"unlisted_for_ms": u64::MAX}));
     let first = world.command("apply").await;
     assert!(first["heads"][0]["error"].as_str().unwrap().contains("does not list it; its key is stored"), "{first}");
@@ -285,8 +285,8 @@ async fn a_registration_that_is_not_listed_is_made_once() {
 }
 
 /// What becomes of a run while its webhook is being registered.
-async fn meanwhile(happens: impl FnOnce(&Unith)) -> (Arc<Unith>, Value) {
-    let world = Arc::new(Unith::start().await);
+async fn meanwhile(happens: impl FnOnce(&ProvisionHarness)) -> (Arc<ProvisionHarness>, Value) {
+    let world = Arc::new(ProvisionHarness::start().await);
     world.faults(json!({"latency_ms": 60}));
     let running = tokio::spawn({
         let world = Arc::clone(&world);
@@ -303,7 +303,7 @@ async fn meanwhile(happens: impl FnOnce(&Unith)) -> (Arc<Unith>, Value) {
 
 #[tokio::test]
 async fn a_switch_that_is_used_meanwhile_costs_the_registration_and_not_its_events() {
-    let (world, result) = meanwhile(|world| world.platform.enable_by_hand(HEAD_ID, false)).await;
+    let (world, result) = meanwhile(|world| world.platform.enable_in_console(HEAD_ID, false)).await;
     let error = result["heads"][0]["error"].as_str().unwrap();
     assert!(error.contains("somebody switched the head's events off"), "{result}");
     assert!(world.platform.webhooks().is_empty());
@@ -323,7 +323,7 @@ async fn a_registration_whose_list_fails_is_found_by_the_next_run() {
 
 #[tokio::test]
 async fn a_list_that_is_late_is_waited_for() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.faults(json!({"unlisted_for_ms": 300}));
     assert_eq!(world.command("apply").await["ok"], true);
     assert_eq!(world.platform.calls("POST /head-events"), 1);
@@ -332,7 +332,7 @@ async fn a_list_that_is_late_is_waited_for() {
 
 #[tokio::test]
 async fn a_date_to_retry_after_is_waited_for() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     let date = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(3));
     world.faults(json!({"failing": [{"call": "GET /head-events", "how": {"status": [429, null]}, "retry_after": date, "times": 1}]}));
     let started = std::time::Instant::now();
@@ -344,7 +344,7 @@ async fn a_date_to_retry_after_is_waited_for() {
 /// A hundred versions, none of them a day old: what UNITH has of ours must still be removed.
 #[tokio::test]
 async fn a_ring_that_cannot_be_written_any_more_stops_no_deletion() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.cloudformation("create", &json!({})).await;
     let ring = world.ring_text().await;
     let client = sandbox::secrets_client(world.secrets.url()).unwrap();
@@ -372,8 +372,8 @@ async fn a_ring_that_cannot_be_written_any_more_stops_no_deletion() {
 async fn a_hundred_heads_take_two_writes_and_a_minute() {
     let heads: Vec<_> = (0..99).map(|n| format!("00000000-0000-4000-8000-{n:012}")).collect();
     let settings = Settings { more_heads: heads.clone(), ..Settings::default() };
-    let pace = provision::run::Pace { settle: Duration::from_secs(11), ..QUICK };
-    let world = Unith::start_with(settings).await.with("HEAD_IDS", "*").with_pace(pace);
+    let pace = provision::run::Timing { propagation_delay: Duration::from_secs(11), ..QUICK };
+    let world = ProvisionHarness::start_with(settings).await.with("HEAD_IDS", "*").with_pace(pace);
     world.faults(json!({"latency_ms": 50}));
     for action in ["apply", "rotate"] {
         let writes = world.secrets.calls("PutSecretValue");
@@ -397,7 +397,7 @@ async fn a_hundred_heads_take_two_writes_and_a_minute() {
 async fn more_heads_than_a_run_can_look_after_are_refused_before_anything_is_changed() {
     let heads: Vec<_> = (0..100).map(|n| format!("00000000-0000-4000-8000-{n:012}")).collect();
     let settings = Settings { more_heads: heads.clone(), ..Settings::default() };
-    let world = Unith::start_with(settings).await.with("HEAD_IDS", "*");
+    let world = ProvisionHarness::start_with(settings).await.with("HEAD_IDS", "*");
     let result = world.command("apply").await;
     let error = result["heads"][0]["error"].as_str().unwrap();
     assert!(error.contains("101 heads are more than a run can look after, which is 100"), "{error}");

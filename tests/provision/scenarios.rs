@@ -1,29 +1,29 @@
 //! What people do with heads, on a platform where a webhook that was registered while events were off never delivers:
 //! afterwards each head has one registration of ours, it delivers, and nothing was live before its key could be read.
 
-use sandbox::platform::{EventKind, HEAD_ID, Subscriptions};
+use sandbox::platform::{EventType, HEAD_ID, Subscriptions};
 use serde_json::{Value, json};
-use shared::timestamp::Timestamp;
-use tests::unith::{MORE_HEADS, URL, Unith, request};
+use tests::unith::{MORE_HEADS, ProvisionHarness, URL, request};
+use unith_events::timestamp::Timestamp;
 
 /// Asserts that the head is as it must be, and that an event of it goes to our webhook, once.
-async fn assert_delivers(world: &Unith, head_id: &str) {
+async fn assert_delivers(world: &ProvisionHarness, head_id: &str) {
     world.assert_provisioned(head_id).await;
-    let sent = world.platform.emit(head_id, "session", EventKind::EndConversation, Timestamp::now());
+    let sent = world.platform.emit(head_id, "session", EventType::EndConversation, Timestamp::now());
     let to: Vec<_> = sent.iter().map(|sent| sent.webhook_id).collect();
     let own =
         world.platform.webhooks().into_iter().find(|webhook| webhook.head_id == head_id && webhook.webhook_url == URL);
     assert_eq!(to, [own.unwrap().id]);
 }
 
-async fn succeed(world: &Unith, kind: &str, changes: &Value) {
+async fn succeed(world: &ProvisionHarness, kind: &str, changes: &Value) {
     let answer = world.cloudformation(kind, changes).await;
     assert_eq!(answer["Status"], "SUCCESS", "{kind} {changes}: {answer}");
 }
 
 #[tokio::test]
 async fn creating_on_a_fresh_head() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     succeed(&world, "create", &json!({"InactivityWarning": "true"})).await;
     assert_delivers(&world, HEAD_ID).await;
     world.assert_never_early(&[]);
@@ -34,10 +34,10 @@ async fn a_registration_by_hand_or_by_version_0_1_0_on_a_head_that_is_on() {
     for made_while_on in [true, false] {
         for in_ring in [true, false] {
             let case = format!("made while on: {made_while_on}, in the ring: {in_ring}");
-            let world = Unith::start().await;
-            world.platform.enable_by_hand(HEAD_ID, made_while_on);
-            world.platform.register_by_hand(HEAD_ID, URL, Subscriptions::ALL);
-            world.platform.enable_by_hand(HEAD_ID, true);
+            let world = ProvisionHarness::start().await;
+            world.platform.enable_in_console(HEAD_ID, made_while_on);
+            world.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
+            world.platform.enable_in_console(HEAD_ID, true);
             let old = world.platform.webhooks()[0].clone();
             if in_ring {
                 // As version 0.1.0 wrote it.
@@ -55,7 +55,7 @@ async fn a_registration_by_hand_or_by_version_0_1_0_on_a_head_that_is_on() {
 
 #[tokio::test]
 async fn switching_off_and_on() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.command("apply").await;
     for _ in 0..2 {
         assert_eq!(world.command("disable").await["heads"][0]["done"], json!(["switch the head's events off"]));
@@ -69,7 +69,7 @@ async fn switching_off_and_on() {
 
 #[tokio::test]
 async fn creating_with_events_off_and_switching_them_on_later() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     succeed(&world, "create", &json!({"EnableEvents": "false"})).await;
     assert!(!world.platform.events_enabled(HEAD_ID));
     let calls = world.platform.calls("PUT /head/{head_id}/enable-events");
@@ -87,7 +87,7 @@ async fn creating_with_events_off_and_switching_them_on_later() {
 
 #[tokio::test]
 async fn rotating() {
-    let world = Unith::start().await;
+    let world = ProvisionHarness::start().await;
     world.command("apply").await;
     for id in 2..4 {
         assert_eq!(world.command("rotate").await["ok"], true);
@@ -99,7 +99,7 @@ async fn rotating() {
 
 #[tokio::test]
 async fn adding_a_head_and_changing_the_url() {
-    let world = Unith::start().await.with("HEAD_IDS", "*");
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", "*");
     succeed(&world, "create", &json!({})).await;
     let writes = world.secrets.calls("PutSecretValue");
     succeed(&world, "update", &json!({"HeadIds": [HEAD_ID, MORE_HEADS[0]]})).await;
@@ -134,12 +134,12 @@ async fn adding_a_head_and_changing_the_url() {
 /// A receiver looks for a new ring at most every 10 s: a key that is new to a ring with others in it is not used before.
 #[tokio::test]
 async fn a_new_key_is_in_the_ring_for_a_while_before_it_is_used() {
-    let settle = std::time::Duration::from_millis(600);
+    let propagation_delay = std::time::Duration::from_millis(600);
     // With an empty ring nobody has anything to wait for: there is not the time for this.
-    let never = provision::run::Pace { settle: std::time::Duration::from_hours(1), ..tests::unith::QUICK };
-    let world = Unith::start().await.with("HEAD_IDS", "*").with_pace(never);
+    let never = provision::run::Timing { propagation_delay: std::time::Duration::from_hours(1), ..tests::unith::QUICK };
+    let world = ProvisionHarness::start().await.with("HEAD_IDS", "*").with_pace(never);
     assert_eq!(world.invoke(json!({"action": "apply", "head_ids": [HEAD_ID]})).await.unwrap()["ok"], true);
-    let world = world.with_pace(provision::run::Pace { settle, ..tests::unith::QUICK });
+    let world = world.with_pace(provision::run::Timing { propagation_delay, ..tests::unith::QUICK });
     world.invoke(json!({"action": "apply", "head_ids": [MORE_HEADS[0]]})).await.unwrap();
     world.invoke(json!({"action": "rotate", "head_ids": [MORE_HEADS[0]]})).await.unwrap();
     let rings = world.secrets.history(tests::RING_SECRET);
@@ -147,6 +147,6 @@ async fn a_new_key_is_in_the_ring_for_a_while_before_it_is_used() {
         let live =
             world.platform.journal().into_iter().find(|change| change.live && change.webhook_id == webhook).unwrap();
         let stored = rings.iter().find(|(_, ring)| ring.contains(&live.shared_key)).unwrap().0;
-        assert!(live.at.duration_since(stored) >= settle, "webhook {webhook}");
+        assert!(live.at.duration_since(stored) >= propagation_delay, "webhook {webhook}");
     }
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use aws_sdk_dynamodb::types::AttributeValue;
 use sandbox::platform::Style;
 use serde_json::json;
-use tests::{HEAD, KEY, SESSION, World, event, event_in, proxy::Fault, text};
+use tests::{HEAD, KEY, ReceiveHarness, SESSION, event, event_in, proxy::Fault, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_deliveries_at_once_make_one_item() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let body = event(&json!({}));
     let deliveries: Vec<_> = (0..100)
@@ -29,7 +29,7 @@ async fn a_hundred_deliveries_at_once_make_one_item() {
 
 #[tokio::test]
 async fn a_retry_that_says_the_same_in_other_words_is_a_duplicate() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.word(), (200, "stored".into()));
     for changes in [
@@ -48,7 +48,7 @@ async fn a_retry_that_says_the_same_in_other_words_is_a_duplicate() {
 
 #[tokio::test]
 async fn the_same_event_with_other_content_is_a_conflict_and_both_are_kept() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let first = receiver.deliver(&event(&json!({})), KEY).await;
     let variant = event(&json!({"public_org_id": "other"}));
@@ -69,7 +69,7 @@ async fn the_same_event_with_other_content_is_a_conflict_and_both_are_kept() {
 
 #[tokio::test]
 async fn events_that_differ_in_what_makes_them_are_different_items() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let changes = [
         json!({}),
@@ -103,7 +103,7 @@ async fn events_that_differ_in_what_makes_them_are_different_items() {
 /// UNITH sends whole seconds: what happens within one still reads in the order in which it happened.
 #[tokio::test]
 async fn events_of_one_second_are_read_in_the_order_in_which_they_happened() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let order = ["start_conversation", "inactivity_warning", "handed_over", "timeout_conversation", "end_conversation"];
     for event_type in
@@ -120,7 +120,7 @@ async fn events_of_one_second_are_read_in_the_order_in_which_they_happened() {
 #[tokio::test]
 async fn both_spellings_of_unith_are_one_event() {
     for (first, second) in [(Style::Kit, Style::Guide), (Style::Guide, Style::Kit)] {
-        let world = World::new().await;
+        let world = ReceiveHarness::new().await;
         let receiver = world.receiver().await;
         let stored = receiver.deliver(&event_in(first, &json!({})), KEY).await;
         let again = receiver.deliver(&event_in(second, &json!({})), KEY).await;
@@ -133,7 +133,7 @@ async fn both_spellings_of_unith_are_one_event() {
 /// Two events within a millisecond have one identity: the second one must not vanish.
 #[tokio::test]
 async fn what_differs_below_a_millisecond_is_a_conflict() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let at = |timestamp: &str| event(&json!({"timestamp": timestamp}));
     receiver.deliver(&at("2026-01-15T09:57:33.0001Z"), KEY).await;
@@ -146,7 +146,7 @@ async fn what_differs_below_a_millisecond_is_a_conflict() {
 
 #[tokio::test]
 async fn odd_ids_are_stored_apart() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let sessions = ["a#b", "a%23b", "user@example.com/1", "{u}::{o}::{h}::{00001}", "😀", "a b"];
     for session in sessions {
@@ -163,7 +163,7 @@ async fn odd_ids_are_stored_apart() {
 
 #[tokio::test]
 async fn members_nobody_reads_cannot_make_an_event_unreadable() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let event = String::from_utf8(event(&json!({}))).unwrap();
     let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
@@ -181,7 +181,7 @@ async fn members_nobody_reads_cannot_make_an_event_unreadable() {
 
 #[tokio::test]
 async fn an_event_without_public_ids_is_an_event() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let odd = json!({"public_head_id": null, "public_org_id": ["acme"]});
     assert_eq!(receiver.deliver(&event(&odd), KEY).await.word(), (200, "stored".into()));
@@ -191,7 +191,7 @@ async fn an_event_without_public_ids_is_an_event() {
 
 #[tokio::test]
 async fn a_write_whose_answer_was_lost_is_recognised_by_the_retry() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let before = world.table.proxy.requests();
     world.table.proxy.set(Fault::LoseAnswer);
@@ -211,7 +211,7 @@ async fn a_write_whose_answer_was_lost_is_recognised_by_the_retry() {
 /// What an event costs is counted in write units of 1 KiB: names and values of all attributes.
 #[tokio::test]
 async fn an_ordinary_event_takes_one_write_unit() {
-    let world = World::new().await.with("RETENTION_DAYS", "36500");
+    let world = ReceiveHarness::new().await.with("RETENTION_DAYS", "36500");
     world.receiver().await.deliver(&event(&json!({})), KEY).await;
     let item = world.table.items().await.remove(0);
     let size = |value: &AttributeValue| match value {

@@ -2,20 +2,14 @@
 
 use std::time::Duration;
 
+use event_store::store::{Put, QuarantineKind, Quarantined, Retention};
 use serde_json::json;
-use shared::{
-    event::Event,
-    key_ring::KeyRing,
-    signature::SharedKey,
-    store::{Put, QuarantineKind, Quarantined, Retention},
-    timestamp::Timestamp,
-    verify::verify,
-};
 use tests::{
-    KEY, World, event, http_api_event,
+    KEY, ReceiveHarness, event, http_api_event,
     proxy::{Fault, Stale},
     sign,
 };
+use unith_events::{event::Event, key_ring::KeyRing, signature::SharedKey, timestamp::Timestamp, verify::verify};
 
 fn refusal(kind: &str) -> Fault {
     Fault::Answer(
@@ -35,7 +29,7 @@ async fn whatever_the_table_does_the_answer_comes_in_time_and_the_event_is_not_l
         (Fault::Hang, "did not take the event: request has timed out"),
         (Fault::Delay(Duration::from_secs(20)), "did not take the event: request has timed out"),
     ] {
-        let world = World::new().await;
+        let world = ReceiveHarness::new().await;
         let receiver = world.receiver().await;
         world.table.proxy.set(fault.clone());
         let body = event(&json!({}));
@@ -57,7 +51,7 @@ async fn whatever_the_table_does_the_answer_comes_in_time_and_the_event_is_not_l
 
 #[tokio::test]
 async fn a_body_to_be_quarantined_is_not_accepted_unless_it_is_kept() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let conflicting = event(&json!({"public_org_id": "other"}));
     receiver.deliver(&event(&json!({})), KEY).await;
@@ -74,7 +68,7 @@ async fn a_body_to_be_quarantined_is_not_accepted_unless_it_is_kept() {
 /// The SDK's own quota would be used up by then, and leave one attempt to each delivery.
 #[tokio::test]
 async fn a_long_night_leaves_every_delivery_its_attempts() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     world.table.proxy.set(refusal("ProvisionedThroughputExceededException"));
     for n in 0..60 {
@@ -87,7 +81,7 @@ async fn a_long_night_leaves_every_delivery_its_attempts() {
 
 #[tokio::test]
 async fn a_short_fit_of_throttling_costs_a_retry_and_not_the_event() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let before = world.table.proxy.requests();
     world.table.proxy.set(refusal("ProvisionedThroughputExceededException"));
@@ -105,7 +99,7 @@ async fn a_short_fit_of_throttling_costs_a_retry_and_not_the_event() {
 #[tokio::test]
 async fn a_connection_that_died_while_frozen_costs_a_retry_and_not_the_event() {
     for how in [Stale::Closes, Stale::Swallows] {
-        let world = World::new().await;
+        let world = ReceiveHarness::new().await;
         let receiver = world.receiver().await;
         receiver.deliver(&event(&json!({})), KEY).await;
         let before = world.table.proxy.requests();
@@ -119,7 +113,7 @@ async fn a_connection_that_died_while_frozen_costs_a_retry_and_not_the_event() {
 
 #[tokio::test]
 async fn an_invocation_that_ends_sooner_is_answered_sooner() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     world.table.proxy.set(Fault::Hang);
     let body = event(&json!({}));
@@ -131,7 +125,7 @@ async fn an_invocation_that_ends_sooner_is_answered_sooner() {
 
 #[tokio::test]
 async fn a_delivery_is_rehearsed_before_the_first_request_and_leaves_nothing() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     assert_eq!(world.table.proxy.requests(), 1, "the rehearsal's");
     assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.word(), (200, "stored".into()));
@@ -146,9 +140,9 @@ async fn a_delivery_is_rehearsed_before_the_first_request_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_rehearsals_table_takes_nothing() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let client = sandbox::dynamodb_client(world.table.proxy.url()).unwrap();
-    let table = shared::store::Table::new(client, world.table.name.clone(), Retention::Days(1)).refusing();
+    let table = event_store::store::Table::new(client, world.table.name.clone(), Retention::Days(1)).refusing();
     let now = Timestamp::now();
     let body = event(&json!({}));
     let ring = KeyRing::parse(KEY).unwrap();
@@ -168,7 +162,7 @@ async fn a_rehearsals_table_takes_nothing() {
 
 #[tokio::test]
 async fn who_knows_how_a_rehearsal_is_signed_gets_nowhere() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let answer = receiver.deliver(&event(&json!({})), "rehearsed-deliveries").await;
     assert_eq!(answer.status, 401);

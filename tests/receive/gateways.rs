@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::{Value, json};
-use tests::{KEY, World, event, http_api_event, sign};
+use tests::{KEY, ReceiveHarness, event, http_api_event, sign};
 
 fn fixture(name: &str) -> Value {
     let text = match name {
@@ -22,7 +22,7 @@ const ALL: [&str; 5] = ["http-api-2.0", "http-api-2.0-kit", "http-api-2.0-base64
 #[tokio::test]
 async fn every_gateway_delivers_the_same_event() {
     for name in ALL {
-        let world = World::new().await;
+        let world = ReceiveHarness::new().await;
         let answer = world.receiver().await.invoke(&fixture(name)).await;
         assert_eq!(answer.word(), (200, "stored".into()), "{name}: {}", answer.record);
         assert_eq!(answer.json()["event_id"], "82b261c4eb653e535c0deda1ac8351d7", "{name}");
@@ -32,7 +32,7 @@ async fn every_gateway_delivers_the_same_event() {
 
 #[tokio::test]
 async fn every_gateway_is_told_what_is_wrong() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     for name in ALL {
         let mut unsigned = fixture(name);
@@ -56,7 +56,7 @@ async fn every_gateway_is_told_what_is_wrong() {
 
 #[tokio::test]
 async fn header_names_come_in_any_case() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let body = event(&json!({}));
     for name in ["x-signature-256", "X-Signature-256", "X-SIGNATURE-256"] {
@@ -68,7 +68,7 @@ async fn header_names_come_in_any_case() {
 
 #[tokio::test]
 async fn a_repeated_signature_is_malformed_in_either_payload() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let good = sign(&event(&json!({})), KEY);
 
@@ -87,7 +87,7 @@ async fn a_repeated_signature_is_malformed_in_either_payload() {
 
 #[tokio::test]
 async fn a_rest_event_may_have_its_headers_in_one_form_only() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     for absent in ["headers", "multiValueHeaders"] {
         let mut request = fixture("rest-api-1.0");
@@ -98,7 +98,7 @@ async fn a_rest_event_may_have_its_headers_in_one_form_only() {
 
 #[tokio::test]
 async fn a_named_stage_is_not_part_of_the_path() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let mut staged = fixture("http-api-2.0");
     staged["requestContext"]["stage"] = "prod".into();
@@ -125,7 +125,7 @@ async fn a_named_stage_is_not_part_of_the_path() {
 
 #[tokio::test]
 async fn the_base_path_of_a_custom_domain_is_not_part_of_the_path() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let mut mapped = fixture("rest-api-1.0");
     mapped["path"] = "/unith/webhooks/head-events".into();
@@ -154,7 +154,7 @@ fn with(name: &str, members: &[(&str, Value)]) -> Value {
 
 #[tokio::test]
 async fn the_webhook_is_found_however_the_gateway_leads_to_it() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let any = json!("$default");
     let http = |path: &str, more: &[(&str, Value)]| {
@@ -242,7 +242,7 @@ async fn the_webhook_is_found_however_the_gateway_leads_to_it() {
 /// What anyone can send through a gateway, or a gateway may write another day: `lambda_http` alone would panic at it.
 #[tokio::test]
 async fn nothing_that_does_not_decide_about_a_delivery_matters() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     for name in ALL {
         for (pointer, value) in [
@@ -274,7 +274,7 @@ async fn nothing_that_does_not_decide_about_a_delivery_matters() {
 
 #[tokio::test]
 async fn base64_is_read_in_every_spelling_and_what_is_none_is_refused() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let body = [event(&json!({"more": "???>>>"})), b"  ".to_vec()].concat();
     let strict = BASE64.encode(&body);
@@ -299,7 +299,7 @@ async fn base64_is_read_in_every_spelling_and_what_is_none_is_refused() {
 
 #[tokio::test]
 async fn a_signature_that_is_no_headers_value_is_malformed() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     for value in [json!("a\nb"), json!(7), json!({}), json!("\u{0}"), json!("é"), json!([])] {
         let mut request = http_api_event(&event(&json!({})), None);
@@ -376,7 +376,7 @@ fn no_frame_fails_or_is_accepted_for_nothing() {
     ];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (world, receiver) = runtime.block_on(async {
-        let world = World::new().await;
+        let world = ReceiveHarness::new().await;
         let receiver = world.receiver().await;
         (world, receiver)
     });
@@ -416,7 +416,7 @@ fn no_frame_fails_or_is_accepted_for_nothing() {
 
 #[tokio::test]
 async fn a_query_does_not_matter_whatever_it_is() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     for query in ["a=1", "a=b c", "<>\"", "%"] {
         for name in ALL {

@@ -1,13 +1,13 @@
 //! Keys that come, go and cannot be had.
 
 use serde_json::json;
-use tests::{HEAD, KEY, World, active, event, http_api_event, proxy::Fault, ring, sign};
+use tests::{HEAD, KEY, ReceiveHarness, active, event, http_api_event, proxy::Fault, ring, sign};
 
 const NEW_KEY: &str = "0f3c5d7e9a1b2c4d6e8f0a1b2c3d4e5f";
 
 #[tokio::test]
 async fn a_rotated_key_is_seen_without_a_restart() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.status, 200);
     let before = world.ring_fetches();
@@ -24,7 +24,7 @@ async fn a_rotated_key_is_seen_without_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_fetch_serves_all_who_wait_for_it() {
-    let world = World::new().await.with("KEY_CACHE_SECONDS", "1");
+    let world = ReceiveHarness::new().await.with("KEY_CACHE_SECONDS", "1");
     let receiver = world.receiver().await;
     // Old enough to be fetched again.
     let fetched = tokio::time::Instant::now();
@@ -49,7 +49,7 @@ async fn one_fetch_serves_all_who_wait_for_it() {
 
 #[tokio::test]
 async fn mismatches_fetch_the_ring_at_most_every_ten_seconds() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let before = world.ring_fetches();
     for _ in 0..20 {
@@ -66,7 +66,7 @@ async fn mismatches_fetch_the_ring_at_most_every_ten_seconds() {
 
 #[tokio::test]
 async fn the_ring_is_fetched_before_the_first_request_and_again_when_it_is_old() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     assert_eq!(world.ring_fetches(), 1);
     for n in 0..3 {
@@ -86,7 +86,7 @@ async fn the_ring_is_fetched_before_the_first_request_and_again_when_it_is_old()
 /// The time for an answer may be over before a newer ring was read: then nobody knows whether the signature is wrong.
 #[tokio::test]
 async fn a_refresh_that_was_cut_off_does_not_make_signatures_wrong() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     world.set_ring(&ring(&[active(HEAD, NEW_KEY)])).await;
     world.secrets_proxy.set(Fault::Hang);
@@ -102,7 +102,7 @@ async fn a_refresh_that_was_cut_off_does_not_make_signatures_wrong() {
 /// A head may have got the key that was another head's, or one that is unbound.
 #[tokio::test]
 async fn another_heads_key_refreshes_the_ring() {
-    let world = World::without_ring().await;
+    let world = ReceiveHarness::without_ring().await;
     world.set_ring(&ring(&[active("another-head", KEY)])).await;
     let receiver = world.receiver().await;
     let refused = receiver.deliver(&event(&json!({"session_id": "first"})), KEY).await;
@@ -116,7 +116,7 @@ async fn another_heads_key_refreshes_the_ring() {
 
 #[tokio::test]
 async fn an_entry_that_names_its_head_otherwise_is_good_for_none() {
-    let world = World::without_ring().await;
+    let world = ReceiveHarness::without_ring().await;
     for member in ["headId", "head", "HEAD_ID"] {
         let bound = json!({member: "another-head", "key": KEY, "state": "active"});
         world.set_ring(&ring(&[bound, active("another-head", NEW_KEY)])).await;
@@ -126,7 +126,7 @@ async fn an_entry_that_names_its_head_otherwise_is_good_for_none() {
 
 #[tokio::test]
 async fn a_ring_may_be_binary_and_must_be_text() {
-    let world = World::without_ring().await;
+    let world = ReceiveHarness::without_ring().await;
     let client = sandbox::secrets_client(world.secrets.url()).unwrap();
     let put = async |bytes: &[u8]| {
         let blob = aws_sdk_secretsmanager::primitives::Blob::new(bytes);
@@ -145,7 +145,7 @@ async fn a_ring_may_be_binary_and_must_be_text() {
 
 #[tokio::test]
 async fn secrets_manager_down_at_the_start_does_not_stop_it_and_is_got_over() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     world.secrets_proxy.set(Fault::Refuse);
     let receiver = world.receiver().await;
     let body = event(&json!({}));
@@ -159,7 +159,7 @@ async fn secrets_manager_down_at_the_start_does_not_stop_it_and_is_got_over() {
 
 #[tokio::test]
 async fn secrets_manager_down_later_leaves_the_ring_in_use() {
-    let world = World::new().await.with("KEY_CACHE_SECONDS", "0");
+    let world = ReceiveHarness::new().await.with("KEY_CACHE_SECONDS", "0");
     let receiver = world.receiver().await;
     let down = r#"{"__type":"InternalServiceError","message":"down"}"#.to_owned();
     for fault in [Fault::Refuse, Fault::Answer(500, down), Fault::Hang] {
@@ -178,7 +178,7 @@ async fn secrets_manager_down_later_leaves_the_ring_in_use() {
 
 #[tokio::test]
 async fn a_secret_that_became_nonsense_leaves_the_ring_in_use() {
-    let world = World::new().await.with("KEY_CACHE_SECONDS", "0");
+    let world = ReceiveHarness::new().await.with("KEY_CACHE_SECONDS", "0");
     let receiver = world.receiver().await;
     world.set_ring("{\"oops\": 1}").await;
     assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.status, 200);
@@ -186,7 +186,7 @@ async fn a_secret_that_became_nonsense_leaves_the_ring_in_use() {
 
 #[tokio::test]
 async fn a_hanging_secrets_manager_leaves_time_for_the_answer() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     world.secrets_proxy.set(Fault::Hang);
     let receiver = world.receiver().await;
     let answer = receiver.deliver(&event(&json!({})), KEY).await;
@@ -196,7 +196,7 @@ async fn a_hanging_secrets_manager_leaves_time_for_the_answer() {
 
 #[tokio::test]
 async fn a_retiring_key_still_verifies_and_is_counted() {
-    let world = World::without_ring().await;
+    let world = ReceiveHarness::without_ring().await;
     let mut retiring = active(HEAD, KEY);
     retiring["state"] = "retiring".into();
     retiring["until"] = "2999-01-01T00:00:00Z".into();
@@ -212,13 +212,13 @@ async fn a_retiring_key_still_verifies_and_is_counted() {
 #[tokio::test]
 async fn keys_may_come_from_the_environment_and_in_every_form_of_the_secret() {
     let body = event(&json!({}));
-    let fixed = World::without_ring().await.with("UNITH_KEYS_SECRET", "").with("UNITH_SHARED_KEY", KEY);
+    let fixed = ReceiveHarness::without_ring().await.with("UNITH_KEYS_SECRET", "").with("UNITH_SHARED_KEY", KEY);
     assert_eq!(fixed.receiver().await.deliver(&body, KEY).await.status, 200);
     assert_eq!(fixed.receiver().await.deliver(&body, "wrong").await.status, 401);
     assert_eq!(fixed.ring_fetches(), 0);
 
     for secret in [format!("{KEY}\n"), json!({"sharedKey": KEY}).to_string()] {
-        let world = World::without_ring().await;
+        let world = ReceiveHarness::without_ring().await;
         world.set_ring(&secret).await;
         assert_eq!(world.receiver().await.deliver(&body, KEY).await.status, 200, "{secret}");
     }

@@ -1,11 +1,11 @@
 //! The one line a request leaves: what it tells an operator, and CloudWatch.
 
 use serde_json::{Value, json};
-use tests::{HEAD, KEY, SESSION, World, event};
+use tests::{HEAD, KEY, ReceiveHarness, SESSION, event};
 
 #[tokio::test]
 async fn a_stored_event_leaves_a_complete_line() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let answer = world.receiver().await.deliver(&event(&json!({})), KEY).await;
     let record = answer.record;
     for (name, value) in [
@@ -30,7 +30,7 @@ async fn a_stored_event_leaves_a_complete_line() {
 
 #[tokio::test]
 async fn the_metrics_block_declares_exactly_the_values_beside_it() {
-    let world = World::new().await.with("METRICS_NAMESPACE", "Mine");
+    let world = ReceiveHarness::new().await.with("METRICS_NAMESPACE", "Mine");
     let receiver = world.receiver().await;
     for (answer, declared) in [
         (
@@ -62,7 +62,7 @@ async fn the_metrics_block_declares_exactly_the_values_beside_it() {
 
 #[tokio::test]
 async fn without_a_namespace_there_are_no_metrics() {
-    let world = World::new().await.with("METRICS_NAMESPACE", "");
+    let world = ReceiveHarness::new().await.with("METRICS_NAMESPACE", "");
     let record = world.receiver().await.deliver(&event(&json!({})), KEY).await.record;
     assert_eq!((record.get("_aws"), record.get("Stored")), (None::<&Value>, None));
     assert_eq!(record["outcome"], "stored");

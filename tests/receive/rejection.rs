@@ -2,12 +2,12 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::json;
-use shared::signature::SharedKey;
-use tests::{HEAD, KEY, World, active, event, http_api_event, ring, sign};
+use tests::{HEAD, KEY, ReceiveHarness, active, event, http_api_event, ring, sign};
+use unith_events::signature::SharedKey;
 
 #[tokio::test]
 async fn every_cause_gets_the_same_401_and_nothing_is_stored() {
-    let world = World::without_ring().await;
+    let world = ReceiveHarness::without_ring().await;
     let mut retiring = active(HEAD, "0f3c5d7e9a1b2c4d");
     retiring["state"] = "retiring".into();
     world.set_ring(&ring(&[active(HEAD, KEY), retiring, active("another-head", "another-heads-key")])).await;
@@ -69,7 +69,7 @@ async fn every_cause_gets_the_same_401_and_nothing_is_stored() {
 
 #[tokio::test]
 async fn a_key_read_as_hex_is_diagnosed_and_not_accepted() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     // The hex digits of this text are a key that a sender would have to use as text.
     let text = "a key as text";
     let digits = hex::encode(text);
@@ -84,7 +84,7 @@ async fn a_key_read_as_hex_is_diagnosed_and_not_accepted() {
 
 #[tokio::test]
 async fn every_encoding_of_the_right_signature_is_accepted() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let body = event(&json!({}));
     let signature = SharedKey::parse(KEY).unwrap().sign(&body).to_hex();
@@ -97,7 +97,7 @@ async fn every_encoding_of_the_right_signature_is_accepted() {
 
 #[tokio::test]
 async fn neither_answer_nor_log_repeats_what_must_not_be_known() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let body = event(&json!({"private": "what the user said"}));
     let good = sign(&body, KEY);

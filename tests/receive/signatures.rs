@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::Value;
-use shared::signature::{SharedKey, Signature};
+use unith_events::signature::{SharedKey, Signature};
 
 #[test]
 fn openssl_and_we_agree() {

@@ -1,12 +1,13 @@
 //! Every row of the design's status table but the spill's, to the letter.
 
+use event_store::store::body_sha256;
 use serde_json::json;
-use shared::{store::body_sha256, timestamp::Timestamp};
-use tests::{HEAD, KEY, SESSION, World, active, event, http_api_event, ring, sign, text};
+use tests::{HEAD, KEY, ReceiveHarness, SESSION, active, event, http_api_event, ring, sign, text};
+use unith_events::timestamp::Timestamp;
 
 #[tokio::test]
 async fn a_new_event_is_stored_with_every_attribute() {
-    let world = World::new().await.with("RETENTION_DAYS", "3650");
+    let world = ReceiveHarness::new().await.with("RETENTION_DAYS", "3650");
     let body = event(&json!({"more": {"kept": true}}));
     let answer = world.receiver().await.deliver(&body, KEY).await;
 
@@ -40,7 +41,7 @@ async fn a_new_event_is_stored_with_every_attribute() {
 
 #[tokio::test]
 async fn without_retention_nothing_expires() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let body = event(&json!({"timestamp": "1999-12-31T23:59:59Z"}));
     assert_eq!(world.receiver().await.deliver(&body, KEY).await.word(), (200, "stored".into()));
     assert!(!world.table.items().await[0].contains_key("expires_at"));
@@ -48,7 +49,7 @@ async fn without_retention_nothing_expires() {
 
 #[tokio::test]
 async fn an_event_that_came_before_is_a_duplicate() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let body = event(&json!({}));
     let first = receiver.deliver(&body, KEY).await;
@@ -61,7 +62,7 @@ async fn an_event_that_came_before_is_a_duplicate() {
 
 #[tokio::test]
 async fn an_event_whose_time_is_over_is_not_stored() {
-    let world = World::new().await.with("RETENTION_DAYS", "1");
+    let world = ReceiveHarness::new().await.with("RETENTION_DAYS", "1");
     let answer = world.receiver().await.deliver(&event(&json!({"timestamp": "2020-01-01T00:00:00Z"})), KEY).await;
     assert_eq!(answer.word(), (200, "expired".into()));
     assert_eq!(answer.json()["event_id"].as_str().unwrap().len(), 32);
@@ -70,7 +71,7 @@ async fn an_event_whose_time_is_over_is_not_stored() {
 
 #[tokio::test]
 async fn an_authentic_body_that_is_no_event_is_quarantined() {
-    let world = World::new().await.with("RETENTION_DAYS", "30");
+    let world = ReceiveHarness::new().await.with("RETENTION_DAYS", "30");
     let receiver = world.receiver().await;
     let (both, head, neither) = ((HEAD, SESSION), (HEAD, ""), ("", ""));
     for (body, reason, named) in [
@@ -105,7 +106,7 @@ async fn an_authentic_body_that_is_no_event_is_quarantined() {
 
 #[tokio::test]
 async fn a_quarantined_body_that_comes_again_is_kept_and_counted_once() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let body = event(&json!({"timestamp": "soon"}));
     let first = receiver.deliver(&body, KEY).await;
@@ -130,7 +131,7 @@ async fn a_quarantined_body_that_comes_again_is_kept_and_counted_once() {
 
 #[tokio::test]
 async fn a_body_that_is_no_text_is_quarantined_as_bytes() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     world.set_ring(KEY).await;
     let body = [0xff, 0xfe, 0x00, 0x80];
     let answer = world.receiver().await.deliver(&body, KEY).await;
@@ -142,7 +143,7 @@ async fn a_body_that_is_no_text_is_quarantined_as_bytes() {
 
 #[tokio::test]
 async fn the_largest_body_is_kept_and_a_larger_one_refused() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let padding = receive::MAX_BODY_BYTES - event(&json!({"padding": ""})).len();
     let largest = event(&json!({"padding": "x".repeat(padding)}));
@@ -159,7 +160,7 @@ async fn the_largest_body_is_kept_and_a_larger_one_refused() {
 
 #[tokio::test]
 async fn other_paths_and_methods_are_refused() {
-    let world = World::new().await;
+    let world = ReceiveHarness::new().await;
     let receiver = world.receiver().await;
     let body = event(&json!({}));
     let signed = http_api_event(&body, Some(&sign(&body, KEY)));
@@ -190,14 +191,14 @@ async fn other_paths_and_methods_are_refused() {
 #[tokio::test]
 async fn without_any_key_it_is_unavailable() {
     let body = event(&json!({}));
-    let no_secret = World::without_ring().await;
-    let empty_ring = World::without_ring().await;
+    let no_secret = ReceiveHarness::without_ring().await;
+    let empty_ring = ReceiveHarness::without_ring().await;
     empty_ring.set_ring(&ring(&[])).await;
-    let other_document = World::without_ring().await;
+    let other_document = ReceiveHarness::without_ring().await;
     other_document.set_ring("{}").await;
-    let unusable = World::without_ring().await;
+    let unusable = ReceiveHarness::without_ring().await;
     unusable.set_ring(r#"{"sharedKey": "cbaab87d"}"#).await;
-    let all_expired = World::without_ring().await;
+    let all_expired = ReceiveHarness::without_ring().await;
     let mut expired = active(HEAD, KEY);
     expired["until"] = "2026-01-17T00:00:00Z".into();
     all_expired.set_ring(&ring(&[expired])).await;

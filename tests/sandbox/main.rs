@@ -8,5 +8,5 @@
     reason = "a test that cannot go on should stop right there, in its helpers too"
 )]
 
-mod front;
+mod api_gateway;
 mod platform;

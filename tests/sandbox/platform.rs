@@ -8,15 +8,15 @@ use std::{
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode, routing::post};
 use sandbox::{
-    listen::{Served, listen},
     platform::{
-        EMAIL, EventKind, FIRST_SHARED_KEY, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, Platform, SECRET_KEY, Settings,
+        EMAIL, EventType, FIRST_SHARED_KEY, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, Platform, SECRET_KEY, Settings,
         Style, Subscriptions,
         delivery::{Attempt, NoAnswer},
     },
+    server::{ServerHandle, listen},
 };
 use serde_json::{Value, json};
-use shared::{
+use unith_events::{
     signature::{SharedKey, Signature},
     timestamp::Timestamp,
 };
@@ -45,9 +45,9 @@ impl Default for Hook {
 }
 
 impl Hook {
-    async fn serve(&self) -> Served {
+    async fn serve(&self) -> ServerHandle {
         let router = Router::new().route("/in", post(receive)).with_state(self.clone());
-        Served::router(listen("a webhook", 0).await.unwrap(), router).unwrap()
+        ServerHandle::router(listen("a webhook", 0).await.unwrap(), router).unwrap()
     }
 }
 
@@ -76,11 +76,11 @@ struct Api {
 }
 
 impl Api {
-    async fn start(hook: Option<&Served>) -> Self {
+    async fn start(hook: Option<&ServerHandle>) -> Self {
         Self::start_with(hook, Settings::default()).await
     }
 
-    async fn start_with(hook: Option<&Served>, settings: Settings) -> Self {
+    async fn start_with(hook: Option<&ServerHandle>, settings: Settings) -> Self {
         let hosts: BTreeMap<_, _> =
             hook.iter().map(|hook| ("hooks.example.com".to_owned(), hook.url().to_owned())).collect();
         let settings = Settings {
@@ -138,7 +138,7 @@ impl Api {
         assert_eq!(self.call("PUT", &path, &Value::Null).await.0, 200);
     }
 
-    async fn emit(&self, kind: EventKind) -> Vec<Attempt> {
+    async fn emit(&self, kind: EventType) -> Vec<Attempt> {
         let sent = self.platform.emit(HEAD_ID, "session", kind, Timestamp::now()).pop();
         match sent {
             Some(sent) => sent.attempts.await.unwrap(),
@@ -230,18 +230,18 @@ async fn only_enabled_heads_and_chosen_types_are_delivered() {
     api.enable(true).await;
     api.register(&json!({"startConversation": true, "inactivityWarning": true})).await;
     for (kind, delivered) in [
-        (EventKind::StartConversation, 1),
-        (EventKind::EndConversation, 0),
-        (EventKind::InactivityWarning, 1),
-        (EventKind::TimeoutConversation, 0),
+        (EventType::StartConversation, 1),
+        (EventType::EndConversation, 0),
+        (EventType::InactivityWarning, 1),
+        (EventType::TimeoutConversation, 0),
     ] {
         assert_eq!(api.emit(kind).await.len(), delivered, "{}", kind.as_str());
     }
     api.enable(false).await;
-    assert!(api.emit(EventKind::StartConversation).await.is_empty());
+    assert!(api.emit(EventType::StartConversation).await.is_empty());
     assert_eq!(api.platform.webhooks().len(), 1, "the registration stays");
     api.enable(true).await;
-    assert_eq!(api.emit(EventKind::StartConversation).await.len(), 1, "off and on again keeps a registration working");
+    assert_eq!(api.emit(EventType::StartConversation).await.len(), 1, "off and on again keeps a registration working");
     let types: Vec<_> = hook.bodies.lock().unwrap().iter().map(|body| body["event_type"].clone()).collect();
     assert_eq!(types, ["start_conversation", "inactivity_warning", "start_conversation"]);
 }
@@ -250,10 +250,10 @@ async fn only_enabled_heads_and_chosen_types_are_delivered() {
 async fn each_style_spells_deliveries_its_own_way() {
     assert_eq!(Settings::default().style, Style::Kit);
     let kinds = [
-        (EventKind::StartConversation, "start_conversation"),
-        (EventKind::InactivityWarning, "inactivity_warning"),
-        (EventKind::TimeoutConversation, "timeout_conversation"),
-        (EventKind::EndConversation, "end_conversation"),
+        (EventType::StartConversation, "start_conversation"),
+        (EventType::InactivityWarning, "inactivity_warning"),
+        (EventType::TimeoutConversation, "timeout_conversation"),
+        (EventType::EndConversation, "end_conversation"),
     ];
     for (style, timestamp) in [(Style::Kit, "2026-08-31 06:56:30"), (Style::Guide, "2026-08-31T06:56:30Z")] {
         let hook = Hook::default();
@@ -285,7 +285,7 @@ async fn each_registration_delivers_signed_with_its_own_key() {
     api.register(&all()).await;
     let second = api.register(&all()).await.1["sharedKey"].as_str().unwrap().to_owned();
     hook.keys.lock().unwrap().push(second.clone());
-    let sent = api.platform.emit(HEAD_ID, "session", EventKind::StartConversation, Timestamp::now());
+    let sent = api.platform.emit(HEAD_ID, "session", EventType::StartConversation, Timestamp::now());
     assert_eq!(sent.len(), 2);
     for sent in sent {
         assert!(sent.attempts.await.unwrap()[0].succeeded());
@@ -305,7 +305,7 @@ async fn a_registration_made_while_events_are_off_never_delivers() {
     api.register(&all()).await;
     assert!(!api.platform.webhooks()[0].made_while_on);
     api.enable(true).await;
-    assert!(api.emit(EventKind::StartConversation).await.is_empty());
+    assert!(api.emit(EventType::StartConversation).await.is_empty());
 
     let mut changed = all();
     changed["headId"] = HEAD_ID.into();
@@ -313,13 +313,13 @@ async fn a_registration_made_while_events_are_off_never_delivers() {
     assert_eq!(api.call("PATCH", "/head-events/1", &changed).await.0, 200);
     api.enable(false).await;
     api.enable(true).await;
-    assert!(api.emit(EventKind::StartConversation).await.is_empty(), "neither a PATCH nor the switch mends it");
+    assert!(api.emit(EventType::StartConversation).await.is_empty(), "neither a PATCH nor the switch mends it");
 
     let key = api.register(&all()).await.1["sharedKey"].as_str().unwrap().to_owned();
     hook.keys.lock().unwrap().push(key);
-    assert_eq!(api.emit(EventKind::StartConversation).await.len(), 1, "one made while they are on delivers");
-    api.platform.delete_by_hand(2);
-    api.platform.register_by_hand(HEAD_ID, URL, Subscriptions::ALL);
+    assert_eq!(api.emit(EventType::StartConversation).await.len(), 1, "one made while they are on delivers");
+    api.platform.delete_in_console(2);
+    api.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
     assert!(api.platform.webhooks()[1].made_while_on);
 }
 
@@ -393,10 +393,10 @@ async fn heads_come_and_go() {
     assert_eq!((made.len(), made[0].as_str()), (3, PUBLIC_HEAD_ID));
     assert!(made[1] != made[2] && made[1] != made[0] && made[2] != made[0], "{made:?}");
 
-    api.platform.enable_by_hand(HEAD_B, true);
-    api.platform.register_by_hand(HEAD_ID, URL, Subscriptions::ALL);
-    api.platform.register_by_hand(HEAD_B, URL, Subscriptions::ALL);
-    let delivered = api.platform.emit(HEAD_B, "session", EventKind::StartConversation, Timestamp::now()).remove(0);
+    api.platform.enable_in_console(HEAD_B, true);
+    api.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
+    api.platform.register_in_console(HEAD_B, URL, Subscriptions::ALL);
+    let delivered = api.platform.emit(HEAD_B, "session", EventType::StartConversation, Timestamp::now()).remove(0);
     let body: Value = serde_json::from_slice(&delivered.body).unwrap();
     assert_eq!((body["head_id"].as_str(), body["public_head_id"].as_str()), (Some(HEAD_B), Some(made[1].as_str())));
 
@@ -494,16 +494,16 @@ async fn the_journal_has_each_begin_and_end_of_being_live() {
         expected.push((3, third.clone(), live));
     }
     for live in [false, true] {
-        api.platform.enable_by_hand(HEAD_ID, live);
+        api.platform.enable_in_console(HEAD_ID, live);
         expected.push((3, third.clone(), live));
     }
-    api.platform.change_by_hand(2, Subscriptions::ALL);
+    api.platform.change_in_console(2, Subscriptions::ALL);
     expected.push((2, second.clone(), true));
-    api.platform.delete_by_hand(2);
+    api.platform.delete_in_console(2);
     expected.push((2, second, false));
     assert_eq!(api.call("DELETE", "/head-events/3", &Value::Null).await.0, 204);
     expected.push((3, third, false));
-    api.platform.register_by_hand(HEAD_ID, URL, Subscriptions::ALL);
+    api.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
     let fourth = key(4);
     expected.push((4, fourth.clone(), true));
     assert_eq!(api.journal(), expected);
@@ -561,8 +561,8 @@ async fn a_registration_can_be_missing_from_lists_for_a_while() {
 async fn a_list_can_ignore_its_filter() {
     let settings = Settings { more_heads: vec![HEAD_B.to_owned()], ..Settings::default() };
     let api = Api::start_with(None, settings).await;
-    api.platform.register_by_hand(HEAD_ID, URL, Subscriptions::ALL);
-    api.platform.register_by_hand(HEAD_B, URL, Subscriptions::ALL);
+    api.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
+    api.platform.register_in_console(HEAD_B, URL, Subscriptions::ALL);
     let heads = async || -> Vec<Value> {
         let list = api.list(HEAD_B).await;
         list.as_array().unwrap().iter().map(|webhook| webhook["headId"].clone()).collect()
@@ -592,7 +592,7 @@ async fn a_patch_can_change_the_key() {
         keys.push(key);
     }
     hook.keys.lock().unwrap().clone_from(&keys);
-    assert!(api.emit(EventKind::StartConversation).await[0].succeeded());
+    assert!(api.emit(EventType::StartConversation).await[0].succeeded());
     assert_eq!(*hook.signed_with.lock().unwrap(), keys[2..]);
 }
 
@@ -680,12 +680,12 @@ async fn a_delivery_is_tried_four_times_and_then_given_up() {
 
     // Answered from the back of the list.
     *hook.answers.lock().unwrap() = vec![200, 503, 0];
-    let attempts = api.emit(EventKind::StartConversation).await;
+    let attempts = api.emit(EventType::StartConversation).await;
     let answers: Vec<_> = attempts.iter().map(|attempt| attempt.answer.as_ref().map(|answer| answer.status)).collect();
     assert_eq!(answers, [Err(&NoAnswer::TimedOut(Duration::from_millis(300))), Ok(503), Ok(200)]);
 
     *hook.answers.lock().unwrap() = vec![200, 500, 500, 401, 404];
-    let attempts = api.emit(EventKind::EndConversation).await;
+    let attempts = api.emit(EventType::EndConversation).await;
     assert_eq!(attempts.len(), 4);
     assert!(attempts.iter().all(|attempt| !attempt.succeeded()));
     let bodies = hook.bodies.lock().unwrap();
@@ -700,7 +700,7 @@ async fn deliveries_keep_their_order() {
     api.enable(true).await;
     api.register(&all()).await;
     *hook.answers.lock().unwrap() = vec![200, 200, 200, 500];
-    let kinds = [EventKind::StartConversation, EventKind::TimeoutConversation, EventKind::EndConversation];
+    let kinds = [EventType::StartConversation, EventType::TimeoutConversation, EventType::EndConversation];
     let sent: Vec<_> = kinds.iter().flat_map(|kind| api.platform.emit(HEAD_ID, "s", *kind, Timestamp::now())).collect();
     for sent in sent {
         assert!(sent.attempts.await.unwrap().last().unwrap().succeeded());
@@ -714,7 +714,7 @@ async fn no_host_is_reached_that_is_not_mapped() {
     let api = Api::start(None).await;
     api.enable(true).await;
     api.register(&all()).await;
-    let attempts = api.emit(EventKind::StartConversation).await;
+    let attempts = api.emit(EventType::StartConversation).await;
     assert_eq!(attempts.len(), 4);
     assert_eq!(attempts[0].answer, Err(NoAnswer::UnknownHost(URL.to_owned())));
 }

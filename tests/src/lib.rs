@@ -1,7 +1,7 @@
 //! What the integration tests stand on: a world around one real receiver, whose parts can be made to fail.
 //!
 //! Nothing here stands in for our own code. The services are reached over HTTP by the real SDK, through a proxy that
-//! can be told to misbehave.
+//! can be told to inject_faults.
 //!
 //! `TEST_DYNAMODB_ENDPOINT` runs all of it against another DynamoDB than the embedded one, e.g. AWS's DynamoDB Local.
 
@@ -31,17 +31,18 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, KeyInit, Mac};
 use lambda_http::Context;
+use lambda_support::env::Env;
 use receive::{Receiver, config::Config};
 use sandbox::{
+    api_gateway::{self, Function},
     dynamodb,
-    front::{self, Function},
-    listen::{Served, listen},
     platform::Style,
     secrets_manager::SecretsManager,
+    server::{ServerHandle, listen},
 };
 use serde_json::{Value, json};
 use sha2::Sha256;
-use shared::{env::Env, timestamp::Timestamp};
+use unith_events::timestamp::Timestamp;
 
 use crate::proxy::Proxy;
 
@@ -78,7 +79,7 @@ pub struct Table {
     /// The table's name.
     pub name: String,
     client: aws_sdk_dynamodb::Client,
-    _embedded: Option<Served>,
+    _embedded: Option<ServerHandle>,
 }
 
 impl Table {
@@ -114,7 +115,7 @@ pub fn text<'i>(item: &'i Item, name: &str) -> &'i str {
 
 /// One receiver and the services it uses.
 #[derive(Debug)]
-pub struct World {
+pub struct ReceiveHarness {
     /// Its table.
     pub table: Table,
     /// What holds its ring.
@@ -126,7 +127,7 @@ pub struct World {
     ring_endpoint: Option<String>,
 }
 
-impl World {
+impl ReceiveHarness {
     /// A world whose ring is one active key of the guide's head: the guide's key.
     pub async fn new() -> Self {
         let world = Self::without_ring().await;
@@ -165,7 +166,7 @@ impl World {
 
     /// With the ring of another world.
     #[must_use]
-    pub fn with_secrets_of(mut self, other: &unith::Unith) -> Self {
+    pub fn with_secrets_of(mut self, other: &unith::ProvisionHarness) -> Self {
         self.ring_endpoint = Some(other.secrets.url().to_owned());
         self
     }
@@ -239,7 +240,7 @@ impl Caller {
             log::assert_known(&line);
             lines.lock().unwrap().push(line);
         });
-        Self { function: front::function(service), records }
+        Self { function: api_gateway::function(service), records }
     }
 
     /// It, for a front to call.

@@ -13,15 +13,15 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use sandbox::listen::{Served, listen};
+use sandbox::server::{ServerHandle, listen};
 use serde_json::Value;
-use shared::timestamp::Timestamp;
 use tokio::sync::{Notify, oneshot};
+use unith_events::timestamp::Timestamp;
 
 /// A Runtime API on loopback: invocations are queued here, and taken by the function that runs against it.
 #[derive(Debug)]
 pub struct RuntimeApi {
-    served: Served,
+    served: ServerHandle,
     shared: Arc<Shared>,
 }
 
@@ -56,7 +56,7 @@ impl RuntimeApi {
             .route("/2018-06-01/runtime/invocation/next", get(next))
             .route("/2018-06-01/runtime/invocation/{id}/{how}", post(ended))
             .with_state(Arc::clone(&shared));
-        Self { served: Served::router(listen("the Runtime API", 0).await.unwrap(), router).unwrap(), shared }
+        Self { served: ServerHandle::router(listen("the Runtime API", 0).await.unwrap(), router).unwrap(), shared }
     }
 
     /// `host:port`, for `AWS_LAMBDA_RUNTIME_API`.

@@ -8,15 +8,16 @@ use std::{
 };
 
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::put};
-use provision::{Failure, Provisioner, run::Pace};
+use lambda_support::env::Env;
+use provision::{Failure, Provisioner, run::Timing};
 use sandbox::{
-    listen::{Served, listen},
     platform::{EMAIL, HEAD_ID, Platform, SECRET_KEY, Settings, Subscriptions, faults::Faults},
     secrets_manager::SecretsManager,
+    server::{ServerHandle, listen},
 };
 use serde_json::{Value, json};
-use shared::{env::Env, key_ring::KeyRing, timestamp::Timestamp};
 use tokio::time::Instant;
+use unith_events::{key_ring::KeyRing, timestamp::Timestamp};
 
 use crate::{RING_SECRET, proxy::Proxy};
 
@@ -26,9 +27,9 @@ pub const URL: &str = "https://hooks.example.com/webhooks/head-events";
 pub const MORE_HEADS: [&str; 2] = ["head-b", "head-c"];
 const CREDENTIALS_SECRET: &str = "credentials";
 /// Waits that are long enough to be waits, and short enough for a test.
-pub const QUICK: Pace = Pace {
+pub const QUICK: Timing = Timing {
     key_grace: time::Duration::minutes(15),
-    settle: Duration::from_millis(50),
+    propagation_delay: Duration::from_millis(50),
     list_within: Duration::from_millis(700),
     denied_for: Duration::from_millis(100),
 };
@@ -36,21 +37,21 @@ pub const QUICK: Pace = Pace {
 pub const OWNER: &str = "UnithWebhook@8d0b9a60-f2b1-11f0-9c2e-0a1b2c3d4e5f";
 
 /// The platform, the secrets and the function.
-pub struct Unith {
+pub struct ProvisionHarness {
     /// The platform.
     pub platform: Platform,
     /// What holds ring and credentials.
     pub secrets: SecretsManager,
     /// What stands between the function and that.
     pub secrets_proxy: Proxy,
-    answers: Served,
+    answers: ServerHandle,
     answered: Arc<Mutex<Vec<Value>>>,
     logged: Arc<Mutex<Vec<Value>>>,
     env: BTreeMap<&'static str, String>,
-    pace: Pace,
+    pace: Timing,
 }
 
-impl Unith {
+impl ProvisionHarness {
     /// A platform with three heads and no webhooks, an account, and an empty ring.
     pub async fn start() -> Self {
         Self::start_with(Settings::default()).await
@@ -67,7 +68,7 @@ impl Unith {
         let secrets_proxy = Proxy::start(secrets.url()).await;
         let (answered, logged) = (Arc::default(), Arc::default());
         let router = Router::new().route("/answer", put(answer)).with_state(Arc::clone(&answered));
-        let answers = Served::router(listen("answers", 0).await.unwrap(), router).unwrap();
+        let answers = ServerHandle::router(listen("answers", 0).await.unwrap(), router).unwrap();
         let env = BTreeMap::from([
             ("UNITH_API_URL", platform.url().to_owned()),
             ("UNITH_CREDENTIALS_SECRET", CREDENTIALS_SECRET.to_owned()),
@@ -91,7 +92,7 @@ impl Unith {
 
     /// With other waits.
     #[must_use]
-    pub fn with_pace(mut self, pace: Pace) -> Self {
+    pub fn with_pace(mut self, pace: Timing) -> Self {
         self.pace = pace;
         self
     }

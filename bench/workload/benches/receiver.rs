@@ -9,13 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use lambda_http::{Body, Request};
 use receive::{answer::Accepted, delivery::Delivery, record::Record};
 use serde_json::json;
-use shared::{
-    event::Event,
-    key_ring::{KeyRing, KeyState},
-    signature::{SharedKey, Signature},
-    timestamp::Timestamp,
-    verify::{Verified, verify},
-};
+use unith_events::{event::Event, key_ring::{KeyRing, KeyState}, signature::{SharedKey, Signature}, timestamp::Timestamp, verify::{Verified, verify}};
 use workload::{
     delivery::{Deliveries, HEAD, KEY},
     offline::{Path, receiving},

@@ -6,7 +6,7 @@
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use shared::signature::{SIGNATURE_HEADER, SharedKey};
+use unith_events::signature::{SIGNATURE_HEADER, SharedKey};
 
 /// The shared key that signs; UNITH's guide has it as its example.
 pub const KEY: &str = "cbaab87d1cce6d79baad8e9e2607feb3";
@@ -101,7 +101,7 @@ fn body(session: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::{key_ring::KeyRing, signature::Signature, timestamp::Timestamp, verify::verify};
+    use unith_events::{key_ring::KeyRing, signature::Signature, timestamp::Timestamp, verify::verify};
 
     fn body_and_signature(delivery: &Delivery) -> (String, Signature) {
         let event: Value = serde_json::from_str(&delivery.event).unwrap();

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use shared::telemetry;
+use lambda_support::log;
 use workload::{
     budget::Figures,
     delivery::Deliveries,
@@ -72,7 +72,7 @@ fn per_event(path: Path, events: usize) -> anyhow::Result<ExitCode> {
     // One thread and no clock, as the function runs; without a network there is no I/O to drive.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
-        let mut receiving = offline::receiving(path, telemetry::write_line)?;
+        let mut receiving = offline::receiving(path, log::write_line)?;
         for _ in 0..events {
             receiving.take(delivery.event.as_bytes()).await?;
         }

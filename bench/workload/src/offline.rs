@@ -19,7 +19,7 @@ use lambda_http::{Context, LambdaEvent, Service};
 use receive::{Receiver, config::Config, record::Record, runtime};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use shared::{aws, env::Env};
+use lambda_support::{aws, env::Env};
 
 use crate::delivery::KEY;
 

@@ -10,8 +10,8 @@ use std::{sync::Arc, time::Duration};
 use backon::{ExponentialBuilder, Retryable};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use shared::timestamp::Timestamp;
 use tokio::time::Instant;
+use unith_events::timestamp::Timestamp;
 
 use crate::{
     Provisioner,
@@ -418,7 +418,7 @@ async fn send(
             .body(text.clone())
             .send()
             .await
-            .map_err(|error| shared::aws::causes(&error.without_url()))?;
+            .map_err(|error| lambda_support::errors::causes(&error.without_url()))?;
         let status = response.status();
         if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
     };

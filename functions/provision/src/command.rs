@@ -7,8 +7,8 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use shared::timestamp::Timestamp;
 use tokio::time::Instant;
+use unith_events::timestamp::Timestamp;
 
 use crate::{
     Provisioner, SetupError,

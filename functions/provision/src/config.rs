@@ -2,11 +2,8 @@
 
 use std::fmt;
 
-use shared::{
-    env::{Env, EnvError},
-    json::Object,
-    signature::trimmed,
-};
+use lambda_support::env::{Env, EnvError};
+use unith_events::{json::Object, signature::trimmed};
 use zeroize::Zeroizing;
 
 use crate::declared::{Declared, Heads, InvalidHeads, InvalidUrl, Subscriptions, UnknownType, WebhookUrl};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use shared::ids::is_id;
+use unith_events::ids::is_id;
 
 /// The types a webhook is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

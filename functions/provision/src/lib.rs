@@ -20,20 +20,20 @@ pub mod unith;
 use std::sync::Arc;
 
 use aws_sdk_secretsmanager::Client as Secrets;
-use serde_json::Value;
-use shared::{
+use lambda_support::{
     env::{Env, EnvError},
+    log,
     secret::SecretError,
-    telemetry,
-    timestamp::Timestamp,
 };
+use serde_json::Value;
 use tokio::time::Instant;
+use unith_events::timestamp::Timestamp;
 
 use crate::{
     config::{Allowed, ConfigError, Credentials, NoCredentials, Settings},
     ring::{Guard, RingStore, read_secret},
-    run::{Boxed, Pace, Run, Who},
-    unith::{Unith, UnithError},
+    run::{Boxed, Run, Timing, Who},
+    unith::{UnithClient, UnithError},
 };
 
 /// The function: its environment and its clients, set up once.
@@ -41,7 +41,7 @@ pub struct Provisioner {
     env: Env,
     secrets: Result<Secrets, EnvError>,
     http: reqwest::Client,
-    pace: Pace,
+    pace: Timing,
     log: Log,
 }
 
@@ -59,7 +59,7 @@ pub enum SetupError {
     Config(#[from] ConfigError),
     /// The base URL.
     #[error(transparent)]
-    Unith(#[from] UnithError),
+    UnithClient(#[from] UnithError),
     /// The credentials secret cannot be read.
     #[error("the credentials secret `{secret}` could not be read: {cause}; see UNITH_CREDENTIALS_SECRET")]
     Unreadable {
@@ -94,7 +94,7 @@ impl Provisioner {
     /// CloudFormation request from being answered, and neither must what keeps the clients from being made.
     #[must_use]
     pub fn new(env: Env, secrets: Result<Secrets, EnvError>) -> Self {
-        Self { env, secrets, http: unith::http_client(), pace: Pace::default(), log: Box::new(telemetry::write_line) }
+        Self { env, secrets, http: unith::http_client(), pace: Timing::default(), log: Box::new(log::write_line) }
     }
 
     /// With its runs' lines going elsewhere than to standard output.
@@ -106,7 +106,7 @@ impl Provisioner {
 
     /// With other waits than the defaults.
     #[must_use]
-    pub fn with_pace(mut self, pace: Pace) -> Self {
+    pub fn with_pace(mut self, pace: Timing) -> Self {
         self.pace = pace;
         self
     }
@@ -136,7 +136,7 @@ impl Provisioner {
         let credentials = credentials(&secrets, &settings.credentials_secret, denied_until).await?;
         let guard = own.owner.clone().map(|owner| Guard { owner, issued_at: own.issued_at });
         Ok(Run {
-            unith: Unith::new(self.http.clone(), &settings.api_url, credentials, deadline)?,
+            unith: UnithClient::new(self.http.clone(), &settings.api_url, credentials, deadline)?,
             ring: RingStore::new(secrets, settings.keys_secret).denied_until(denied_until).guarded(guard),
             pace: self.pace,
             who: own,
@@ -152,7 +152,7 @@ impl Provisioner {
         let denied_until = Instant::now() + self.pace.denied_for;
         let ring = RingStore::new(secrets, keys_secret.to_owned()).denied_until(denied_until).read().await;
         ring.is_ok_and(|ring| {
-            let is_own = |key: &shared::key_ring::RingKey| key.owner.is_none() || key.owner.as_deref() == owner;
+            let is_own = |key: &unith_events::key_ring::RingKey| key.owner.is_none() || key.owner.as_deref() == owner;
             owner.is_none_or(|owner| ring.heads_of(owner).is_empty())
                 && head_ids.iter().all(|head_id| !ring.of_head(head_id).iter().any(is_own))
         })

@@ -3,10 +3,11 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn};
+use lambda_support::{aws, env::Env, log};
 use provision::Provisioner;
 use serde_json::Value;
-use shared::{aws, env::Env, telemetry, timestamp::Timestamp};
 use tokio::time::Instant;
+use unith_events::timestamp::Timestamp;
 
 /// What is kept of an invocation's time.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -18,7 +19,7 @@ async fn main() -> ExitCode {
     match start().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            telemetry::init(tracing::Level::ERROR);
+            log::init(tracing::Level::ERROR);
             tracing::error!("provision cannot start: {error}");
             ExitCode::FAILURE
         }
@@ -30,8 +31,8 @@ async fn start() -> Result<(), Error> {
     let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
     env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
     // What is wrong with the rest is told by each run: a CloudFormation request must be answered all the same.
-    let level = telemetry::level(&env);
-    telemetry::init(*level.as_ref().unwrap_or(&tracing::Level::INFO));
+    let level = log::level(&env);
+    log::init(*level.as_ref().unwrap_or(&tracing::Level::INFO));
     if let Err(error) = level {
         tracing::warn!("{error}; logging from INFO on");
     }

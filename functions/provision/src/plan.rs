@@ -7,7 +7,7 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
-use shared::{
+use unith_events::{
     key_ring::{KeyState, RingKey, WebhookId},
     signature::SharedKey,
     timestamp::Timestamp,
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
     use crate::declared::Heads;
     use serde_json::value::RawValue;
-    use shared::key_ring::KeyRing;
+    use unith_events::key_ring::KeyRing;
 
     const URL: &str = "https://a.example/x";
     const ALL: Subscriptions = Subscriptions::ALL;

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use shared::signature::SharedKey;
 use tokio::time::{Instant, timeout_at};
+use unith_events::signature::SharedKey;
 
 use crate::{
     declared::{Declared, Subscriptions},
     plan::{Step, ours},
     ring::Document,
     run::{Boxed, HeadRun, Registered, Run, RunError, Task, delete_all, each, switch},
-    unith::{Unith, UnithError, Webhook},
+    unith::{UnithClient, UnithError, Webhook},
 };
 
 /// How often a registration is begun anew when nobody knows what became of it.
@@ -24,8 +24,11 @@ const TIME_FOR_CALLS: Duration = Duration::from_secs(5);
 impl Run {
     /// Registers the webhook for each head that needs it. A head that is not through in time holds up nobody.
     pub(crate) async fn register_all(&self, task: &Task<'_>, heads: &mut [HeadRun], ring: &Document, third: Instant) {
-        let needs =
-            if ring.is_empty() { Duration::ZERO } else { self.pace.settle + TIME_FOR_CALLS.min(self.pace.settle) };
+        let needs = if ring.is_empty() {
+            Duration::ZERO
+        } else {
+            self.pace.propagation_delay + TIME_FOR_CALLS.min(self.pace.propagation_delay)
+        };
         let latest = self.unith.deadline().checked_sub(needs).unwrap_or(self.started);
         let work = heads.iter_mut().map(|head| {
             Box::pin(async move {
@@ -50,7 +53,7 @@ impl Run {
         }
     }
 
-    async fn try_to_register(&self, task: &Task<'_>, head: &mut HeadRun, unith: &Unith) -> Result<(), RunError> {
+    async fn try_to_register(&self, task: &Task<'_>, head: &mut HeadRun, unith: &UnithClient) -> Result<(), RunError> {
         let (Some(plan), Some(look)) = (head.plan.clone(), head.look.clone()) else { return Ok(()) };
         // One that is still there would deliver as soon as events are on.
         let deletion = delete_all(unith, &head.id, &plan.delete_first).await;
@@ -91,7 +94,7 @@ impl Run {
         &self,
         declared: &Declared,
         head: &mut HeadRun,
-        unith: &Unith,
+        unith: &UnithClient,
         before: &[Webhook],
     ) -> Result<Registered, RunError> {
         let url = declared.webhook_url.as_str();
@@ -138,7 +141,7 @@ impl Run {
             return match (found, shown) {
                 (Ok(Some(found)), _) => Ok(Registered { is_live, ..found }),
                 // It is there, whatever keeps it from being found: the next run finds it by its key.
-                (Err(RunError::Unith(error)), Some(key)) => {
+                (Err(RunError::UnithClient(error)), Some(key)) => {
                     head.notes.push(format!("it was not found: {error}"));
                     Ok(Registered { id: None, key, is_live })
                 }
@@ -155,7 +158,7 @@ impl Run {
         &self,
         declared: &Declared,
         head_id: &str,
-        unith: &Unith,
+        unith: &UnithClient,
         before: &[Webhook],
         shown: Option<&SharedKey>,
         until: Instant,
@@ -178,7 +181,7 @@ impl Run {
 
     async fn with_key(
         &self,
-        unith: &Unith,
+        unith: &UnithClient,
         found: &Webhook,
         shown: Option<&SharedKey>,
     ) -> Result<Registered, RunError> {

@@ -4,7 +4,7 @@
 //! registrations of our URL that no entry speaks of, which a run left that died before it stored the key. What another
 //! owner took over stays. Removal looks again before it believes anything: an answer of success may mean nothing.
 
-use shared::{
+use unith_events::{
     key_ring::{KeyState, RingKey, WebhookId},
     timestamp::Timestamp,
 };

@@ -19,18 +19,20 @@ use std::{
 };
 
 use aws_sdk_secretsmanager::{Client, error::ProvideErrorMetadata, operation::put_secret_value::PutSecretValueError};
+use lambda_support::{
+    aws, errors,
+    secret::{self, Secret, SecretError},
+};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
-use shared::{
-    aws,
+use tokio::time::Instant;
+use unith_events::{
     json::Object,
     key_ring::{KeyRing, KeyState, RingKey, WebhookId},
-    secret::{self, Secret, SecretError},
     signature::{SharedKey, trimmed},
     timestamp::Timestamp,
 };
-use tokio::time::Instant;
 
 /// How often a change is begun anew because somebody else was first.
 const MAX_ROUNDS: u32 = 20;
@@ -287,7 +289,7 @@ impl RingStore {
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
-        let cause = aws::causes(error);
+        let cause = errors::causes(error);
         match error.code() {
             Some("ResourceNotFoundException" | "InvalidRequestException") => self.not_there(cause),
             Some("LimitExceededException") => {

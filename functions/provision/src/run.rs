@@ -16,12 +16,12 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
-use shared::{
+use tokio::time::Instant;
+use unith_events::{
     key_ring::{RingKey, WebhookId},
     signature::SharedKey,
     timestamp::Timestamp,
 };
-use tokio::time::Instant;
 
 use crate::{
     config::Allowed,
@@ -29,7 +29,7 @@ use crate::{
     plan::{Look, Plan, Step, plan},
     remove::{Left, Purpose, Removal},
     ring::{Document, MAX_RING_BYTES, NewKey, RingError, RingStore},
-    unith::{Unith, UnithError, Webhook},
+    unith::{UnithClient, UnithError, Webhook},
 };
 
 /// How many heads a run looks after.
@@ -47,11 +47,11 @@ const SWITCH_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub struct Run {
     /// UNITH.
-    pub unith: Unith,
+    pub unith: UnithClient,
     /// The key ring.
     pub ring: RingStore,
     /// The waits.
-    pub pace: Pace,
+    pub pace: Timing,
     /// Whose run it is.
     pub who: Who,
     /// What it may take for its own.
@@ -73,23 +73,23 @@ pub struct Who {
 
 /// How long things take.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct Timing {
     /// How long a replaced key stays valid: until UNITH's last retry of what it signed must be over.
     pub key_grace: time::Duration,
     /// How long a new key is in the ring before anything is signed with it. A receiver looks for a new ring at most
     /// every 10 s; after a little more than that, each can have it.
-    pub settle: Duration,
+    pub propagation_delay: Duration,
     /// How long a registration is looked for in UNITH's list.
     pub list_within: Duration,
     /// How long, from its beginning on, a custom resource's run asks again where IAM refuses.
     pub denied_for: Duration,
 }
 
-impl Default for Pace {
+impl Default for Timing {
     fn default() -> Self {
         Self {
             key_grace: time::Duration::minutes(15),
-            settle: Duration::from_secs(11),
+            propagation_delay: Duration::from_secs(11),
             list_within: Duration::from_secs(10),
             denied_for: Duration::from_secs(30),
         }
@@ -101,7 +101,7 @@ impl Default for Pace {
 pub enum RunError {
     /// UNITH.
     #[error(transparent)]
-    Unith(#[from] UnithError),
+    UnithClient(#[from] UnithError),
     /// The ring.
     #[error(transparent)]
     Ring(#[from] RingError),
@@ -155,12 +155,12 @@ impl RunError {
     /// Whether UNITH refuses this head, and nothing else is wrong.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Unith(error) if error.is_refusal())
+        matches!(self, Self::UnithClient(error) if error.is_refusal())
     }
 
     /// The same of a call that had only a share of the run's time.
     pub(crate) fn of_its_share(self) -> Self {
-        if matches!(self, Self::Unith(UnithError::OutOfTime { .. })) { Self::Slow } else { self }
+        if matches!(self, Self::UnithClient(UnithError::OutOfTime { .. })) { Self::Slow } else { self }
     }
 
     fn is_deletion(&self) -> bool {
@@ -589,7 +589,7 @@ impl Run {
             let Some(plan) = head.plan.as_ref().filter(|_| head.is_well()) else { return Duration::ZERO };
             if let Some(registered) = &head.registered {
                 return if had_keys && registered.id.is_some() && !registered.is_live {
-                    self.pace.settle
+                    self.pace.propagation_delay
                 } else {
                     Duration::ZERO
                 };
@@ -599,11 +599,11 @@ impl Run {
                 return Duration::ZERO;
             };
             if plan.key_to_store.is_some() {
-                return self.pace.settle;
+                return self.pace.propagation_delay;
             }
             let entry = head.entries.iter().find(|entry| entry.webhook_id.as_ref() == Some(&keeper.id));
             let age = entry.and_then(|entry| Duration::try_from(now.since(entry.since?)).ok());
-            self.pace.settle.saturating_sub(age.unwrap_or_default())
+            self.pace.propagation_delay.saturating_sub(age.unwrap_or_default())
         };
         let wait = heads.iter().map(needed).max().unwrap_or_default();
         if wait.is_zero() {
@@ -619,14 +619,19 @@ impl Run {
     }
 
     /// Subscribes a head's webhook.
-    async fn subscribe(&self, declared: &Declared, head: &mut HeadRun, unith: &Unith) {
+    async fn subscribe(&self, declared: &Declared, head: &mut HeadRun, unith: &UnithClient) {
         if head.is_well() {
             let result = self.try_to_subscribe(declared, head, unith).await;
             head.fail_if(result);
         }
     }
 
-    async fn try_to_subscribe(&self, declared: &Declared, head: &mut HeadRun, unith: &Unith) -> Result<(), RunError> {
+    async fn try_to_subscribe(
+        &self,
+        declared: &Declared,
+        head: &mut HeadRun,
+        unith: &UnithClient,
+    ) -> Result<(), RunError> {
         let Some(plan) = head.plan.clone() else { return Ok(()) };
         if let Some(key) = plan.key_to_store.as_ref().filter(|_| head.registered.is_none()) {
             self.unith.keep_secret(key.expose());
@@ -657,7 +662,7 @@ impl Run {
         &self,
         declared: &Declared,
         head: &HeadRun,
-        unith: &Unith,
+        unith: &UnithClient,
         id: &WebhookId,
         step: &Step,
     ) -> Result<Option<NewKey>, RunError> {
@@ -827,12 +832,12 @@ fn failed(head_id: &str, error: &str) -> HeadReport {
     HeadReport { ok: false, error: Some(error.to_owned()), ..HeadReport::new(head_id, Vec::new(), &Ok(())) }
 }
 
-async fn look(unith: &Unith, head_id: &str) -> Result<Look, RunError> {
+async fn look(unith: &UnithClient, head_id: &str) -> Result<Look, RunError> {
     let listed = unith.webhooks(head_id).await?;
     Ok(Look { listed, events_on: unith.events_on(head_id).await? })
 }
 
-async fn look_at(unith: &Unith, head: &mut HeadRun) {
+async fn look_at(unith: &UnithClient, head: &mut HeadRun) {
     let look = look(unith, &head.id).await.map_err(RunError::of_its_share);
     head.look = head.fail_if(look);
     head.events_on = head.look.as_ref().is_some_and(|look| look.events_on);
@@ -847,7 +852,7 @@ pub(crate) struct Deletion {
 }
 
 /// Deletes webhooks of a head. What came of it, the list behind it says, whatever the calls were answered.
-pub(crate) async fn delete_all(unith: &Unith, head_id: &str, webhooks: &[Webhook]) -> Deletion {
+pub(crate) async fn delete_all(unith: &UnithClient, head_id: &str, webhooks: &[Webhook]) -> Deletion {
     if webhooks.is_empty() {
         return Deletion { gone: Vec::new(), listed: Ok(Vec::new()) };
     }
@@ -882,7 +887,7 @@ pub(crate) async fn delete_all(unith: &Unith, head_id: &str, webhooks: &[Webhook
 }
 
 /// Deletes what a head's webhook replaces.
-async fn delete_replaced(head: &mut HeadRun, unith: &Unith) {
+async fn delete_replaced(head: &mut HeadRun, unith: &UnithClient) {
     let Some(plan) = head.plan.clone().filter(|_| head.is_well()) else { return };
     let deletion = delete_all(unith, &head.id, &plan.delete_last).await;
     head.done.extend(deletion.gone.iter().map(|id| format!("delete webhook {id}; its key stays valid for a while")));
@@ -894,7 +899,7 @@ async fn delete_replaced(head: &mut HeadRun, unith: &Unith) {
 
 /// Sets a head's switch, and reads it back: what UNITH answers says nothing of its effect. Tried some times whatever goes
 /// wrong, since a head must not be left on by one failure.
-pub(crate) async fn switch(unith: &Unith, head_id: &str, on: bool) -> Result<(), RunError> {
+pub(crate) async fn switch(unith: &UnithClient, head_id: &str, on: bool) -> Result<(), RunError> {
     let mut last = None;
     for attempt in 0..SWITCH_TRIES {
         if attempt > 0 {

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use reqwest::Client;
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::{
+use unith_events::{
     key_ring::KeyState,
     signature::{SIGNATURE_HEADER, SharedKey, Signature},
     timestamp::Timestamp,
@@ -115,9 +115,12 @@ async fn deliver(http: &Client, url: &str, body: &str, signature: &Signature) ->
             let word = said.get("status").and_then(Value::as_str).or_else(|| said.get("title").and_then(Value::as_str));
             Answer { status: Some(status), said: word.map(str::to_owned), error: None, latency_ms }
         }
-        Err(error) => {
-            Answer { status: None, said: None, error: Some(shared::aws::causes(&error.without_url())), latency_ms }
-        }
+        Err(error) => Answer {
+            status: None,
+            said: None,
+            error: Some(lambda_support::errors::causes(&error.without_url())),
+            latency_ms,
+        },
     }
 }
 

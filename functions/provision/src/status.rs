@@ -2,7 +2,7 @@
 //! state, and the keys in the ring, by fingerprint.
 
 use serde::Serialize;
-use shared::{key_ring::RingKey, signature::SharedKey, timestamp::Timestamp};
+use unith_events::{key_ring::RingKey, signature::SharedKey, timestamp::Timestamp};
 
 use crate::{
     declared::Declared,

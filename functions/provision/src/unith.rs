@@ -21,13 +21,13 @@ use reqwest::{
     redirect::Policy,
 };
 use serde_json::{Value, json, value::RawValue};
-use shared::{
+use tokio::{sync::Mutex, time::Instant};
+use unith_events::{
     json::{self, Object},
     key_ring::WebhookId,
     signature::{SharedKey, trimmed},
     timestamp::Timestamp,
 };
-use tokio::{sync::Mutex, time::Instant};
 use zeroize::Zeroizing;
 
 use crate::{config::Credentials, declared::Subscriptions};
@@ -48,7 +48,7 @@ const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
 /// A client of the management API, for one run. Its clones share the run's token, and what must not be repeated.
 #[derive(Clone)]
-pub struct Unith {
+pub struct UnithClient {
     http: Client,
     base: Url,
     credentials: Credentials,
@@ -57,9 +57,9 @@ pub struct Unith {
     deadline: Instant,
 }
 
-impl fmt::Debug for Unith {
+impl fmt::Debug for UnithClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unith").field("base", &self.base.as_str()).finish_non_exhaustive()
+        f.debug_struct("UnithClient").field("base", &self.base.as_str()).finish_non_exhaustive()
     }
 }
 
@@ -202,7 +202,7 @@ impl<'a> Call<'a> {
     }
 }
 
-impl Unith {
+impl UnithClient {
     /// A client of the API at `base`, whose calls all end before `deadline`.
     ///
     /// # Errors
@@ -356,7 +356,7 @@ impl Unith {
             let known = heads.len();
             for head in listed {
                 let id = Object::parse(head.get()).ok().and_then(|head| head.text("id").map(Cow::into_owned));
-                let id = id.filter(|id| shared::ids::is_id(id));
+                let id = id.filter(|id| unith_events::ids::is_id(id));
                 let id = id.ok_or_else(|| unusable(&call.name(), "a head in it has no id"))?;
                 if !heads.contains(&id) {
                     heads.push(id);
@@ -552,7 +552,7 @@ fn unusable(call: &str, cause: &'static str) -> UnithError {
 }
 
 fn causes(error: &reqwest::Error) -> String {
-    shared::aws::causes(error)
+    lambda_support::errors::causes(error)
 }
 
 fn redact(value: &mut Value) {
@@ -728,10 +728,10 @@ mod tests {
         assert_eq!(url(&["head-events"]), "https://a.example/api/head-events");
     }
 
-    fn unith(base: &str) -> Unith {
+    fn unith(base: &str) -> UnithClient {
         let credentials =
             Credentials::Account { email: "a@b.c".into(), secret_key: "s3cret-account-key".to_owned().into() };
-        Unith::new(http_client(), base, credentials, Instant::now()).unwrap()
+        UnithClient::new(http_client(), base, credentials, Instant::now()).unwrap()
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! refuse; whatever kept us from deciding (no key, a newer ring that cannot be read, no table) is a 503, and UNITH tries
 //! again. A refusal's reason goes to the log and nowhere else.
 
+use event_store::store::StoreError;
 use lambda_http::{
     Body, Response,
     http::{
@@ -12,9 +13,8 @@ use lambda_http::{
     },
 };
 use serde::Serialize;
-use shared::{
+use unith_events::{
     event::Unreadable,
-    store::StoreError,
     verify::{Mismatch, OtherHead},
 };
 

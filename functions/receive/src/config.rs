@@ -1,13 +1,13 @@
 //! What the environment says, read once.
 
-use shared::{
+use event_store::store::Retention;
+use lambda_support::{
     env::{Env, EnvError},
-    signature::SharedKey,
-    store::Retention,
-    telemetry,
+    log,
 };
 use time::Duration;
 use tracing::Level;
+use unith_events::signature::SharedKey;
 
 /// A little more than a century: longer is "for ever", which is 0.
 const MAX_RETENTION_DAYS: u16 = 37_000;
@@ -61,7 +61,7 @@ impl Config {
             table_name: env.required("TABLE_NAME", "the name of the DynamoDB table")?.to_owned(),
             keys: KeySource::from_env(env)?,
             retention: Retention::from_days(retention),
-            log_level: telemetry::level(env)?,
+            log_level: log::level(env)?,
             metrics_namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
         })
     }

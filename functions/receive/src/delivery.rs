@@ -10,11 +10,11 @@ use lambda_http::{
     http::{HeaderMap, Method},
     request::RequestContext,
 };
-use shared::{
+use tokio::time::Instant;
+use unith_events::{
     signature::{MalformedSignature, SIGNATURE_HEADER, Signature},
     timestamp::Timestamp,
 };
-use tokio::time::Instant;
 
 use crate::gateway::UNDECODABLE_BODY;
 

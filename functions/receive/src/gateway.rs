@@ -18,7 +18,7 @@ use lambda_http::{
     request::LambdaRequest,
 };
 use serde_json::value::RawValue;
-use shared::{
+use unith_events::{
     json::{self, Object},
     signature::SIGNATURE_HEADER,
 };

@@ -9,14 +9,14 @@ use std::{
 };
 
 use aws_sdk_secretsmanager::Client;
-use shared::{
-    key_ring::{KeyRing, KeyRingError},
-    secret::{self, SecretError},
-    timestamp::Timestamp,
-};
+use lambda_support::secret::{self, SecretError};
 use time::Duration;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
+use unith_events::{
+    key_ring::{KeyRing, KeyRingError},
+    timestamp::Timestamp,
+};
 
 /// How often at most a mismatch leads to another fetch, and a ring that is old.
 const REFETCH_PAUSE: Duration = Duration::seconds(10);

@@ -15,16 +15,16 @@ pub mod runtime;
 
 use std::sync::Arc;
 
+use event_store::store::{Put, QuarantineKind, Quarantined, Table};
 use lambda_http::{Body, Response, http::Method};
-use shared::{
+use tracing::Level;
+use unith_events::{
     event::{Event, NoEvent, UnreadableBody},
     key_ring::KeyRing,
     signature::{SharedKey, Signature},
-    store::{Put, QuarantineKind, Quarantined, Table},
     timestamp::Timestamp,
     verify::{Verified, verify},
 };
-use tracing::Level;
 
 use crate::{
     answer::{Accepted, Kept, Refusal, answer},

@@ -3,8 +3,8 @@
 use std::{process::ExitCode, sync::Arc};
 
 use lambda_http::Error;
+use lambda_support::{aws, env::Env, log};
 use receive::{Receiver, config::Config, rehearsal, runtime};
-use shared::{aws, env::Env, telemetry};
 
 // One request at a time: more threads would only cost start-up.
 #[tokio::main(flavor = "current_thread")]
@@ -16,7 +16,7 @@ async fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            telemetry::init(tracing::Level::ERROR);
+            log::init(tracing::Level::ERROR);
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
@@ -28,7 +28,7 @@ async fn start() -> Result<Arc<Receiver>, Error> {
     let config = Config::from_env(&env)?;
     let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
     env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
-    telemetry::init(config.log_level);
+    log::init(config.log_level);
     let aws = aws::config(&env)?;
     let dynamodb = aws::dynamodb(&aws);
     let receiver = Receiver::new(config, dynamodb, || aws::secrets_manager(&aws));

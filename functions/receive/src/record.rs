@@ -5,13 +5,13 @@
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Number;
-use shared::{
+use std::time::Instant;
+use tracing::Level;
+use unith_events::{
     event::{Event, UnreadableBody},
     key_ring::KeyState,
     timestamp::Timestamp,
 };
-use std::time::Instant;
-use tracing::Level;
 
 use crate::{
     answer::{Accepted, Kept, Refusal},

@@ -9,10 +9,11 @@
 use std::{sync::Arc, time::Duration};
 
 use lambda_http::{Context, LambdaEvent, Service};
+use lambda_support::log;
 use serde_json::value::RawValue;
-use shared::{signature::SharedKey, telemetry, timestamp::Timestamp};
 use tokio::time::timeout;
 use tracing::warn;
+use unith_events::{signature::SharedKey, timestamp::Timestamp};
 
 use crate::{Receiver, record::Record, runtime::service};
 
@@ -43,7 +44,7 @@ async fn rehearse(receiver: &Receiver) {
 
 fn log(record: &Record) {
     // Made as every other one is, and dropped.
-    let _ = telemetry::line(record);
+    let _ = log::line(record);
     if let Some(reason) = record.unavailable() {
         warn!("a delivery that was rehearsed could not be stored: {reason}");
     }

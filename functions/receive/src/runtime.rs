@@ -14,13 +14,14 @@ use lambda_http::{
     service_fn,
     tower::{Layer, ServiceExt, util::MapRequestLayer},
 };
+use lambda_support::log;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use shared::{telemetry, timestamp::Timestamp};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Mutex,
 };
+use unith_events::timestamp::Timestamp;
 
 use crate::{Receiver, delivery::Delivery, gateway, record::Record};
 
@@ -62,7 +63,7 @@ pub async fn run(receiver: Arc<Receiver>) -> Result<(), Error> {
     let level = receiver.log_level();
     let log = move |record: &Record| {
         if record.is_wanted_at(level) {
-            telemetry::write_line(record);
+            log::write_line(record);
         }
     };
     let busy = Arc::new(Mutex::new(()));

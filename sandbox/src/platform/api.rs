@@ -12,7 +12,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::timestamp::Timestamp;
+use unith_events::timestamp::Timestamp;
 
 use super::{
     Core, EMAIL, FIRST_SHARED_KEY, HEAD_ID, Head, ORG_ID, ORG_NAME, PUBLIC_ORG_ID, SECRET_KEY, State, Subscriptions,
@@ -44,7 +44,7 @@ pub(super) fn router(core: Core) -> Router {
     let real = Router::new()
         .route("/auth/token", post(token))
         .merge(managed)
-        .route_layer(middleware::from_fn_with_state(core.clone(), faults::misbehave));
+        .route_layer(middleware::from_fn_with_state(core.clone(), faults::inject_faults));
     Router::new()
         .route("/_sandbox/conversations", post(converse))
         .route("/_sandbox/faults", put(set_faults))

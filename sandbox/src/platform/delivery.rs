@@ -8,8 +8,8 @@ use std::{
 };
 
 use serde_json::Value;
-use shared::signature::SIGNATURE_HEADER;
 use tokio::sync::{mpsc, oneshot};
+use unith_events::signature::SIGNATURE_HEADER;
 
 use super::{Settings, Style};
 
@@ -81,14 +81,14 @@ type Queues = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<(Job, oneshot::Sender
 
 /// Makes the POSTs.
 #[derive(Debug, Clone)]
-pub(super) struct Courier {
+pub(super) struct DeliveryWorker {
     settings: Arc<Settings>,
     hosts: Arc<Mutex<BTreeMap<String, String>>>,
     http: reqwest::Client,
     queues: Queues,
 }
 
-impl Courier {
+impl DeliveryWorker {
     pub(super) fn new(settings: Settings) -> Self {
         let hosts = Arc::new(Mutex::new(settings.hosts.clone()));
         Self { settings: Arc::new(settings), hosts, http: provision::unith::http_client(), queues: Queues::default() }

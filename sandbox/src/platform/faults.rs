@@ -87,7 +87,12 @@ const MAINTENANCE: &str = "<!doctype html><title>Maintenance</title><p>We will b
 static WHITE_SPACE: [u8; 64 * 1024] = [b' '; 64 * 1024];
 
 /// Counts calls, and lets them fail as they are to.
-pub(super) async fn misbehave(State(core): State<Core>, path: MatchedPath, request: Request, next: Next) -> Response {
+pub(super) async fn inject_faults(
+    State(core): State<Core>,
+    path: MatchedPath,
+    request: Request,
+    next: Next,
+) -> Response {
     let call = format!("{} {}", request.method(), path.as_str());
     let (latency, failing) = {
         let mut state = core.lock();

@@ -16,11 +16,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use shared::{signature::SharedKey, timestamp::Timestamp};
 use tokio::{net::TcpListener, sync::oneshot};
+use unith_events::{signature::SharedKey, timestamp::Timestamp};
 
-use crate::listen::Served;
-use delivery::{Attempt, Courier, Job};
+use crate::server::ServerHandle;
+use delivery::{Attempt, DeliveryWorker, Job};
 use faults::Faults;
 pub use journal::Change;
 use journal::{Journal, Locked};
@@ -113,7 +113,7 @@ impl Default for Settings {
 /// The platform on loopback.
 #[derive(Debug)]
 pub struct Platform {
-    served: Served,
+    served: ServerHandle,
     core: Core,
 }
 
@@ -121,7 +121,7 @@ pub struct Platform {
 #[derive(Debug, Clone)]
 struct Core {
     state: Arc<Mutex<State>>,
-    courier: Courier,
+    courier: DeliveryWorker,
 }
 
 #[derive(Debug)]
@@ -201,12 +201,12 @@ impl Subscriptions {
         inactivity_warning: false,
     };
 
-    fn include(self, kind: EventKind) -> bool {
+    fn include(self, kind: EventType) -> bool {
         match kind {
-            EventKind::StartConversation => self.start_conversation,
-            EventKind::EndConversation => self.end_conversation,
-            EventKind::TimeoutConversation => self.timeout_conversation,
-            EventKind::InactivityWarning => self.inactivity_warning,
+            EventType::StartConversation => self.start_conversation,
+            EventType::EndConversation => self.end_conversation,
+            EventType::TimeoutConversation => self.timeout_conversation,
+            EventType::InactivityWarning => self.inactivity_warning,
         }
     }
 }
@@ -214,7 +214,7 @@ impl Subscriptions {
 /// The types of UNITH's guide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum EventKind {
+pub enum EventType {
     /// The user's first message.
     StartConversation,
     /// The session ends.
@@ -225,7 +225,7 @@ pub enum EventKind {
     TimeoutConversation,
 }
 
-impl EventKind {
+impl EventType {
     /// In upper case, as UNITH's guide writes it and the table stores it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -289,8 +289,8 @@ impl Platform {
         for id in [HEAD_ID].into_iter().chain(settings.more_heads.iter().map(String::as_str)) {
             state.add_head(id);
         }
-        let core = Core { state: Arc::new(Mutex::new(state)), courier: Courier::new(settings) };
-        Ok(Self { served: Served::router(listener, api::router(core.clone()))?, core })
+        let core = Core { state: Arc::new(Mutex::new(state)), courier: DeliveryWorker::new(settings) };
+        Ok(Self { served: ServerHandle::router(listener, api::router(core.clone()))?, core })
     }
 
     /// The base URL of its management API.
@@ -353,24 +353,24 @@ impl Platform {
     }
 
     /// Registers a webhook as somebody in UNITH's own user interface could.
-    pub fn register_by_hand(&self, head_id: &str, url: &str, subscriptions: Subscriptions) {
+    pub fn register_in_console(&self, head_id: &str, url: &str, subscriptions: Subscriptions) {
         self.core.lock().register(head_id.to_owned(), url.to_owned(), subscriptions);
     }
 
     /// Changes a webhook's subscriptions there.
-    pub fn change_by_hand(&self, id: u64, subscriptions: Subscriptions) {
+    pub fn change_in_console(&self, id: u64, subscriptions: Subscriptions) {
         if let Some(webhook) = self.core.lock().webhooks.iter_mut().find(|webhook| webhook.id == id) {
             webhook.subscriptions = subscriptions;
         }
     }
 
     /// Deletes a webhook there.
-    pub fn delete_by_hand(&self, id: u64) {
+    pub fn delete_in_console(&self, id: u64) {
         self.core.lock().webhooks.retain(|webhook| webhook.id != id);
     }
 
     /// Switches a head's events on or off there.
-    pub fn enable_by_hand(&self, head_id: &str, on: bool) {
+    pub fn enable_in_console(&self, head_id: &str, on: bool) {
         if let Some(head) = self.core.lock().head_mut(head_id) {
             head.events_enabled = on;
         }
@@ -389,12 +389,12 @@ impl Platform {
 
     /// Lets an event happen; it is queued for every webhook that is to hear of it, behind what was queued before.
     #[must_use]
-    pub fn emit(&self, head_id: &str, session_id: &str, kind: EventKind, at: Timestamp) -> Vec<Sent> {
+    pub fn emit(&self, head_id: &str, session_id: &str, kind: EventType, at: Timestamp) -> Vec<Sent> {
         self.core.emit(head_id, session_id, kind, at)
     }
 
     /// POSTs `body` to a webhook's URL once, as anyone could who knows the URL.
-    pub async fn intrude(&self, webhook_url: &str, body: Vec<u8>, signature: String) -> Attempt {
+    pub async fn post_as_attacker(&self, webhook_url: &str, body: Vec<u8>, signature: String) -> Attempt {
         self.core.courier.attempt(&Job { webhook_url: webhook_url.to_owned(), body, signature }).await
     }
 }
@@ -404,7 +404,7 @@ impl Core {
         Locked::new(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn emit(&self, head_id: &str, session_id: &str, kind: EventKind, at: Timestamp) -> Vec<Sent> {
+    fn emit(&self, head_id: &str, session_id: &str, kind: EventType, at: Timestamp) -> Vec<Sent> {
         let style = self.courier.style();
         let state = self.lock();
         let Some(head) = state.head(head_id) else { return Vec::new() };

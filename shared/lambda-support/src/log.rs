@@ -18,13 +18,11 @@ use tracing::{
     span,
 };
 
-use crate::{
-    env::{Env, EnvError},
-    timestamp::Timestamp,
-};
+use crate::env::{Env, EnvError};
+use unith_events::timestamp::Timestamp;
 
 /// The crates whose lines follow `LOG_LEVEL`.
-const OURS: [&str; 4] = ["receive", "provision", "redrive", "shared"];
+const OURS: [&str; 6] = ["event_store", "lambda_support", "provision", "receive", "redrive", "unith_events"];
 
 /// `LOG_LEVEL`. Lambda's own `AWS_LAMBDA_LOG_LEVEL` says what Lambda lets through, and is not ours.
 ///

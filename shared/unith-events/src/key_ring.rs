@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_secrets_made_by_hand() {
+    fn reads_secrets_made_in_console() {
         for secret in [
             KEY.to_owned(),
             format!(" {KEY}\n"),

@@ -148,7 +148,7 @@ impl SharedKey {
     /// Whether `signature` would be right if the key's hex digits were read as bytes: a way to get the key wrong that
     /// is worth naming in a log, and never a reason to accept.
     #[must_use]
-    pub fn signed_if_read_as_hex(&self, body: &[u8], signature: &Signature) -> bool {
+    pub fn would_verify_as_hex(&self, body: &[u8], signature: &Signature) -> bool {
         hex::decode(self.text.as_bytes())
             .map(Zeroizing::new)
             .ok()
@@ -235,8 +235,8 @@ mod tests {
         let bytes = HmacSha256::new_from_slice(&hex::decode(KEY).unwrap()).unwrap();
         let signature = Signature(bytes.chain_update(b"body").finalize().into_bytes().into());
         assert!(!key(KEY).signed(b"body", &signature));
-        assert!(key(KEY).signed_if_read_as_hex(b"body", &signature));
-        assert!(!key("this-one-is-not-hex").signed_if_read_as_hex(b"body", &signature));
+        assert!(key(KEY).would_verify_as_hex(b"body", &signature));
+        assert!(!key("this-one-is-not-hex").would_verify_as_hex(b"body", &signature));
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) ->
         let webhook = entry.webhook_id.as_ref().map_or("unknown", |id| id.as_str()).to_owned();
         return Mismatch::Expired { until, webhook };
     }
-    if let Some(entry) = ring.keys().iter().find(|entry| entry.key.signed_if_read_as_hex(body, signature)) {
+    if let Some(entry) = ring.keys().iter().find(|entry| entry.key.would_verify_as_hex(body, signature)) {
         return Mismatch::KeyReadAsHex { head: entry.head_id.clone().unwrap_or_else(|| "unknown".to_owned()) };
     }
     Mismatch::NoKeyMatches { tried }

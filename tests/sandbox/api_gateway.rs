@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use sandbox::{
-    front::{Front, Function},
-    listen::listen,
+    api_gateway::{ApiGateway, Function},
+    server::listen,
 };
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn echo() -> Function {
     })
 }
 
-async fn front() -> Front {
+async fn front() -> ApiGateway {
     let panics: Function = Arc::new(|_, _| Box::pin(async { panic!("on purpose") }));
     let fails: Function = Arc::new(|_, _| Box::pin(async { Err("on purpose".to_owned()) }));
     let nonsense: Function = Arc::new(|_, _| Box::pin(async { Ok(json!("nonsense")) }));
@@ -27,10 +27,15 @@ async fn front() -> Front {
         [("POST /echo", echo()), ("POST /panics", panics), ("POST /fails", fails), ("POST /nonsense", nonsense)]
             .map(|(route, function)| (route.to_owned(), function))
             .into();
-    Front::serve(listen("the front", 0).await.unwrap(), routes).unwrap()
+    ApiGateway::serve(listen("the front", 0).await.unwrap(), routes).unwrap()
 }
 
-async fn post(front: &Front, path: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> (u16, Value) {
+async fn post(
+    front: &ApiGateway,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<reqwest::Body>,
+) -> (u16, Value) {
     let mut request = provision::unith::http_client().post(format!("{}{path}", front.url())).body(body);
     for (name, value) in headers {
         request = request.header(*name, *value);

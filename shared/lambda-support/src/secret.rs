@@ -5,7 +5,8 @@ use std::fmt;
 use aws_sdk_secretsmanager::{Client, error::ProvideErrorMetadata, operation::get_secret_value::GetSecretValueOutput};
 use zeroize::Zeroizing;
 
-use crate::{aws, signature::trimmed};
+use crate::{aws, errors};
+use unith_events::signature::trimmed;
 
 /// A version of a secret.
 #[derive(Clone)]
@@ -68,7 +69,7 @@ where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
     let value = value.map_err(|error| {
-        let cause = aws::causes(&error);
+        let cause = errors::causes(&error);
         match error.code() {
             Some("ResourceNotFoundException") => SecretError::Missing { cause, is_deleted: false },
             Some("InvalidRequestException") => SecretError::Missing { cause, is_deleted: true },

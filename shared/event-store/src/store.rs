@@ -15,8 +15,8 @@ use aws_sdk_dynamodb::{
 use sha2::{Digest, Sha256};
 use time::Duration;
 
-use crate::{
-    aws,
+use lambda_support::errors;
+use unith_events::{
     event::{Event, Identity, same_content},
     timestamp::Timestamp,
 };
@@ -283,7 +283,7 @@ impl Table {
             }
             _ => "",
         };
-        let cause = aws::causes(&source);
+        let cause = errors::causes(&source);
         StoreError { table: self.name.clone(), what, cause, hint, source: Box::new(source) }
     }
 }

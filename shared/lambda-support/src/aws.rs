@@ -3,7 +3,7 @@
 //! The default TLS of the SDK spends 30 ms of CPU on its first handshake, and its default time-outs are longer than
 //! UNITH waits for an answer.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 pub use aws_config::SdkConfig;
 use aws_config::{
@@ -22,7 +22,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
     env::{Env, EnvError},
-    https::Https,
+    http_client::HttpClient,
 };
 
 /// Amazon Trust Services' four roots and the one they are cross-signed by: what AWS endpoints of the commercial
@@ -76,7 +76,7 @@ pub fn config_without_credentials(env: &Env) -> Result<SdkConfig, EnvError> {
         .optional("AWS_REGION")
         .or_else(|| env.optional("AWS_DEFAULT_REGION"))
         .ok_or(EnvError::Missing { name: "AWS_REGION", meaning: "the region of the table and the secrets" })?;
-    let http = Https::new(roots(env, region)?)
+    let http = HttpClient::new(roots(env, region)?, CONNECT_TIMEOUT)
         .map_err(|_| EnvError::Contradiction("TLS cannot be set up: its versions and cipher suites do not fit"))?;
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
@@ -158,18 +158,6 @@ impl LoadServiceConfig for Variables {
 /// Whether IAM refused a call.
 pub fn is_denied(error: &impl ProvideErrorMetadata) -> bool {
     error.code() == Some("AccessDeniedException")
-}
-
-/// An SDK error and its causes in one line, without the raw response, which may repeat what was stored.
-#[must_use]
-pub fn causes(error: &dyn Error) -> String {
-    let mut told = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        told = format!("{told}: {error}");
-        cause = error.source();
-    }
-    told
 }
 
 fn roots(env: &Env, region: &str) -> Result<RootCertStore, EnvError> {

@@ -26,10 +26,10 @@ use lambda_http::{Context, LambdaEvent, Service};
 use provision::self_test::uuid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
-use shared::timestamp::Timestamp;
 use tokio::net::TcpListener;
+use unith_events::timestamp::Timestamp;
 
-use crate::listen::Served;
+use crate::server::ServerHandle;
 
 /// HTTP APIs wait this long for an integration.
 const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,8 +64,8 @@ where
 
 /// The front on loopback.
 #[derive(Debug)]
-pub struct Front {
-    served: Served,
+pub struct ApiGateway {
+    served: ServerHandle,
     answers_to_lose: Arc<AtomicUsize>,
 }
 
@@ -75,13 +75,13 @@ struct Routes {
     answers_to_lose: Arc<AtomicUsize>,
 }
 
-impl Front {
+impl ApiGateway {
     /// Serves `routes`: route key (`POST /path`) -> function.
     pub fn serve(listener: TcpListener, routes: BTreeMap<String, Function>) -> std::io::Result<Self> {
         let answers_to_lose = Arc::new(AtomicUsize::new(0));
         let routes = Routes { functions: Arc::new(routes), answers_to_lose: Arc::clone(&answers_to_lose) };
         let gateway = Router::new().fallback(gateway).with_state(routes);
-        Ok(Self { served: Served::router(listener, gateway)?, answers_to_lose })
+        Ok(Self { served: ServerHandle::router(listener, gateway)?, answers_to_lose })
     }
 
     /// Its base URL.
@@ -91,7 +91,7 @@ impl Front {
     }
 
     /// Lets the function do its work for the next request, and its answer get lost on the way back.
-    pub fn lose_next_answer(&self) {
+    pub fn drop_next_response(&self) {
         self.answers_to_lose.fetch_add(1, Ordering::Relaxed);
     }
 }

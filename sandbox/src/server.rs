@@ -21,13 +21,13 @@ pub async fn listen(what: &'static str, port: u16) -> Result<TcpListener, PortTa
 
 /// A service on loopback. It ends when this is dropped.
 #[derive(Debug)]
-pub struct Served {
+pub struct ServerHandle {
     url: String,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-impl Served {
+impl ServerHandle {
     /// Serves `router` on `listener`.
     pub fn router(listener: TcpListener, router: Router) -> std::io::Result<Self> {
         Self::start(listener, |listener, stop| async move {
@@ -57,7 +57,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for ServerHandle {
     fn drop(&mut self) {
         let _ = self.stop.send(true);
         self.task.abort();

@@ -1,0 +1,8 @@
+#![doc = include_str!("../README.md")]
+
+pub mod aws;
+pub mod env;
+pub mod errors;
+pub mod http_client;
+pub mod log;
+pub mod secret;
