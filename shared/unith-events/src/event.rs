@@ -1,70 +1,44 @@
-//! The event: what a verified body says, and which event it is.
+//! The event: what a verified body contains, and which event it is.
 //!
-//! UNITH's JSON is known here and nowhere else. There is no event id on the wire, so an event is what it says: two
-//! deliveries are the same event when head, session, type and instant are the same.
-//!
-//! Only what an event needs is read: head, session, type and instant, by the names that UNITH's guide and its developer
-//! kit use. The rest of the body lives on in the stored body, and cannot make an event unreadable.
+//! UNITH sends no event id. Two deliveries are the same event when head, session, type and instant are equal.
 
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-};
+use std::{borrow::Cow, fmt::Write as _};
 
-use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ids::{MAX_ID_BYTES, is_id_of},
-    json::{self, Name, NotAnObject, Object},
-    key_ring::KeyState,
+    body::{EVENT_TYPE, InvalidEvent, TIMESTAMP, head_id, session_id},
+    event_type::EventType,
+    ids::{EventId, HeadId, MAX_ID_BYTES, SessionId},
+    json::Object,
     timestamp::Timestamp,
-    verify::{OtherHead, Verified},
+    verify::Verified,
 };
 
-/// The longest an event's type may be, in bytes.
-pub const MAX_TYPE_BYTES: usize = 128;
-
 const EVENT_ID_DIGITS: usize = 32;
-
-/// A field of the event by its names: of those that are there, the first one that is a string counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Field {
-    names: &'static [&'static str],
-    max_bytes: usize,
-}
-
-const HEAD_ID: Field = Field { names: &["head_id"], max_bytes: MAX_ID_BYTES };
-const SESSION_ID: Field = Field { names: &["session_id", "sessionId"], max_bytes: MAX_ID_BYTES };
-const EVENT_TYPE: Field = Field { names: &["event_type", "event"], max_bytes: MAX_TYPE_BYTES };
-const TIMESTAMP: Field = Field { names: &["timestamp"], max_bytes: usize::MAX };
-const IDENTITY: [Field; 4] = [HEAD_ID, SESSION_ID, EVENT_TYPE, TIMESTAMP];
 
 /// A conversation event as UNITH delivered it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// 32 hex digits that are the same for every delivery of the event; see [`Identity::event_id`].
-    pub event_id: String,
-    /// The state of the key that signed it.
-    pub signed_by: KeyState,
+    /// The same for every delivery of the event; see [`Identity::event_id`].
+    pub event_id: EventId,
     /// Head, session, type and instant.
     pub identity: Identity,
-    /// The type: in upper case where it is one that UNITH names, as it came otherwise.
+    /// The type: in upper case if it is an [`EventType`], as it was sent otherwise.
     pub event_type: String,
-    /// The public id of the head, e.g. `jane-15326`, where the body has one that can be stored.
+    /// The public id of the head, e.g. `jane-15326`, if the body has one that can be stored.
     pub public_head_id: Option<String>,
-    /// The public id of the organisation, e.g. `acme`, where the body has one that can be stored.
+    /// The public id of the organisation, e.g. `acme`, if the body has one that can be stored.
     pub public_org_id: Option<String>,
 }
 
-/// What makes an event the event it is.
+/// The four fields that identify an event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// Internal UUID of the digital human.
-    pub head_id: String,
+    /// The digital human.
+    pub head_id: HeadId,
     /// The conversation.
-    pub session_id: String,
+    pub session_id: SessionId,
     /// The type in upper case, e.g. `START_CONVERSATION`.
     pub event_type: String,
     /// When it happened.
@@ -74,153 +48,74 @@ pub struct Identity {
 impl Identity {
     /// The first 32 hex digits of SHA-256 over head, session, type and instant, each as `<byte length>:<text>,`.
     #[must_use]
-    pub fn event_id(&self) -> String {
+    pub fn event_id(&self) -> EventId {
         let mut text = String::with_capacity(192);
-        for part in [&self.head_id, &self.session_id, &self.event_type, &self.occurred_at.to_string()] {
+        let instant = self.occurred_at.to_string();
+        for part in [self.head_id.as_str(), self.session_id.as_str(), &self.event_type, &instant] {
             // Writing to a `String` cannot fail.
             let _ = write!(text, "{}:{part},", part.len());
         }
         let mut digits = hex::encode(Sha256::digest(text));
         digits.truncate(EVENT_ID_DIGITS);
-        digits
+        EventId(digits)
     }
 
-    /// Where the type stands among events of the same instant, of which UNITH sends whole seconds: a conversation starts
-    /// before anything else happens in it, and ends last, after the time-out that ends it.
+    /// The position of the type among events of one instant: UNITH sends whole seconds.
+    ///
+    /// A conversation starts before anything else happens in it, and ends last, after the time-out that ends it.
     #[must_use]
     pub fn rank(&self) -> u8 {
-        match self.event_type.as_str() {
-            "START_CONVERSATION" => 1,
-            "INACTIVITY_WARNING" => 2,
-            "TIMEOUT_CONVERSATION" => 4,
-            "END_CONVERSATION" => 5,
-            _ => 3,
+        match self.event_type.parse() {
+            Ok(EventType::StartConversation) => 1,
+            Ok(EventType::InactivityWarning) => 2,
+            Err(_) => 3,
+            Ok(EventType::TimeoutConversation) => 4,
+            Ok(EventType::EndConversation) => 5,
         }
     }
 }
 
-/// Why a verified body gives no event.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum NoEvent {
-    /// It speaks of a head whose key did not sign it: no better than unsigned.
-    #[error(transparent)]
-    OtherHead(#[from] OtherHead),
-    /// It is authentic and not an event we can read: to be kept, not refused.
-    #[error(transparent)]
-    Unreadable(#[from] UnreadableBody),
-}
-
-/// An authentic body that is not an event, and what could be read of it all the same.
+/// A verified body that is not an event, and the ids that could be read of it.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("{reason}")]
-pub struct UnreadableBody {
-    /// What is wrong with it.
-    pub reason: Unreadable,
+pub struct ParseError {
+    /// The first fault.
+    pub reason: InvalidEvent,
     /// The head it names.
-    pub head_id: Option<String>,
+    pub head_id: Option<HeadId>,
     /// The session it names.
-    pub session_id: Option<String>,
-}
-
-/// What is wrong with an authentic body. Safe to show to anyone: it repeats nothing of the body.
-#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
-pub enum Unreadable {
-    /// Not text.
-    #[error("the body is not UTF-8")]
-    NotUtf8,
-    /// Not JSON.
-    #[error("the body is not JSON")]
-    NotJson,
-    /// JSON, but no object.
-    #[error("the body is not a JSON object")]
-    NotAnObject,
-    /// A field of the event is not there.
-    #[error("the field {0} is missing")]
-    Missing(Field),
-    /// A field of the event is no string.
-    #[error("the field {0} is not a string")]
-    NotAString(Field),
-    /// A string that is not text: half of a surrogate pair stands in it.
-    #[error("the field {0} is not Unicode text")]
-    NotUnicode(Field),
-    /// An id that cannot be one.
-    #[error("the field {0} does not have 1 to {max} bytes without control characters", max = .0.max_bytes)]
-    BadId(Field),
-    /// An instant that cannot be one.
-    #[error("the field {0} is not an ISO 8601 date and time")]
-    BadTimestamp(Field),
-}
-
-impl fmt::Display for Field {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, name) in self.names.iter().enumerate() {
-            let or = if index == 0 { "" } else { " (or " };
-            write!(f, "{or}`{name}`")?;
-        }
-        f.write_str(if self.names.len() > 1 { ")" } else { "" })
-    }
-}
-
-impl Field {
-    /// The member that counts: the first one that is a string, or else the first one that is there at all.
-    fn value<'t>(self, fields: &Object<'t>) -> Option<&'t RawValue> {
-        let mut there = self.names.iter().filter_map(|name| fields.get(name));
-        let first = there.clone().next();
-        there.find(|value| json::is_string(value)).or(first)
-    }
-
-    fn text<'t>(self, fields: &Object<'t>) -> Result<Cow<'t, str>, Unreadable> {
-        let value = self.value(fields).ok_or(Unreadable::Missing(self))?;
-        if !json::is_string(value) {
-            return Err(Unreadable::NotAString(self));
-        }
-        json::text(value).ok_or(Unreadable::NotUnicode(self))
-    }
-
-    fn id(self, fields: &Object<'_>) -> Result<String, Unreadable> {
-        let text = self.text(fields)?;
-        if is_id_of(&text, self.max_bytes) { Ok(text.into_owned()) } else { Err(Unreadable::BadId(self)) }
-    }
-
-    fn instant(self, fields: &Object<'_>) -> Result<Timestamp, Unreadable> {
-        Timestamp::parse(&self.text(fields)?).ok_or(Unreadable::BadTimestamp(self))
-    }
+    pub session_id: Option<SessionId>,
 }
 
 impl Event {
-    /// Reads a verified body, and sees to it that the key that signed it may speak for the head it names.
+    /// Reads a verified body.
     ///
     /// # Errors
-    /// A body about another head than the key's, or one that is not an event.
-    pub fn parse(verified: &Verified<'_>) -> Result<Self, NoEvent> {
-        let unreadable = |reason| UnreadableBody { reason, head_id: None, session_id: None };
-        let fields = object(verified.body()).map_err(unreadable)?;
-        // Before anything else is read: a body about another head must be refused, however well or badly it is made.
-        // What cannot be a head's id names no head, and is none of another one's.
-        let head = HEAD_ID.id(&fields).ok();
-        let signed_by = head.map_or(Ok(verified.key_state()), |head| verified.speaks_for(&head))?;
-        let event = Self::read(&fields, signed_by).map_err(|reason| UnreadableBody {
-            reason,
-            head_id: HEAD_ID.id(&fields).ok(),
-            session_id: SESSION_ID.id(&fields).ok(),
-        })?;
-        Ok(event)
+    /// A body that is not an event. It is authentic, so it is kept, not refused.
+    pub fn parse(verified: &Verified<'_>) -> Result<Self, ParseError> {
+        match verified.members() {
+            Ok(members) => Self::read(members).map_err(|reason| ParseError {
+                reason,
+                head_id: head_id(members).ok(),
+                session_id: session_id(members).ok(),
+            }),
+            Err(reason) => Err(ParseError { reason: *reason, head_id: None, session_id: None }),
+        }
     }
 
-    fn read(fields: &Object<'_>, signed_by: KeyState) -> Result<Self, Unreadable> {
-        let event_type = EVENT_TYPE.id(fields)?;
+    fn read(members: &Object<'_>) -> Result<Self, InvalidEvent> {
+        let sent_type = EVENT_TYPE.id(members)?;
         let identity = Identity {
-            head_id: HEAD_ID.id(fields)?,
-            session_id: SESSION_ID.id(fields)?,
-            event_type: event_type.to_ascii_uppercase(),
-            occurred_at: TIMESTAMP.instant(fields)?,
+            head_id: head_id(members)?,
+            session_id: session_id(members)?,
+            event_type: sent_type.to_ascii_uppercase(),
+            occurred_at: TIMESTAMP.instant(members)?,
         };
-        // Nice to have, and no reason to refuse an event.
-        let public = |name| fields.text(name).filter(|id| id.len() <= MAX_ID_BYTES).map(Cow::into_owned);
+        let is_known = identity.event_type.parse::<EventType>().is_ok();
+        let public = |name| members.text(name).filter(|id| id.len() <= MAX_ID_BYTES).map(Cow::into_owned);
         Ok(Self {
-            signed_by,
             event_id: identity.event_id(),
-            event_type: if is_known(&identity.event_type) { identity.event_type.clone() } else { event_type },
+            event_type: if is_known { identity.event_type.clone() } else { sent_type },
             public_head_id: public("public_head_id"),
             public_org_id: public("public_org_id"),
             identity,
@@ -228,98 +123,25 @@ impl Event {
     }
 }
 
-/// Whether UNITH names this type (in upper case).
-fn is_known(event_type: &str) -> bool {
-    matches!(event_type, "START_CONVERSATION" | "END_CONVERSATION" | "INACTIVITY_WARNING" | "TIMEOUT_CONVERSATION")
-}
-
-/// Whether two bodies of one event say the same: equal in every member that is not part of its identity. Order, white
-/// space, aliases and the spelling of an instant do not matter; what an instant says below a millisecond does. `false`
-/// where either body is not an object.
-#[must_use]
-pub fn same_content(one: &[u8], other: &[u8]) -> bool {
-    one == other || Content::of(one).is_some_and(|content| Content::of(other).is_some_and(|other| content == other))
-}
-
-/// What a body says beside its identity.
-#[derive(PartialEq)]
-struct Content<'b> {
-    members: BTreeMap<Name<'b>, Member<'b>>,
-    /// The digits of the instant that its identity leaves out.
-    beyond_milliseconds: String,
-}
-
-/// A value, which is compared by what it means where that can be held, and by its text otherwise.
-struct Member<'b>(&'b RawValue);
-
-impl PartialEq for Member<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        let value = |member: &Self| {
-            let text = member.0.get();
-            if is_held_exactly(text) { serde_json::from_str::<Value>(text).ok() } else { None }
-        };
-        self.0.get() == other.0.get() || value(self).is_some_and(|own| Some(own) == value(other))
-    }
-}
-
-/// Whether a `Value` says all that a JSON text says: it rounds numbers of more than 15 digits, and has a meaning of its own
-/// for one name.
-fn is_held_exactly(text: &str) -> bool {
-    let (mut in_string, mut escaped, mut digits) = (false, false, 0);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = in_string,
-            b'"' => in_string = !in_string,
-            b'0'..=b'9' if !in_string => digits += 1,
-            b'.' => {}
-            _ => digits = 0,
-        }
-        if digits > 15 && !in_string {
-            return false;
-        }
-    }
-    !text.contains("$serde_json::private")
-}
-
-impl<'b> Content<'b> {
-    fn of(body: &'b [u8]) -> Option<Self> {
-        let fields = object(body).ok()?;
-        let instant = TIMESTAMP.text(&fields).ok();
-        let beyond = instant.as_deref().and_then(Timestamp::parse_exact).map(|(_, beyond)| beyond.to_owned());
-        let identity =
-            |name: &Name<'_>| IDENTITY.iter().any(|field| field.names.iter().any(|own| *name.0 == *own.as_bytes()));
-        // Of a repeated member the last stays.
-        let members = fields.members().filter(|(name, _)| !identity(name)).map(|(name, value)| (name, Member(value)));
-        Some(Self { members: members.collect(), beyond_milliseconds: beyond.unwrap_or_default() })
-    }
-}
-
-fn object(body: &[u8]) -> Result<Object<'_>, Unreadable> {
-    let text = std::str::from_utf8(body).map_err(|_| Unreadable::NotUtf8)?;
-    Object::parse(text.strip_prefix('\u{feff}').unwrap_or(text)).map_err(|error| match error {
-        NotAnObject::NotJson => Unreadable::NotJson,
-        NotAnObject::OtherValue => Unreadable::NotAnObject,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{key_ring::KeyRing, signature::SharedKey, verify::verify};
+    use crate::{
+        body::{HEAD_ID, IDENTITY, SESSION_ID},
+        content::same_content,
+        key_ring::KeyRing,
+        signature::SharedKey,
+        verify::verify,
+    };
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const KEY: &str = "cbaab87d1cce6d79baad8e9e2607feb3";
 
-    fn parse_under(ring: &str, key: &str, body: &[u8]) -> Result<Event, NoEvent> {
-        let signature = SharedKey::parse(key).unwrap().sign(body);
+    fn parse(body: &[u8]) -> Result<Event, ParseError> {
+        let signature = SharedKey::parse(KEY).unwrap().sign(body);
         let now = Timestamp::parse("2026-01-16T10:00:00Z").unwrap();
-        Event::parse(&verify(body, &signature, &KeyRing::parse(ring).unwrap(), now).unwrap())
-    }
-
-    fn parse(body: &[u8]) -> Result<Event, NoEvent> {
-        parse_under(KEY, KEY, body)
+        Event::parse(&verify(body, &signature, &KeyRing::parse(KEY).unwrap(), now).unwrap())
     }
 
     fn guide() -> Value {
@@ -343,7 +165,7 @@ mod tests {
     #[test]
     fn the_guides_event() {
         let event = parse(guide().to_string().as_bytes()).unwrap();
-        assert_eq!(event.event_id, "82b261c4eb653e535c0deda1ac8351d7");
+        assert_eq!(event.event_id.as_str(), "82b261c4eb653e535c0deda1ac8351d7");
         assert_eq!(event.identity.occurred_at.to_string(), "2026-01-15T09:57:33.000Z");
         let public = (event.public_head_id.as_deref(), event.public_org_id.as_deref());
         assert_eq!((event.event_type.as_str(), public), ("START_CONVERSATION", (Some("jane-15326"), Some("acme"))));
@@ -408,11 +230,11 @@ mod tests {
             let body = format!(r#"{{"head_id":"h","event":"E","timestamp":"2026-01-15 09:57:33",{members}}}"#);
             parse(body.as_bytes()).map(|event| event.identity.session_id).map_err(|error| error.to_string())
         };
-        assert_eq!(session(r#""sessionId":"b","session_id":"a""#), Ok("a".to_owned()));
-        assert_eq!(session(r#""session_id":null,"sessionId":"b""#), Ok("b".to_owned()));
-        assert_eq!(session(r#""session_id":7,"sessionId":"b""#), Ok("b".to_owned()));
-        assert_eq!(session(r#""session_id":"a","session_id":"b""#), Ok("b".to_owned()));
-        assert_eq!(session(r#""session_id":"a","session_\u0069d":"b""#), Ok("b".to_owned()));
+        assert_eq!(session(r#""sessionId":"b","session_id":"a""#), Ok("a".parse().unwrap()));
+        assert_eq!(session(r#""session_id":null,"sessionId":"b""#), Ok("b".parse().unwrap()));
+        assert_eq!(session(r#""session_id":7,"sessionId":"b""#), Ok("b".parse().unwrap()));
+        assert_eq!(session(r#""session_id":"a","session_id":"b""#), Ok("b".parse().unwrap()));
+        assert_eq!(session(r#""session_id":"a","session_\u0069d":"b""#), Ok("b".parse().unwrap()));
         assert_eq!(
             session(r#""session_id":7,"sessionId":8"#).unwrap_err(),
             "the field `session_id` (or `sessionId`) is not a string"
@@ -429,8 +251,8 @@ mod tests {
         let longest = "x".repeat(256);
         for id in ["{user}::{org}::{head}::{00001}", "a@b/c#d e%", "😀", " ", "Ünith", &longest] {
             let event = parse(&with("session_id", json!(id))).unwrap();
-            assert_eq!(event.identity.session_id, id);
-            assert_eq!(parse(&with("head_id", json!(id))).unwrap().identity.head_id, id);
+            assert_eq!(event.identity.session_id, *id);
+            assert_eq!(parse(&with("head_id", json!(id))).unwrap().identity.head_id, *id);
         }
         let event = parse(&with("event_type", json!("handed over ß"))).unwrap();
         assert_eq!(
@@ -457,35 +279,35 @@ mod tests {
     fn what_cannot_be_read_says_why() {
         let (long, long_type) = ("x".repeat(257), "x".repeat(129));
         let two_bytes = "é".repeat(129);
-        let cases: Vec<(Vec<u8>, Unreadable)> = vec![
-            (vec![0xff, 0xfe], Unreadable::NotUtf8),
-            (Vec::new(), Unreadable::NotJson),
-            (b"{\"head_id\": ".to_vec(), Unreadable::NotJson),
-            (b"[1]".to_vec(), Unreadable::NotAnObject),
-            (b"{}".to_vec(), Unreadable::Missing(EVENT_TYPE)),
-            (with("session_id", Value::Null), Unreadable::NotAString(SESSION_ID)),
-            (with("head_id", json!(7)), Unreadable::NotAString(HEAD_ID)),
-            (with("head_id", json!("")), Unreadable::BadId(HEAD_ID)),
-            (with("session_id", json!("a\u{0}b")), Unreadable::BadId(SESSION_ID)),
-            (with("session_id", json!("a\u{7f}b")), Unreadable::BadId(SESSION_ID)),
-            (with("session_id", json!("a\u{9f}b")), Unreadable::BadId(SESSION_ID)),
-            (with("session_id", json!(long)), Unreadable::BadId(SESSION_ID)),
-            (with("head_id", json!(two_bytes)), Unreadable::BadId(HEAD_ID)),
-            (with("event_type", json!(long_type)), Unreadable::BadId(EVENT_TYPE)),
-            (with("event_type", json!("START\nCONVERSATION")), Unreadable::BadId(EVENT_TYPE)),
-            (with("timestamp", json!("yesterday")), Unreadable::BadTimestamp(TIMESTAMP)),
-            (with("timestamp", json!("2026-01-15")), Unreadable::BadTimestamp(TIMESTAMP)),
-            (with("timestamp", json!(1_768_471_053)), Unreadable::NotAString(TIMESTAMP)),
+        let cases: Vec<(Vec<u8>, InvalidEvent)> = vec![
+            (vec![0xff, 0xfe], InvalidEvent::NotUtf8),
+            (Vec::new(), InvalidEvent::NotJson),
+            (b"{\"head_id\": ".to_vec(), InvalidEvent::NotJson),
+            (b"[1]".to_vec(), InvalidEvent::NotAnObject),
+            (b"{}".to_vec(), InvalidEvent::Missing(EVENT_TYPE)),
+            (with("session_id", Value::Null), InvalidEvent::NotAString(SESSION_ID)),
+            (with("head_id", json!(7)), InvalidEvent::NotAString(HEAD_ID)),
+            (with("head_id", json!("")), InvalidEvent::InvalidId(HEAD_ID)),
+            (with("session_id", json!("a\u{0}b")), InvalidEvent::InvalidId(SESSION_ID)),
+            (with("session_id", json!("a\u{7f}b")), InvalidEvent::InvalidId(SESSION_ID)),
+            (with("session_id", json!("a\u{9f}b")), InvalidEvent::InvalidId(SESSION_ID)),
+            (with("session_id", json!(long)), InvalidEvent::InvalidId(SESSION_ID)),
+            (with("head_id", json!(two_bytes)), InvalidEvent::InvalidId(HEAD_ID)),
+            (with("event_type", json!(long_type)), InvalidEvent::InvalidId(EVENT_TYPE)),
+            (with("event_type", json!("START\nCONVERSATION")), InvalidEvent::InvalidId(EVENT_TYPE)),
+            (with("timestamp", json!("yesterday")), InvalidEvent::InvalidTimestamp(TIMESTAMP)),
+            (with("timestamp", json!("2026-01-15")), InvalidEvent::InvalidTimestamp(TIMESTAMP)),
+            (with("timestamp", json!(1_768_471_053)), InvalidEvent::NotAString(TIMESTAMP)),
         ];
         for (body, expected) in cases {
-            let NoEvent::Unreadable(error) = parse(&body).unwrap_err() else { panic!("{expected}") };
+            let error = parse(&body).unwrap_err();
             assert_eq!(error.reason, expected, "{}", String::from_utf8_lossy(&body));
         }
         for field in IDENTITY {
             let mut body = guide();
             body.as_object_mut().unwrap().remove(field.names[0]);
-            let NoEvent::Unreadable(error) = parse(body.to_string().as_bytes()).unwrap_err() else { panic!("{field}") };
-            assert_eq!(error.reason, Unreadable::Missing(field));
+            let error = parse(body.to_string().as_bytes()).unwrap_err();
+            assert_eq!(error.reason, InvalidEvent::Missing(field));
             let named = (error.head_id.is_some(), error.session_id.is_some());
             assert_eq!(named, (field != HEAD_ID, field != SESSION_ID), "{field}");
         }
@@ -497,63 +319,6 @@ mod tests {
         let order =
             ["start_conversation", "INACTIVITY_WARNING", "Something_New", "timeout_conversation", "END_CONVERSATION"];
         assert_eq!(order.map(rank), [1, 2, 3, 4, 5]);
-    }
-
-    #[test]
-    fn another_heads_key_is_refused_before_the_rest_is_read() {
-        let ring = &format!(r#"{{"keys": [{{"head_id": "mine", "key": "{KEY}"}}]}}"#);
-        let other = NoEvent::OtherHead(OtherHead { key_head: "mine".into(), event_head: "yours".into() });
-        assert_eq!(parse_under(ring, KEY, &with("head_id", json!("yours"))).unwrap_err(), other);
-        for no_head in [json!(""), json!("a\nb"), json!(7), json!("x".repeat(257))] {
-            let error = parse_under(ring, KEY, &with("head_id", no_head.clone())).unwrap_err();
-            assert!(matches!(error, NoEvent::Unreadable(_)), "{no_head}");
-        }
-        assert_eq!(parse_under(ring, KEY, br#"{"head_id": "yours"}"#).unwrap_err(), other);
-        assert!(parse_under(ring, KEY, &with("head_id", json!("mine"))).is_ok());
-    }
-
-    #[test]
-    fn content_is_compared_by_what_it_says() {
-        let one = guide().to_string();
-        let spaced = serde_json::to_string_pretty(&guide()).unwrap();
-        assert!(same_content(one.as_bytes(), spaced.as_bytes()));
-        assert!(same_content(one.as_bytes(), &with("timestamp", json!("2026-01-15T10:57:33+01:00"))));
-        assert!(!same_content(one.as_bytes(), &with("public_org_id", json!("other"))));
-        assert!(!same_content(one.as_bytes(), &with("new_field", json!(1))));
-        assert!(!same_content(one.as_bytes(), b"not json"));
-        assert!(same_content(one.as_bytes(), format!("\u{feff} {one}").as_bytes()));
-        for (timestamp, same) in [
-            ("2026-01-15T09:57:33.0000Z", true),
-            ("2026-01-15 09:57:33,000", true),
-            ("2026-01-15T09:57:33.0001Z", false),
-            ("2026-01-15T09:57:33.000000000001Z", false),
-        ] {
-            assert_eq!(same_content(one.as_bytes(), &with("timestamp", json!(timestamp))), same, "{timestamp}");
-        }
-    }
-
-    #[test]
-    fn members_that_no_type_holds_are_compared_by_their_text() {
-        let with = |member: &str| format!(r#"{{"head_id":"h","m":{member}}}"#).into_bytes();
-        let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
-        for (one, other, same) in [
-            ("1e400", "1e400", true),
-            ("1e400", "1e401", false),
-            (r#""\ud83d""#, r#""\ud83d""#, true),
-            (r#""\ud83d""#, r#""\ud83e""#, false),
-            (&deep, &deep, true),
-            (&deep, "[]", false),
-            ("[1, 2]", "[1,2]", true),
-            (r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#, true),
-            (r#""\u0061""#, r#""a""#, true),
-            ("18446744073709551616", "18446744073709551617", false),
-            ("0.12345678901234567", "0.12345678901234568", false),
-            ("1.0", "1.00", true),
-            (r#"{"$serde_json::private::RawValue":"1"}"#, "1", false),
-            (r#""9999999999999999999""#, r#""99999999999999999\u00399""#, true),
-        ] {
-            assert_eq!(same_content(&with(one), &with(other)), same, "{one:.20} {other:.20}");
-        }
     }
 
     /// JSON that a parser of values chokes on, and some that it does not.
@@ -611,7 +376,7 @@ mod tests {
         fn different_identities_have_different_ids(a in "[a-c:,.0-9]{1,6}", b in "[a-c:,.0-9]{1,6}", c in "[a-c:,.0-9]{1,6}", d in "[a-c:,.0-9]{1,6}") {
             let at = Timestamp::parse("2026-01-15T09:57:33Z").unwrap();
             let identity = |head: &str, session: &str| Identity {
-                head_id: head.into(), session_id: session.into(), event_type: "E".into(), occurred_at: at,
+                head_id: head.parse().unwrap(), session_id: session.parse().unwrap(), event_type: "E".into(), occurred_at: at,
             };
             let (one, other) = (identity(&a, &b), identity(&c, &d));
             prop_assert_eq!(one == other, one.event_id() == other.event_id());

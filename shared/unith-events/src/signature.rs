@@ -141,7 +141,7 @@ impl SharedKey {
 
     /// Whether `signature` is this key's over `body`; in constant time.
     #[must_use]
-    pub fn signed(&self, body: &[u8], signature: &Signature) -> bool {
+    pub fn verify(&self, body: &[u8], signature: &Signature) -> bool {
         self.keyed.clone().chain_update(body).verify_slice(&signature.0).is_ok()
     }
 
@@ -234,7 +234,7 @@ mod tests {
     fn the_key_is_its_text_and_hex_is_only_diagnosed() {
         let bytes = HmacSha256::new_from_slice(&hex::decode(KEY).unwrap()).unwrap();
         let signature = Signature(bytes.chain_update(b"body").finalize().into_bytes().into());
-        assert!(!key(KEY).signed(b"body", &signature));
+        assert!(!key(KEY).verify(b"body", &signature));
         assert!(key(KEY).would_verify_as_hex(b"body", &signature));
         assert!(!key("this-one-is-not-hex").would_verify_as_hex(b"body", &signature));
     }
@@ -300,17 +300,17 @@ mod tests {
             text in "[A-Za-z0-9+/=_.-]{16,256}", other in "[A-Za-z0-9+/=_.-]{16,80}", body in proptest::collection::vec(any::<u8>(), 0..600), flip in 0..256_usize,
         ) {
             let signature = key(&text).sign(&body);
-            prop_assert!(key(&text).signed(&body, &signature));
-            prop_assert!(key(&text).signed(&body, &Signature::parse(signature.to_hex().as_bytes()).unwrap()));
-            prop_assert_eq!(key(&other).signed(&body, &signature), text == other);
+            prop_assert!(key(&text).verify(&body, &signature));
+            prop_assert!(key(&text).verify(&body, &Signature::parse(signature.to_hex().as_bytes()).unwrap()));
+            prop_assert_eq!(key(&other).verify(&body, &signature), text == other);
 
             let mut wrong = signature.clone();
             wrong.0[flip / 8] ^= 1 << (flip % 8);
-            prop_assert!(!key(&text).signed(&body, &wrong));
+            prop_assert!(!key(&text).verify(&body, &wrong));
 
             let mut longer = body.clone();
             longer.push(0);
-            prop_assert!(!key(&text).signed(&longer, &signature));
+            prop_assert!(!key(&text).verify(&longer, &signature));
         }
     }
 }

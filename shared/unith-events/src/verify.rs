@@ -1,40 +1,36 @@
 //! Verification: the one way from bytes off the network to a body that may be parsed.
 //!
-//! What always holds: a [`Verified`] exists only where a usable key of the ring signed exactly these bytes. Every
-//! usable key is tried, whether or not one before it matched, so the time taken tells nothing.
-//!
-//! Why a signature is wrong is looked for in small bodies only: it costs as much again as trying the keys, and who sends
-//! large bodies that nobody signed must not be able to ask for that.
+//! Invariants: a [`Verified`] exists only if a usable key of the ring signed exactly these bytes, and that key may speak for
+//! the head that the body names. Every usable key is tried, also after one has matched, so that the time taken reveals
+//! nothing.
 
 use std::fmt;
 
 use crate::{
+    body::{self, InvalidEvent, head_id},
+    ids::HeadId,
+    json::Object,
     key_ring::{KeyRing, KeyState, RingKey},
     signature::Signature,
     timestamp::Timestamp,
 };
 
-/// UNITH's deliveries have some 300 bytes.
+/// The reason of a wrong signature is looked for in bodies of at most this size: it costs as much again as trying the keys,
+/// and whoever sends large bodies unsigned must not cause that. UNITH's deliveries have some 300 bytes.
 const MAX_DIAGNOSED_BYTES: usize = 4 * 1024;
 
-/// A body whose signature was right, and who signed it. Only [`verify`] makes one.
-#[derive(Clone)]
+/// An authentic body. Only [`verify`] makes one.
 pub struct Verified<'b> {
     body: &'b [u8],
-    /// At least one; several where two entries of the ring hold the same key.
-    signers: Vec<Signer>,
+    members: Result<Object<'b>, InvalidEvent>,
+    key_state: KeyState,
+    key_head: Option<HeadId>,
 }
 
-#[derive(Debug, Clone)]
-struct Signer {
-    head_id: Option<String>,
-    state: KeyState,
-}
-
-/// Why no key vouches for a body, in an operator's words. None of it is told to the sender.
+/// Why no key vouches for a body, in an operator's words. The sender never learns it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Mismatch {
-    /// The ring has no key that could be tried.
+pub enum VerifyError {
+    /// The ring has no key to try.
     #[error("the key ring has no usable key ({expired} expired){}", if *matches { ", one of those signed this" } else { "" })]
     NoUsableKey {
         /// Keys past their `until`.
@@ -42,14 +38,14 @@ pub enum Mismatch {
         /// Whether one of them made the signature.
         matches: bool,
     },
-    /// The signature is none of the ring's.
+    /// No key of the ring made the signature.
     #[error("{} tried, none matches", keys(*tried))]
     NoKeyMatches {
         /// How many keys were tried.
         tried: usize,
     },
-    /// The signature is right for a key whose time is over.
-    #[error("matches a key that is not used since {until} (webhook {webhook})")]
+    /// An expired key made the signature.
+    #[error("signed with a key that expired at {until} (webhook {webhook})")]
     Expired {
         /// The key's `until`.
         until: Timestamp,
@@ -62,59 +58,82 @@ pub enum Mismatch {
         /// The head of the key in question.
         head: String,
     },
+    /// The key is bound to another head than the one the body names.
+    #[error("signed with a key of head {key_head}, but the event names head {event_head}")]
+    WrongHead {
+        /// The head the key is bound to.
+        key_head: HeadId,
+        /// The head the body names.
+        event_head: HeadId,
+    },
 }
 
 fn keys(count: usize) -> String {
     format!("{count} {}", if count == 1 { "key" } else { "keys" })
 }
 
-/// The body was signed with a key of another head than the one it speaks of.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("matches a key of head {key_head}, event names head {event_head}")]
-pub struct OtherHead {
-    /// The head the key is bound to.
-    pub key_head: String,
-    /// The head the event names.
-    pub event_head: String,
-}
-
-/// Compares `signature` with what every usable key of the ring would have signed over `body`.
+/// Compares `signature` with the one of every usable key of the ring over `body`, and checks that a key that matches may speak
+/// for the head that the body names. A body that names no head may be signed with any head's key.
+///
+/// # Errors
+/// No such key.
 pub fn verify<'b>(
     body: &'b [u8],
     signature: &Signature,
     ring: &KeyRing,
     now: Timestamp,
-) -> Result<Verified<'b>, Mismatch> {
-    let mut signers = Vec::new();
+) -> Result<Verified<'b>, VerifyError> {
+    let mut signers: Vec<&RingKey> = Vec::new();
     let mut tried = 0;
-    for entry in ring.keys().iter().filter(|entry| entry.usable(now)) {
+    for key in ring.keys().iter().filter(|key| key.usable(now)) {
         tried += 1;
-        if entry.key.signed(body, signature) {
-            signers.push(Signer { head_id: entry.head_id.clone(), state: entry.state });
+        if key.key.verify(body, signature) {
+            signers.push(key);
         }
     }
-    if signers.is_empty() { Err(diagnose(body, signature, ring, tried)) } else { Ok(Verified { body, signers }) }
+    let Some(first) = signers.first() else { return Err(diagnose(body, signature, ring, tried)) };
+    let members = body::members(body);
+    let event_head = members.as_ref().ok().and_then(|members| head_id(members).ok());
+    let may_speak = |key: &&&RingKey| key.head_id.is_none() || event_head.is_none() || key.head_id == event_head;
+    let Some(speaker) = signers.iter().find(may_speak) else {
+        return Err(match (first.head_id.clone(), event_head) {
+            (Some(key_head), Some(event_head)) => VerifyError::WrongHead { key_head, event_head },
+            _ => VerifyError::NoKeyMatches { tried },
+        });
+    };
+    let is_bound = signers.iter().all(|key| key.head_id.is_some());
+    // With the same key twice in the ring, the entry that is still active counts.
+    let is_active = signers.iter().filter(may_speak).any(|key| key.state == KeyState::Active);
+    Ok(Verified {
+        body,
+        members,
+        key_state: if is_active { KeyState::Active } else { KeyState::Retiring },
+        key_head: speaker.head_id.clone().filter(|_| is_bound),
+    })
 }
 
-fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) -> Mismatch {
+fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) -> VerifyError {
     let is_diagnosed = body.len() <= MAX_DIAGNOSED_BYTES;
-    let matches = |entry: &&RingKey| is_diagnosed && entry.key.signed(body, signature);
+    let matches = |key: &&RingKey| is_diagnosed && key.key.verify(body, signature);
     if tried == 0 {
-        // Nobody could be told from anybody: that is ours to repair, whoever signed.
-        return Mismatch::NoUsableKey { expired: ring.keys().len(), matches: ring.keys().iter().any(|e| matches(&e)) };
+        // An authentic sender cannot be told from any other: that is ours to repair.
+        return VerifyError::NoUsableKey {
+            expired: ring.keys().len(),
+            matches: ring.keys().iter().any(|e| matches(&e)),
+        };
     }
     if !is_diagnosed {
-        return Mismatch::NoKeyMatches { tried };
+        return VerifyError::NoKeyMatches { tried };
     }
-    // A usable key would have verified, so whatever matches here is past its `until`.
-    if let Some((entry, until)) = ring.keys().iter().find(matches).and_then(|entry| Some((entry, entry.until?))) {
-        let webhook = entry.webhook_id.as_ref().map_or("unknown", |id| id.as_str()).to_owned();
-        return Mismatch::Expired { until, webhook };
+    // A usable key would have verified, so a key that matches here has expired.
+    if let Some((key, until)) = ring.keys().iter().find(matches).and_then(|key| Some((key, key.until?))) {
+        let webhook = key.webhook_id.as_ref().map_or("unknown", |id| id.as_str()).to_owned();
+        return VerifyError::Expired { until, webhook };
     }
-    if let Some(entry) = ring.keys().iter().find(|entry| entry.key.would_verify_as_hex(body, signature)) {
-        return Mismatch::KeyReadAsHex { head: entry.head_id.clone().unwrap_or_else(|| "unknown".to_owned()) };
+    if let Some(key) = ring.keys().iter().find(|key| key.key.would_verify_as_hex(body, signature)) {
+        return VerifyError::KeyReadAsHex { head: key.head_id.as_ref().map_or("unknown", HeadId::as_str).to_owned() };
     }
-    Mismatch::NoKeyMatches { tried }
+    VerifyError::NoKeyMatches { tried }
 }
 
 impl<'b> Verified<'b> {
@@ -124,40 +143,31 @@ impl<'b> Verified<'b> {
         self.body
     }
 
-    /// The head that the key is bound to, if it is bound: the one that is `named`, where the same key is several heads'.
-    #[must_use]
-    pub fn key_head(&self, named: Option<&str>) -> Option<&str> {
-        let heads: Option<Vec<&str>> = self.signers.iter().map(|signer| signer.head_id.as_deref()).collect();
-        let heads = heads?;
-        heads.iter().find(|head| Some(**head) == named).or(heads.first()).copied()
-    }
-
-    /// The state of the key that signed, whatever it signed.
+    /// The state of the key that signed them.
     #[must_use]
     pub fn key_state(&self) -> KeyState {
-        state_of(self.signers.iter())
+        self.key_state
     }
 
-    /// Checks that a key that signed this may speak for `event_head`; its state.
-    pub fn speaks_for(&self, event_head: &str) -> Result<KeyState, OtherHead> {
-        let may = |signer: &&Signer| signer.head_id.as_deref().is_none_or(|head| head == event_head);
-        if self.signers.iter().any(|signer| may(&signer)) {
-            return Ok(state_of(self.signers.iter().filter(may)));
-        }
-        let key_head = self.key_head(None).unwrap_or_default().to_owned();
-        Err(OtherHead { key_head, event_head: event_head.to_owned() })
+    /// The head that the key is bound to, if it is.
+    #[must_use]
+    pub fn key_head(&self) -> Option<&HeadId> {
+        self.key_head.as_ref()
     }
-}
 
-/// With the same key twice in the ring, the entry that is still active is the one that counts.
-fn state_of<'s>(mut signers: impl Iterator<Item = &'s Signer>) -> KeyState {
-    let active = signers.any(|signer| signer.state == KeyState::Active);
-    if active { KeyState::Active } else { KeyState::Retiring }
+    pub(crate) fn members(&self) -> Result<&Object<'b>, &InvalidEvent> {
+        self.members.as_ref()
+    }
 }
 
 impl fmt::Debug for Verified<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verified").field("bytes", &self.body.len()).field("signers", &self.signers).finish()
+        let Self { body, key_state, key_head, .. } = self;
+        f.debug_struct("Verified")
+            .field("bytes", &body.len())
+            .field("key_state", key_state)
+            .field("key_head", key_head)
+            .finish_non_exhaustive()
     }
 }
 
@@ -201,7 +211,7 @@ mod tests {
         );
         assert_eq!(
             check(&expired, A).unwrap_err(),
-            "matches a key that is not used since 2026-01-16T09:00:00.000Z (webhook 3)"
+            "signed with a key that expired at 2026-01-16T09:00:00.000Z (webhook 3)"
         );
         assert_eq!(check(r#"{"keys": []}"#, A).unwrap_err(), "the key ring has no usable key (0 expired)");
         let all_expired = format!(r#"{{"keys": [{{"key": "{A}", "until": "2026-01-16T09:00:00Z"}}]}}"#);
@@ -220,7 +230,7 @@ mod tests {
     fn why_is_not_looked_for_in_a_large_body() {
         let ring = format!(r#"{{"keys": [{{"key": "{A}", "until": "2026-01-16T09:00:00Z"}}, {{"key": "{B}"}}]}}"#);
         let (small, large) = (vec![b' '; MAX_DIAGNOSED_BYTES], vec![b' '; MAX_DIAGNOSED_BYTES + 1]);
-        assert!(check_body(&small, &ring, A).unwrap_err().starts_with("matches a key that is not used since"));
+        assert!(check_body(&small, &ring, A).unwrap_err().starts_with("signed with a key that expired at"));
         assert_eq!(check_body(&large, &ring, A).unwrap_err(), "1 key tried, none matches");
         assert_eq!(check_body(&large, &ring, B), Ok(KeyState::Active));
         let all_expired = format!(r#"{{"keys": [{{"key": "{A}", "until": "2026-01-16T09:00:00Z"}}]}}"#);
@@ -229,20 +239,33 @@ mod tests {
 
     #[test]
     fn a_bound_key_speaks_for_its_own_head_only() {
-        let now = Timestamp::parse(NOW).unwrap();
-        let signature = SharedKey::parse(A).unwrap().sign(b"body");
-        let bound = KeyRing::parse(&format!(
+        let bound = format!(
             r#"{{"keys": [{{"key": "{A}", "head_id": "h1"}}, {{"key": "{A}", "head_id": "h2", "state": "retiring"}}]}}"#
-        ))
-        .unwrap();
-        let verified = verify(b"body", &signature, &bound, now).unwrap();
-        assert_eq!(verified.speaks_for("h1"), Ok(KeyState::Active));
-        assert_eq!(verified.speaks_for("h2"), Ok(KeyState::Retiring));
-        assert_eq!(verified.speaks_for("h3").unwrap_err().to_string(), "matches a key of head h1, event names head h3");
-        assert_eq!((verified.key_head(None), verified.key_head(Some("h2"))), (Some("h1"), Some("h2")));
-        assert_eq!(verified.key_head(Some("h3")), Some("h1"));
-        let unbound = KeyRing::parse(A).unwrap();
-        let anyones = verify(b"body", &signature, &unbound, now).unwrap();
-        assert_eq!((anyones.speaks_for("anyone"), anyones.key_head(Some("anyone"))), (Ok(KeyState::Active), None));
+        );
+        let naming = |head: &str| format!(r#"{{"head_id": {head}}}"#);
+        let speaks = |ring: &str, body: &str| {
+            let signature = SharedKey::parse(A).unwrap().sign(body.as_bytes());
+            let (ring, now) = (KeyRing::parse(ring).unwrap(), Timestamp::parse(NOW).unwrap());
+            let verified = verify(body.as_bytes(), &signature, &ring, now).map_err(|error| error.to_string())?;
+            Ok::<_, String>((verified.key_state(), verified.key_head().map(ToString::to_string)))
+        };
+        let (active, retiring) = (KeyState::Active, KeyState::Retiring);
+        assert_eq!(speaks(&bound, &naming(r#""h1""#)), Ok((active, Some("h1".to_owned()))));
+        assert_eq!(speaks(&bound, &naming(r#""h2""#)), Ok((retiring, Some("h2".to_owned()))));
+        let wrong = Err("signed with a key of head h1, but the event names head h3".to_owned());
+        assert_eq!(speaks(&bound, &naming(r#""h3""#)), wrong);
+        assert_eq!(speaks(&bound, r#"{"head_id": "h3", "broken": 1e999, "timestamp": 7}"#), wrong);
+        assert_eq!(speaks(A, &naming(r#""anyone""#)), Ok((active, None)));
+        // A body that names no head is quarantined, under any head's key.
+        for body in [
+            "body",
+            "{}",
+            &naming(r#""""#),
+            &naming("7"),
+            &naming(r#""a\nb""#),
+            &naming(&format!("{:?}", "x".repeat(257))),
+        ] {
+            assert_eq!(speaks(&bound, body), Ok((active, Some("h1".to_owned()))), "{body}");
+        }
     }
 }
