@@ -1,6 +1,6 @@
 //! What the environment says, read once.
 
-use event_store::store::Retention;
+use event_store::retention::Retention;
 use lambda_support::{
     env::{Env, EnvError},
     log,

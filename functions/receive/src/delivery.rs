@@ -1,9 +1,6 @@
-//! A request as it came through a gateway, reduced to what decides about it.
-//!
-//! `lambda_http` has made an HTTP request of the event that [`gateway`](crate::gateway) left of the gateway's; here it
-//! becomes plain values, so that nothing behind this module knows about gateways.
+//! A request that came through a gateway, reduced to plain values. Nothing behind this module knows about gateways.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use lambda_http::{
     Body, Request, RequestExt,
@@ -18,93 +15,100 @@ use unith_events::{
 
 use crate::gateway::UNDECODABLE_BODY;
 
-/// Every answer leaves this long after the request came, so that it arrives within 4 s; but for one that had waited for
-/// most of that before it reached the function (see `AT_LEAST`). UNITH gives up at 5 s.
-const ANSWER_WITHIN: Duration = Duration::from_millis(3_800);
-/// What is kept of the invocation's own time for the answer's way out.
+/// The one path there is.
+pub const WEBHOOK_PATH: &str = "/webhooks/head-events";
+/// The largest body that is accepted. UNITH's events have some 300 bytes; the table takes items of up to 400 KB.
+pub const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// A response leaves this long after the request reached the gateway, so that it arrives within 4 s. UNITH gives up at 5 s.
+const RESPOND_WITHIN: Duration = Duration::from_millis(3_800);
+/// The part of the invocation's own time that is kept for the response's way out.
 const INVOCATION_MARGIN: Duration = Duration::from_millis(200);
-/// A gateway's arrival time further back than this is not this request's: a replayed fixture, or a clock that is off.
-/// Gateways themselves wait no longer.
+/// An arrival time further back is not this request's: a replayed fixture, or a clock that is off. Gateways themselves wait no
+/// longer.
 const PLAUSIBLE_WAIT: Duration = Duration::from_secs(30);
-/// What a request is given that came late (a slow cold start): its answer may be, but its event can still be stored.
+/// The least time that a request gets. After a slow cold start the response may be late, but the event can still be stored.
 const AT_LEAST: Duration = Duration::from_millis(500);
 
 /// A request to the webhook.
 #[derive(Debug)]
 pub struct Delivery {
-    /// The request's method.
-    pub method: Method,
-    /// The webhook's path, whatever the gateway made of it; any other path as it was asked for.
-    pub path: String,
-    /// What the signature header holds.
-    pub signature: Result<Signature, SignatureFault>,
-    /// The bytes that were signed.
-    pub body: Result<RawBody, UndecodableBody>,
-    /// When it reached this function.
+    method: Method,
+    /// The webhook's path, however the gateway spells it; any other path as it was asked for.
+    path: String,
+    signature: Result<Signature, RequestError>,
+    body: Result<RawBody, RequestError>,
+    /// When the request reached this function.
     pub received_at: Timestamp,
-    /// When it must be answered.
-    pub answer_by: Instant,
+    /// When the response must leave.
+    pub respond_by: Instant,
     /// Lambda's id of the invocation.
     pub request_id: String,
     /// X-Ray's trace id, e.g. `1-67891233-abcdef012345678912345678`.
     pub trace_id: Option<String>,
 }
 
-/// A body. It is never shown.
-pub struct RawBody(Vec<u8>);
+/// A body. `Debug` shows its size alone.
+struct RawBody(Vec<u8>);
 
-/// A body that the gateway's event does not hold as text or base64: nothing can be said of what was signed.
-#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
-#[error("the body cannot be decoded: it is not a string, or is said to be base64 and is not")]
-pub struct UndecodableBody;
-
-impl std::fmt::Debug for RawBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for RawBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} bytes]", self.0.len())
     }
 }
 
-impl std::ops::Deref for RawBody {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// A signature header that gives nothing to compare.
-#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
-pub enum SignatureFault {
-    /// There is none.
+/// Why a request is not a delivery that could be verified.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum RequestError {
+    /// Another path than the webhook's.
+    #[error("no such path: `{path}`; deliveries go to `{WEBHOOK_PATH}`")]
+    NotFound {
+        /// The path that was asked for. All but letters, digits and `-._~/` is percent-encoded.
+        path: String,
+    },
+    /// Another method than POST.
+    #[error("the method is not POST")]
+    MethodNotAllowed,
+    /// A body larger than an event can be.
+    #[error("the body has {bytes} bytes, the limit is {MAX_BODY_BYTES}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// No signature header.
     #[error("no signature header (X-Signature-256)")]
-    Missing,
-    /// There are several, and no way to tell which one counts.
+    NoSignature,
+    /// Several signature headers: which one counts is not defined.
     #[error("the signature header came {times} times")]
-    Repeated {
+    RepeatedSignature {
         /// How often.
         times: usize,
     },
-    /// It is no signature.
+    /// A signature header in no known encoding.
     #[error("the signature header is malformed: {0}")]
-    Malformed(#[from] MalformedSignature),
+    MalformedSignature(#[from] MalformedSignature),
+    /// The gateway's event does not hold the bytes that were signed.
+    #[error("the body cannot be decoded: it is not a string, or is said to be base64 and is not")]
+    UndecodableBody,
 }
 
 impl Delivery {
-    /// Reads a request that came `now`.
+    /// Reads a request that came at `now`.
     #[must_use]
     pub fn from_request(request: Request, now: Timestamp) -> Self {
         let context = request.lambda_context_ref();
         let arrived_at = arrived_at(&request);
-        let wait = time_to_answer(now, arrived_at, context.map(|context| context.deadline));
+        let wait = time_to_respond(now, arrived_at, context.map(|context| context.deadline));
         Self {
             path: request.raw_http_path().to_owned(),
             signature: signature(request.headers()),
             received_at: now,
-            answer_by: Instant::now() + wait,
+            respond_by: Instant::now() + wait,
             request_id: context.map(|context| context.request_id.clone()).unwrap_or_default(),
             trace_id: context.and_then(|context| trace_root(context.xray_trace_id.as_deref()?)),
             method: request.method().clone(),
             body: if request.headers().contains_key(UNDECODABLE_BODY) {
-                Err(UndecodableBody)
+                Err(RequestError::UndecodableBody)
             } else {
                 Ok(RawBody(match request.into_body() {
                     Body::Text(text) => text.into_bytes(),
@@ -114,18 +118,38 @@ impl Delivery {
             },
         }
     }
-}
 
-fn signature(headers: &HeaderMap) -> Result<Signature, SignatureFault> {
-    let mut values = headers.get_all(SIGNATURE_HEADER).iter();
-    match (values.next(), values.count()) {
-        (None, _) => Err(SignatureFault::Missing),
-        (Some(value), 0) => Ok(Signature::parse(value.as_bytes())?),
-        (Some(_), more) => Err(SignatureFault::Repeated { times: more + 1 }),
+    /// The body, its signature, and when they came; after path, method and size were checked.
+    ///
+    /// # Errors
+    /// A request that is not a delivery which could be verified.
+    pub fn signed_body(&self) -> Result<(&[u8], &Signature, Timestamp), RequestError> {
+        if self.path != WEBHOOK_PATH {
+            return Err(RequestError::NotFound { path: self.path.clone() });
+        }
+        if self.method != Method::POST {
+            return Err(RequestError::MethodNotAllowed);
+        }
+        let bytes = self.body.as_ref().map_or(0, |body| body.0.len());
+        if bytes > MAX_BODY_BYTES {
+            return Err(RequestError::TooLarge { bytes });
+        }
+        let signature = self.signature.as_ref().map_err(Clone::clone)?;
+        let body = self.body.as_ref().map_err(Clone::clone)?;
+        Ok((&body.0, signature, self.received_at))
     }
 }
 
-/// When the gateway took the request. 1970 where it does not say so, which is too long ago to count.
+fn signature(headers: &HeaderMap) -> Result<Signature, RequestError> {
+    let mut values = headers.get_all(SIGNATURE_HEADER).iter();
+    match (values.next(), values.count()) {
+        (None, _) => Err(RequestError::NoSignature),
+        (Some(value), 0) => Ok(Signature::parse(value.as_bytes())?),
+        (Some(_), more) => Err(RequestError::RepeatedSignature { times: more + 1 }),
+    }
+}
+
+/// When the gateway took the request: 1970 if it does not say so, which is too long ago to count.
 fn arrived_at(request: &Request) -> Option<Timestamp> {
     Timestamp::from_epoch_milliseconds(match request.request_context_ref()? {
         RequestContext::ApiGatewayV1(context) => context.request_time_epoch,
@@ -134,15 +158,15 @@ fn arrived_at(request: &Request) -> Option<Timestamp> {
     })
 }
 
-/// What is left for the answer: within 4 s of the arrival, and before the invocation ends. A deadline that has passed
-/// already says nothing (`cargo lambda watch` sends a constant one).
-fn time_to_answer(now: Timestamp, arrived_at: Option<Timestamp>, deadline_ms: Option<u64>) -> Duration {
+/// The time left: within 4 s of the arrival, and before the invocation ends. A deadline in the past is ignored:
+/// `cargo lambda watch` sends a constant one.
+fn time_to_respond(now: Timestamp, arrived_at: Option<Timestamp>, deadline_ms: Option<u64>) -> Duration {
     let since = |earlier: Timestamp| Duration::try_from(now.since(earlier)).ok();
     let waited = arrived_at.and_then(since).filter(|waited| *waited <= PLAUSIBLE_WAIT).unwrap_or_default();
     let deadline = deadline_ms.and_then(|ms| Timestamp::from_epoch_milliseconds(i64::try_from(ms).ok()?));
     let invocation =
         deadline.and_then(|deadline| Duration::try_from(deadline.since(now)).ok()).filter(|d| !d.is_zero());
-    let left = ANSWER_WITHIN.saturating_sub(waited).max(AT_LEAST);
+    let left = RESPOND_WITHIN.saturating_sub(waited).max(AT_LEAST);
     invocation.map_or(left, |invocation| left.min(invocation.saturating_sub(INVOCATION_MARGIN)))
 }
 
@@ -160,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_is_due_4_s_after_the_arrival_and_before_the_invocation_ends() {
+    fn a_response_is_due_4_s_after_the_arrival_and_before_the_invocation_ends() {
         let now = at("2026-01-15T10:00:10Z");
         let ms = |t: &str| u64::try_from(at(t).epoch_milliseconds()).unwrap();
         for (arrived, deadline, left) in [
@@ -174,13 +198,13 @@ mod tests {
             (None, Some("1970-01-01T00:10:00Z"), 3_800),
             (None, Some("2026-01-15T10:00:40Z"), 3_800),
         ] {
-            let wait = time_to_answer(now, arrived.map(at), deadline.map(ms));
+            let wait = time_to_respond(now, arrived.map(at), deadline.map(ms));
             assert_eq!(wait, Duration::from_millis(left), "{arrived:?} {deadline:?}");
         }
     }
 
     #[test]
-    fn a_trace_header_gives_its_root() {
+    fn the_trace_id_is_the_root_of_the_trace_header() {
         assert_eq!(trace_root("Root=1-6-a;Parent=b;Sampled=1").as_deref(), Some("1-6-a"));
         assert_eq!(trace_root("Self=1-6-a"), None);
     }

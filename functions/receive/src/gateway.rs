@@ -23,7 +23,7 @@ use unith_events::{
     signature::SIGNATURE_HEADER,
 };
 
-use crate::{MAX_BODY_BYTES, WEBHOOK_PATH};
+use crate::delivery::{MAX_BODY_BYTES, WEBHOOK_PATH};
 
 /// A header of our own making, on a request whose body could not be decoded. What a sender calls so is left behind.
 pub(crate) const UNDECODABLE_BODY: HeaderName = HeaderName::from_static("undecodable-body");

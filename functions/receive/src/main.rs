@@ -4,9 +4,9 @@ use std::{process::ExitCode, sync::Arc};
 
 use lambda_http::Error;
 use lambda_support::{aws, env::Env, log};
-use receive::{Receiver, config::Config, rehearsal, runtime};
+use receive::{config::Config, handler::Receiver, runtime};
 
-// One request at a time: more threads would only cost start-up.
+// Lambda sends one request at a time: more threads would only cost start-up.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let result = match start().await {
@@ -32,6 +32,6 @@ async fn start() -> Result<Arc<Receiver>, Error> {
     let aws = aws::config(&env)?;
     let dynamodb = aws::dynamodb(&aws);
     let receiver = Receiver::new(config, dynamodb, || aws::secrets_manager(&aws));
-    rehearsal::warm_up(&receiver).await;
+    receiver.warm_up().await;
     Ok(Arc::new(receiver))
 }

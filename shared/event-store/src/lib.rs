@@ -1,3 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+pub mod ingest;
+pub mod item;
+pub mod keys;
+pub mod retention;
 pub mod store;

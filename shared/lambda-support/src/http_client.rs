@@ -99,7 +99,7 @@ impl HttpClient {
         let mut discard = DiscardIdle { client: &self, host: Some(host) };
         let (parts, body) = pool.request(request).await.map_err(|error| connector_error(&error))?.into_parts();
         let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await.map_err(|error| match error.downcast() {
-            Ok(error) => body_error(*error),
+            Ok(error) => hyper_error(&error, causes(&*error).into()),
             Err(error) => ConnectorError::other(error, None),
         })?;
         // A server that is in trouble is asked again on another connection.
@@ -205,11 +205,6 @@ fn connector_error(error: &legacy::Error) -> ConnectorError {
         Some(hyper) => hyper_error(hyper, causes(error).into()),
         None => ConnectorError::io(causes(error).into()),
     }
-}
-
-fn body_error(error: hyper::Error) -> ConnectorError {
-    let text = causes(&error);
-    hyper_error(&error, text.into())
 }
 
 fn hyper_error(error: &hyper::Error, cause: Cause) -> ConnectorError {

@@ -5,4 +5,5 @@ pub mod env;
 pub mod errors;
 pub mod http_client;
 pub mod log;
+pub mod metrics;
 pub mod secret;

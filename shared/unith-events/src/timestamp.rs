@@ -1,6 +1,8 @@
 //! Instants as the table, the log and an event's identity write them: UTC, to the millisecond.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use time::{
     Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time, format_description::BorrowedFormatItem,
@@ -111,6 +113,19 @@ impl Timestamp {
     pub fn plus(self, by: Duration) -> Self {
         let moved = self.0.checked_add(by).filter(|moved| (0..=9999).contains(&moved.year()));
         moved.map_or(Self(time::macros::datetime!(9999-12-31 23:59:59.999 UTC)), Self)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <Cow<'de, str>>::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| D::Error::custom("not an ISO 8601 date and time"))
     }
 }
 

@@ -72,8 +72,9 @@ fn keys(count: usize) -> String {
     format!("{count} {}", if count == 1 { "key" } else { "keys" })
 }
 
-/// Compares `signature` with the one of every usable key of the ring over `body`, and checks that a key that matches may speak
-/// for the head that the body names. A body that names no head may be signed with any head's key.
+/// Checks that a usable key of the ring signed `body`, and may speak for the head that the body names.
+///
+/// A body that names no head may be signed with any head's key.
 ///
 /// # Errors
 /// No such key.

@@ -1,7 +1,7 @@
-//! The key ring in use: fixed by the environment, or fetched from Secrets Manager and kept for a while.
+//! The key ring in use: fixed by the environment, or fetched from Secrets Manager and cached.
 //!
-//! What always holds: a ring that was read once is used until a newer one was read, however long Secrets Manager is
-//! down. The official caching client does not do this, and would bring a second TLS stack with it.
+//! Invariants: a ring that was read once is used until a newer one is read, however long Secrets Manager is down. AWS's own
+//! caching client does not do this, and would bring a second TLS stack.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -15,27 +15,29 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 use unith_events::{
     key_ring::{KeyRing, KeyRingError},
+    signature::Signature,
     timestamp::Timestamp,
+    verify::{Verified, VerifyError, verify},
 };
 
-/// How often at most a mismatch leads to another fetch, and a ring that is old.
-const REFETCH_PAUSE: Duration = Duration::seconds(10);
-/// How soon after a failed fetch a mismatch leads to another one: within UNITH's retries.
+/// The pause between two refreshes for signatures that no key matches, and between two for a stale ring.
+const REFRESH_PAUSE: Duration = Duration::seconds(10);
+/// The pause after a failed fetch, for a signature that no key matches: shorter than UNITH's retries.
 const RETRY_PAUSE: Duration = Duration::seconds(2);
-/// What a fetch may take of an answer's 4 s: enough is left to write the event.
+/// The part of a response's 4 s that a fetch may take: enough is left to write the event.
 const FETCH_WITHIN: StdDuration = StdDuration::from_millis(1_500);
 
-/// The key ring could not be had.
+/// The key ring is not available.
 #[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// Secrets Manager did not give it.
+pub enum KeyStoreError {
+    /// Secrets Manager did not return it.
     #[error("the key ring `{secret}` could not be read: {cause}{hint}")]
     Fetch {
         /// The secret.
         secret: String,
         /// The SDK's error with its causes.
         cause: String,
-        /// What to do about it.
+        /// What to do.
         hint: &'static str,
     },
     /// Secrets Manager took too long.
@@ -44,15 +46,15 @@ pub enum KeysError {
         /// The secret.
         secret: String,
     },
-    /// It was tried a moment ago, and is not tried again yet.
-    #[error("no key of the ring at hand matches, and the key ring `{secret}` could not be read a moment ago")]
+    /// A fetch failed a moment ago, and the next one is not due yet.
+    #[error("no key of the cached ring matches, and the key ring `{secret}` could not be read a moment ago")]
     Recently {
         /// The secret.
         secret: String,
     },
-    /// The secret is something else.
-    #[error("the key ring `{secret}` is not one: {cause}")]
-    NoRing {
+    /// The secret is another document.
+    #[error("secret `{secret}` is not a valid key ring: {cause}")]
+    Invalid {
         /// The secret.
         secret: String,
         /// What is wrong with it.
@@ -62,16 +64,25 @@ pub enum KeysError {
 
 /// Where the handler gets its keys from.
 #[derive(Debug)]
-pub enum Keys {
-    /// One ring for good.
+pub enum KeyStore {
+    /// One ring that never changes.
     Fixed(Arc<KeyRing>),
-    /// A ring that is fetched.
-    Secret(SecretRing),
+    /// A ring in Secrets Manager.
+    Secret(CachedKeyRing),
 }
 
-/// A ring in Secrets Manager.
+/// The result of verifying a body.
 #[derive(Debug)]
-pub struct SecretRing {
+pub struct Verification<'b> {
+    /// The authentic body, or why no key vouches for it.
+    pub result: Result<Verified<'b>, VerifyError>,
+    /// Whether the ring was fetched once more for it.
+    pub refreshed: bool,
+}
+
+/// A ring in Secrets Manager, and the copy of it that is in use.
+#[derive(Debug)]
+pub struct CachedKeyRing {
     client: Client,
     secret: String,
     cache_for: Duration,
@@ -92,33 +103,56 @@ struct Attempts {
     after_mismatch_at: Option<Timestamp>,
 }
 
-impl Keys {
-    /// The ring to verify with at `now`. An error only where none was ever read.
-    pub async fn ring(&self, now: Timestamp) -> Result<Arc<KeyRing>, KeysError> {
+impl KeyStore {
+    /// Verifies a body that came at `now`. If no key vouches for it, the cached ring may be older than the last rotation: it is
+    /// refreshed, and the body is verified once more.
+    ///
+    /// # Errors
+    /// No ring to verify with, or no way to know whether there is a newer one.
+    pub async fn verify<'b>(
+        &self,
+        body: &'b [u8],
+        signature: &Signature,
+        now: Timestamp,
+    ) -> Result<Verification<'b>, KeyStoreError> {
+        let ring = self.ring(now).await?;
+        let result = verify(body, signature, &ring, now);
+        if result.is_err()
+            && let Some(newer) = self.refresh(&ring, now).await?
+        {
+            return Ok(Verification { result: verify(body, signature, &newer, now), refreshed: true });
+        }
+        Ok(Verification { result, refreshed: false })
+    }
+
+    /// The ring to verify with at `now`.
+    ///
+    /// # Errors
+    /// No ring was ever read.
+    pub async fn ring(&self, now: Timestamp) -> Result<Arc<KeyRing>, KeyStoreError> {
         match self {
             Self::Fixed(ring) => Ok(Arc::clone(ring)),
             Self::Secret(secret) => secret.ring(now).await,
         }
     }
 
-    /// A newer ring than `seen`, which had no key for a signature; `None` if it was too early to look for one. An error
-    /// where the last look failed: then nobody knows whether the signature is wrong.
-    pub async fn newer_than(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Result<Option<Arc<KeyRing>>, KeysError> {
+    /// A newer ring than `seen`; `None` if a refresh is not due yet.
+    async fn refresh(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Result<Option<Arc<KeyRing>>, KeyStoreError> {
         match self {
             Self::Fixed(_) => Ok(None),
-            Self::Secret(secret) => secret.newer_than(seen, now).await,
+            Self::Secret(secret) => secret.refresh(seen, now).await,
         }
     }
 }
 
-impl SecretRing {
-    /// The ring in `secret` (a name or an ARN), fetched again when it is older than `cache_for`.
+impl CachedKeyRing {
+    /// The ring in `secret`, a name or an ARN. It is fetched again when it is older than `cache_for`.
     #[must_use]
     pub fn new(client: Client, secret: String, cache_for: Duration) -> Self {
         Self { client, secret, cache_for, cached: RwLock::default(), fetching: Mutex::default() }
     }
 
-    async fn ring(&self, now: Timestamp) -> Result<Arc<KeyRing>, KeysError> {
+    async fn ring(&self, now: Timestamp) -> Result<Arc<KeyRing>, KeyStoreError> {
         let before = self.cached();
         if let Some(fresh) = before.as_ref().filter(|cached| self.is_fresh(cached, now)) {
             return Ok(Arc::clone(&fresh.ring));
@@ -126,29 +160,29 @@ impl SecretRing {
         let mut attempts = self.fetching.lock().await;
         let cached = self.cached();
         let (Some(stale), looked) = (&cached, attempts.failed_at) else { return self.fetch(&mut attempts).await };
-        // Whoever held the lock before may have fetched it, or tried to.
+        // The holder of the lock before may have fetched it, or tried to.
         let is_newer = before.is_none_or(|before| !Arc::ptr_eq(&before.ring, &stale.ring));
-        if is_newer || looked.is_some_and(|failed_at| within(REFETCH_PAUSE, failed_at, now)) {
+        if is_newer || looked.is_some_and(|failed_at| within(REFRESH_PAUSE, failed_at, now)) {
             return Ok(Arc::clone(&stale.ring));
         }
         let stale = Arc::clone(&stale.ring);
-        // Cut off, it counts as failed, so that the next delivery is verified with the ring that is there.
+        // If this is cut off, it counts as failed: the next delivery is verified with the stale ring.
         attempts.failed_at = Some(now);
         Ok(self.fetch(&mut attempts).await.unwrap_or(stale))
     }
 
-    async fn newer_than(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Result<Option<Arc<KeyRing>>, KeysError> {
+    async fn refresh(&self, seen: &Arc<KeyRing>, now: Timestamp) -> Result<Option<Arc<KeyRing>>, KeyStoreError> {
         let mut attempts = self.fetching.lock().await;
         if let Some(cached) = self.cached().filter(|cached| !Arc::ptr_eq(&cached.ring, seen)) {
             return Ok(Some(cached.ring));
         }
-        // Whether there is a newer ring, nobody knows as long as it cannot be read.
+        // While it cannot be read, whether there is a newer ring is not known.
         if attempts.failed_at.is_some_and(|failed_at| within(RETRY_PAUSE, failed_at, now)) {
-            return Err(KeysError::Recently { secret: self.secret.clone() });
+            return Err(KeyStoreError::Recently { secret: self.secret.clone() });
         }
-        // The ring at hand may have been read for this very delivery.
+        // The cached ring may have been read for this very delivery.
         let is_new = self.cached().is_some_and(|cached| cached.fetched_at > now);
-        let looked = attempts.after_mismatch_at.is_some_and(|looked_at| within(REFETCH_PAUSE, looked_at, now));
+        let looked = attempts.after_mismatch_at.is_some_and(|looked_at| within(REFRESH_PAUSE, looked_at, now));
         if looked && attempts.failed_at.is_none() {
             return Ok(None);
         }
@@ -156,7 +190,7 @@ impl SecretRing {
         if is_new {
             return Ok(None);
         }
-        // Cut off, it counts as failed: a signature must not be called wrong by a ring that was not read.
+        // If this is cut off, it counts as failed: a ring that was not read must not call a signature wrong.
         attempts.failed_at = Some(now);
         self.fetch(&mut attempts).await.map(Some)
     }
@@ -167,14 +201,14 @@ impl SecretRing {
 
     fn is_fresh(&self, cached: &Cached, now: Timestamp) -> bool {
         let age = now.since(cached.fetched_at);
-        // A negative age is a clock that was set back; a ring from the future could stay for ever.
+        // A negative age is a clock that was set back: a ring from the future would stay for ever.
         !age.is_negative() && age < self.cache_for
     }
 
-    async fn fetch(&self, attempts: &mut Attempts) -> Result<Arc<KeyRing>, KeysError> {
+    async fn fetch(&self, attempts: &mut Attempts) -> Result<Arc<KeyRing>, KeyStoreError> {
         let result = match tokio::time::timeout(FETCH_WITHIN, self.read()).await {
             Ok(result) => result,
-            Err(_) => Err(KeysError::OutOfTime { secret: self.secret.clone() }),
+            Err(_) => Err(KeyStoreError::OutOfTime { secret: self.secret.clone() }),
         };
         match result {
             Ok(ring) => {
@@ -189,35 +223,35 @@ impl SecretRing {
                 Ok(ring)
             }
             Err(error) => {
-                let kept =
-                    if self.cached().is_some() { "the ring read before stays in use" } else { "there is no ring" };
-                warn!("{error}; {kept}");
+                let fallback =
+                    if self.cached().is_some() { "the cached ring stays in use" } else { "no ring is cached" };
+                warn!("{error}; {fallback}");
                 attempts.failed_at = Some(Timestamp::now());
                 Err(error)
             }
         }
     }
 
-    async fn read(&self) -> Result<KeyRing, KeysError> {
+    async fn read(&self) -> Result<KeyRing, KeyStoreError> {
         let name = || self.secret.clone();
         let secret = secret::read(&self.client, &self.secret).await.map_err(|error| {
             let hint = match error {
                 SecretError::Missing { .. } => {
-                    "; there is no such secret with a value in this account and region: see UNITH_KEYS_SECRET and AWS_REGION"
+                    "; there is no such secret with a value in this account and region: check UNITH_KEYS_SECRET and AWS_REGION"
                 }
                 SecretError::Denied(_) => {
-                    "; the function's role needs secretsmanager:GetSecretValue on it (and kms:Decrypt, under a key of your own)"
+                    "; the function's role needs secretsmanager:GetSecretValue on it (and kms:Decrypt with a key of your own)"
                 }
                 SecretError::Failed(_) | SecretError::NotText => "",
             };
-            KeysError::Fetch { secret: name(), cause: error.to_string(), hint }
+            KeyStoreError::Fetch { secret: name(), cause: error.to_string(), hint }
         })?;
-        KeyRing::parse(&secret.text).map_err(|cause| KeysError::NoRing { secret: name(), cause })
+        KeyRing::parse(&secret.text).map_err(|cause| KeyStoreError::Invalid { secret: name(), cause })
     }
 }
 
 fn within(pause: Duration, then: Timestamp, now: Timestamp) -> bool {
     let since = now.since(then);
-    // Then may be a little later than now: a request that waited for a fetch carries the time at which it came.
+    // `then` may be a little later than `now`: a request that waited for a fetch carries the time at which it came.
     since.abs() < pause
 }

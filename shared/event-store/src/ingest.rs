@@ -1,0 +1,115 @@
+//! Ingestion: a verified body becomes a stored event, or is kept aside. Every function that stores events takes this path.
+
+use unith_events::{
+    body::InvalidEvent,
+    event::{Event, ParseError},
+    ids::EventId,
+    timestamp::Timestamp,
+    verify::Verified,
+};
+
+use crate::{
+    item::{QuarantineKind, Quarantined},
+    store::{EventStore, Put, StoreError},
+};
+
+/// What became of a delivery. All of these are final: sending it again changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The event is new, and in the table.
+    Stored {
+        /// The event.
+        event_id: EventId,
+    },
+    /// The event was in the table, with the same content.
+    Duplicate {
+        /// The event.
+        event_id: EventId,
+    },
+    /// The event was in the table, with other content. The stored one stays, and this body is in quarantine.
+    Conflict {
+        /// The event.
+        event_id: EventId,
+    },
+    /// The event is past its retention, and is not stored.
+    Expired {
+        /// The event.
+        event_id: EventId,
+    },
+    /// The body is not an event, and is in quarantine.
+    Quarantined {
+        /// Why it is not an event.
+        reason: InvalidEvent,
+        /// Whether it came for the first time today.
+        is_new: bool,
+    },
+}
+
+impl Outcome {
+    /// The word for it in responses and logs. A conflict is answered as the duplicate that it also is.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Stored { .. } => "stored",
+            Self::Duplicate { .. } | Self::Conflict { .. } => "duplicate",
+            Self::Expired { .. } => "expired",
+            Self::Quarantined { .. } => "quarantined",
+        }
+    }
+}
+
+impl EventStore {
+    /// Stores a verified body, of which `event` was parsed. An `Ok` is durable.
+    ///
+    /// # Errors
+    /// The table did not take it.
+    pub async fn ingest(
+        &self,
+        verified: &Verified<'_>,
+        event: &Result<Event, ParseError>,
+        received_at: Timestamp,
+    ) -> Result<Outcome, StoreError> {
+        match event {
+            Ok(event) => self.ingest_event(verified, event, received_at).await,
+            Err(error) => {
+                let quarantined = Quarantined {
+                    kind: QuarantineKind::Unreadable,
+                    reason: error.reason.to_string(),
+                    key_head: verified.key_head().cloned(),
+                    head_id: error.head_id.clone(),
+                    session_id: error.session_id.clone(),
+                };
+                let is_new = self.quarantine(verified.body(), quarantined, received_at).await?;
+                Ok(Outcome::Quarantined { reason: error.reason, is_new })
+            }
+        }
+    }
+
+    async fn ingest_event(
+        &self,
+        verified: &Verified<'_>,
+        event: &Event,
+        received_at: Timestamp,
+    ) -> Result<Outcome, StoreError> {
+        let event_id = event.event_id.clone();
+        // DynamoDB would delete it at once, and a replay must not bring back what retention has removed.
+        if self.retention().has_expired(event.identity.occurred_at, received_at) {
+            return Ok(Outcome::Expired { event_id });
+        }
+        match self.put_event(event, verified.body(), received_at).await? {
+            Put::Stored => Ok(Outcome::Stored { event_id }),
+            Put::Duplicate => Ok(Outcome::Duplicate { event_id }),
+            Put::Conflict => {
+                let quarantined = Quarantined {
+                    kind: QuarantineKind::Conflict,
+                    reason: format!("differs from the stored event {event_id}"),
+                    key_head: verified.key_head().cloned(),
+                    head_id: Some(event.identity.head_id.clone()),
+                    session_id: Some(event.identity.session_id.clone()),
+                };
+                self.quarantine(verified.body(), quarantined, received_at).await?;
+                Ok(Outcome::Conflict { event_id })
+            }
+        }
+    }
+}

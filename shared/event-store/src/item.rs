@@ -1,0 +1,282 @@
+//! The items of the events table, as types: one schema for every function that reads or writes them.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha2::{Digest, Sha256};
+use unith_events::{
+    event::Event,
+    ids::{EventId, HeadId, SessionId},
+    timestamp::Timestamp,
+};
+
+use crate::{
+    keys::{event_sk, quarantine_pk, session_pk},
+    retention::Retention,
+};
+
+/// An event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventItem {
+    /// See [`session_pk`].
+    pub pk: String,
+    /// See [`event_sk`].
+    pub sk: String,
+    /// The same for every delivery of the event.
+    pub event_id: EventId,
+    /// In upper case if UNITH names it, as it was sent otherwise.
+    pub event_type: String,
+    /// UTC, in milliseconds.
+    pub occurred_at: Timestamp,
+    /// The digital human.
+    pub head_id: HeadId,
+    /// The conversation.
+    pub session_id: SessionId,
+    /// E.g. `jane-15326`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_head_id: Option<String>,
+    /// E.g. `acme`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_org_id: Option<String>,
+    /// When the delivery reached `receive`.
+    pub received_at: Timestamp,
+    /// The body as UNITH sent it.
+    pub body: Body,
+    /// See [`body_sha256`].
+    pub body_sha256: String,
+    /// Seconds since 1970; absent for an item that is kept for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+}
+
+impl EventItem {
+    /// The item of `event`, delivered as `body`.
+    #[must_use]
+    pub fn new(event: &Event, body: &[u8], received_at: Timestamp, retention: Retention) -> Self {
+        let identity = &event.identity;
+        Self {
+            pk: session_pk(&identity.head_id, &identity.session_id),
+            sk: event_sk(identity),
+            event_id: event.event_id.clone(),
+            event_type: event.event_type.clone(),
+            occurred_at: identity.occurred_at,
+            head_id: identity.head_id.clone(),
+            session_id: identity.session_id.clone(),
+            public_head_id: event.public_head_id.clone(),
+            public_org_id: event.public_org_id.clone(),
+            received_at,
+            body: Body::new(body),
+            body_sha256: body_sha256(body),
+            expires_at: retention.expires_at(identity.occurred_at),
+        }
+    }
+}
+
+/// An authentic body that is kept aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineItem {
+    /// See [`quarantine_pk`].
+    pub pk: String,
+    /// See [`body_sha256`].
+    pub sk: String,
+    /// Why it is kept aside.
+    pub kind: QuarantineKind,
+    /// The same in a sentence.
+    pub reason: String,
+    /// The head its key is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_head: Option<HeadId>,
+    /// The head it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_id: Option<HeadId>,
+    /// The session it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// When the delivery reached `receive`.
+    pub received_at: Timestamp,
+    /// The body as UNITH sent it.
+    pub body: Body,
+    /// Seconds since 1970; absent for an item that is kept for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+}
+
+/// Why a body is kept aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuarantineKind {
+    /// It is not an event.
+    Unreadable,
+    /// It is an event that is stored already, with other content.
+    Conflict,
+}
+
+/// What is known of a body that is kept aside.
+#[derive(Debug, Clone)]
+pub struct Quarantined {
+    /// Why it is kept aside.
+    pub kind: QuarantineKind,
+    /// The same in a sentence.
+    pub reason: String,
+    /// The head its key is bound to.
+    pub key_head: Option<HeadId>,
+    /// The head it names.
+    pub head_id: Option<HeadId>,
+    /// The session it names.
+    pub session_id: Option<SessionId>,
+}
+
+impl QuarantineItem {
+    /// The item of `body`.
+    #[must_use]
+    pub fn new(quarantined: Quarantined, body: &[u8], received_at: Timestamp, retention: Retention) -> Self {
+        let Quarantined { kind, reason, key_head, head_id, session_id } = quarantined;
+        Self {
+            pk: quarantine_pk(received_at),
+            sk: body_sha256(body),
+            kind,
+            reason,
+            key_head,
+            head_id,
+            session_id,
+            received_at,
+            body: Body::new(body),
+            expires_at: retention.expires_at(received_at),
+        }
+    }
+}
+
+/// A raw body: a string attribute, or a binary one where it is not UTF-8. `Debug` shows its size alone.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Body {
+    /// UTF-8.
+    Text(String),
+    /// Anything else.
+    Binary(Vec<u8>),
+}
+
+impl Body {
+    /// Takes the bytes as they are.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        std::str::from_utf8(bytes).map_or_else(|_| Self::Binary(bytes.to_vec()), |text| Self::Text(text.to_owned()))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Binary(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} bytes]", self.as_bytes().len())
+    }
+}
+
+impl Serialize for Body {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Binary(bytes) => serializer.serialize_bytes(bytes),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Body;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or binary attribute")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Body, E> {
+                Ok(Body::Text(text.to_owned()))
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Body, E> {
+                Ok(Body::Binary(bytes.to_vec()))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// The SHA-256 of a body in lower-case hex.
+#[must_use]
+pub fn body_sha256(body: &[u8]) -> String {
+    hex::encode(Sha256::digest(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use std::collections::HashMap;
+    use unith_events::event::Identity;
+
+    type Item = HashMap<String, AttributeValue>;
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::parse(text).unwrap()
+    }
+
+    fn event(public_org_id: Option<&str>) -> Event {
+        let identity = Identity {
+            head_id: "h".parse().unwrap(),
+            session_id: "s".parse().unwrap(),
+            event_type: "HANDED_OVER".into(),
+            occurred_at: at("2026-01-15T09:57:33Z"),
+        };
+        Event {
+            event_id: identity.event_id(),
+            event_type: "Handed_over".into(),
+            identity,
+            public_head_id: None,
+            public_org_id: public_org_id.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn items_are_read_back_as_they_were_written() {
+        for (body, retention) in [(&b"{}"[..], Retention::Forever), (&[0xff, 0x00], Retention::Days(1))] {
+            for public in [None, Some("acme")] {
+                let item = EventItem::new(&event(public), body, at("2026-01-15T09:57:34Z"), retention);
+                let stored: Item = serde_dynamo::to_item(&item).unwrap();
+                assert_eq!(serde_dynamo::from_item::<_, EventItem>(stored).unwrap(), item);
+            }
+            let quarantined = Quarantined {
+                kind: QuarantineKind::Unreadable,
+                reason: "the body is not JSON".into(),
+                key_head: Some("h".parse().unwrap()),
+                head_id: None,
+                session_id: None,
+            };
+            let item = QuarantineItem::new(quarantined, body, at("2026-01-15T09:57:34Z"), retention);
+            let stored: Item = serde_dynamo::to_item(&item).unwrap();
+            assert_eq!(serde_dynamo::from_item::<_, QuarantineItem>(stored).unwrap(), item);
+        }
+    }
+
+    #[test]
+    fn attributes_have_the_types_of_the_reference() {
+        let item = EventItem::new(&event(None), b"\xff", at("2026-01-15T09:57:34Z"), Retention::Days(1));
+        let stored: Item = serde_dynamo::to_item(&item).unwrap();
+        assert_eq!(stored["expires_at"], AttributeValue::N("1768557453".into()));
+        assert_eq!(stored["occurred_at"], AttributeValue::S("2026-01-15T09:57:33.000Z".into()));
+        assert!(stored["body"].is_b() && !stored.contains_key("public_org_id"), "{stored:?}");
+        let item = EventItem::new(&event(None), b"{}", at("2026-01-15T09:57:34Z"), Retention::Forever);
+        let stored: Item = serde_dynamo::to_item(&item).unwrap();
+        assert_eq!(stored["body"], AttributeValue::S("{}".into()));
+        assert!(!stored.contains_key("expires_at"));
+    }
+}

@@ -1,0 +1,53 @@
+//! Retention: how long items live.
+
+use time::Duration;
+use unith_events::timestamp::Timestamp;
+
+/// How long items live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// For ever.
+    Forever,
+    /// This many days.
+    Days(u16),
+}
+
+impl Retention {
+    /// `0` is for ever.
+    #[must_use]
+    pub fn from_days(days: u16) -> Self {
+        if days == 0 { Self::Forever } else { Self::Days(days) }
+    }
+
+    /// When an item that counts from `start` expires, in seconds since 1970; `None` for never.
+    #[must_use]
+    pub fn expires_at(self, start: Timestamp) -> Option<i64> {
+        match self {
+            Self::Forever => None,
+            Self::Days(days) => Some(start.plus(Duration::days(days.into())).epoch_seconds()),
+        }
+    }
+
+    /// Whether an item that counts from `start` has expired at `now`.
+    #[must_use]
+    pub fn has_expired(self, start: Timestamp, now: Timestamp) -> bool {
+        self.expires_at(start).is_some_and(|expires_at| expires_at <= now.epoch_seconds())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retention_counts_from_the_start_and_zero_is_for_ever() {
+        let start = Timestamp::parse("2026-01-15T09:57:33Z").unwrap();
+        let end = start.plus(Duration::days(1));
+        assert_eq!(Retention::from_days(0).expires_at(start), None);
+        assert!(!Retention::from_days(0).has_expired(start, end));
+        let day = Retention::from_days(1);
+        assert_eq!(day.expires_at(start), Some(end.epoch_seconds()));
+        assert!(!day.has_expired(start, start));
+        assert!(day.has_expired(start, end));
+    }
+}
