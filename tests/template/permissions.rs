@@ -244,13 +244,13 @@ fn the_document_names_every_service_that_a_deployer_needs() {
         ("Serverless", "Lambda"),
     ]);
     let document = text("docs/deploy.md");
-    let section = document.split("\n## Who may deploy\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let section = document.split("\n## Required permissions\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let words = section.split_whitespace().collect::<Vec<_>>().join(" ");
     let template = Template::read();
     for (name, resource) in template.resources("") {
         let Some(kind) = resource["Type"].as_str().unwrap().strip_prefix("AWS::") else { continue };
         let service = names[kind.split("::").next().unwrap()];
-        assert!(words.contains(service), "docs/deploy.md, Who may deploy, lacks {service}, which {name} needs");
+        assert!(words.contains(service), "docs/deploy.md, Required permissions, lacks {service}, which {name} needs");
     }
 }
 

@@ -151,15 +151,18 @@ fn functions_run_where_they_are_built_for_and_are_traced() {
 }
 
 #[test]
-fn the_functions_are_given_variables_that_the_readme_explains() {
+fn the_functions_are_given_variables_that_the_reference_explains() {
     let template = Template::read();
-    let readme = text("README.md");
+    let reference = text("docs/reference.md");
     let mut count = 0;
     let global = &template.0["Globals"]["Function"];
     let functions = template.resources("AWS::Serverless::Function").map(|(_, function)| &function["Properties"]);
     for variables in functions.chain([global]).map(|properties| &properties["Environment"]["Variables"]) {
         for name in variables.as_object().unwrap().keys() {
-            assert!(readme.contains(&format!("| `{name}` |")) || readme.contains(&format!("`{name}`, ")), "{name}");
+            assert!(
+                reference.contains(&format!("| `{name}` |")) || reference.contains(&format!("`{name}`, ")),
+                "{name}"
+            );
             count += 1;
         }
     }
@@ -180,7 +183,9 @@ fn the_route_is_the_one_receive_answers() {
 #[test]
 fn commands_that_the_documents_name_exist() {
     let mut count = 0;
-    for path in ["README.md", "docs/deploy.md", "docs/runbooks.md", "docs/security.md"] {
+    for path in
+        ["README.md", "docs/reference.md", "docs/local.md", "docs/deploy.md", "docs/runbooks.md", "docs/security.md"]
+    {
         for part in text(path).split(r#"{"action":""#).skip(1) {
             let name = part.split('"').next().unwrap();
             serde_json::from_value::<Action>(Value::from(name))
