@@ -28,10 +28,14 @@ fn alarms(template: &Template) -> impl Iterator<Item = (&str, &Value)> {
     template.resources("AWS::CloudWatch::Alarm")
 }
 
-/// The dashboard with a word in the place of each reference.
+/// The dashboard, with the values that its `Fn::Sub` defines inserted. References to resources remain: `${Receive}`.
 fn dashboard(template: &Template) -> Value {
-    let source = &template.0["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"][0];
-    serde_json::from_str(source.as_str().unwrap()).expect("the dashboard is JSON")
+    let substitution = &template.0["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"];
+    let mut body = substitution[0].as_str().unwrap().to_owned();
+    for (name, value) in substitution[1].as_object().unwrap() {
+        body = body.replace(&format!("${{{name}}}"), &short(value));
+    }
+    serde_json::from_str(&body).expect("the dashboard is JSON")
 }
 
 /// When an alarm goes off: what it looks at, how, and beyond what.

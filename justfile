@@ -1,0 +1,46 @@
+# Recipes for working on the project. Run `just` for a list.
+
+[private]
+default:
+    @just --list
+
+# Format the Rust code
+fmt:
+    cargo fmt --all
+    cargo fmt --all --manifest-path bench/Cargo.toml
+
+# Lint code, scripts, spelling and prose
+lint:
+    .ci/run lint
+
+# Run all tests; arguments go to cargo test
+test *args:
+    cargo test --workspace {{ args }}
+
+# Run the demo; with other arguments, the sandbox
+sandbox *args='--once':
+    cargo run -p sandbox -- {{ args }}
+
+# Start the services that `cargo lambda watch` needs
+watch-services:
+    cargo run -p sandbox -- --services-only
+
+# Run the gate, or some of its steps
+gate *steps:
+    .ci/run {{ steps }}
+
+# Check size, crates and instruction counts
+budget:
+    .ci/run budget
+
+# Measure the candidates that bench/prepare has built
+bench *args:
+    CARGO_TARGET_DIR="$PWD/target" cargo run --release --manifest-path bench/Cargo.toml -p bench -- {{ args }}
+
+# Deploy to an emulator of AWS, update and delete
+deploy-test:
+    .ci/run deploy
+
+# Build the documentation of all crates
+docs:
+    .ci/run docs
