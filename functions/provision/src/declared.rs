@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use unith_events::ids::is_id;
+use unith_events::ids::HeadId;
 
 /// The types a webhook is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -122,7 +122,7 @@ impl Heads {
     pub fn parse<'h>(ids: impl Iterator<Item = &'h str>) -> Result<Self, InvalidHeads> {
         let mut heads: Vec<String> = Vec::new();
         for id in ids.map(str::trim).filter(|id| !id.is_empty()) {
-            if !is_id(id) {
+            if HeadId::new(id).is_err() {
                 return Err(InvalidHeads::Id(id.chars().filter(|c| !c.is_control()).take(128).collect()));
             }
             if !heads.iter().any(|known| known == id) {

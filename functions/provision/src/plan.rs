@@ -8,7 +8,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 use unith_events::{
-    key_ring::{KeyState, RingKey, WebhookId},
+    ids::WebhookId,
+    key_ring::{KeyState, RingKey},
     signature::SharedKey,
     timestamp::Timestamp,
 };

@@ -5,7 +5,8 @@
 //! owner took over stays. Removal looks again before it believes anything: an answer of success may mean nothing.
 
 use unith_events::{
-    key_ring::{KeyState, RingKey, WebhookId},
+    ids::WebhookId,
+    key_ring::{KeyState, RingKey},
     timestamp::Timestamp,
 };
 

@@ -28,8 +28,9 @@ use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use unith_events::{
+    ids::WebhookId,
     json::Object,
-    key_ring::{KeyRing, KeyState, RingKey, WebhookId},
+    key_ring::{KeyRing, KeyState, RingKey},
     signature::{SharedKey, trimmed},
     timestamp::Timestamp,
 };
@@ -507,7 +508,7 @@ impl Document {
     pub fn heads_of(&self, owner: &str) -> Vec<String> {
         let mut heads: Vec<String> = Vec::new();
         for key in self.keys().filter(|key| key.owner.as_deref() == Some(owner)) {
-            heads.extend(key.head_id.clone().filter(|head| !heads.contains(head)));
+            heads.extend(key.head_id.clone().map(String::from).filter(|head| !heads.contains(head)));
         }
         heads
     }

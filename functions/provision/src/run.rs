@@ -17,11 +17,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use tokio::time::Instant;
-use unith_events::{
-    key_ring::{RingKey, WebhookId},
-    signature::SharedKey,
-    timestamp::Timestamp,
-};
+use unith_events::{ids::WebhookId, key_ring::RingKey, signature::SharedKey, timestamp::Timestamp};
 
 use crate::{
     config::Allowed,

@@ -23,8 +23,8 @@ use reqwest::{
 use serde_json::{Value, json, value::RawValue};
 use tokio::{sync::Mutex, time::Instant};
 use unith_events::{
+    ids::WebhookId,
     json::{self, Object},
-    key_ring::WebhookId,
     signature::{SharedKey, trimmed},
     timestamp::Timestamp,
 };
@@ -356,7 +356,7 @@ impl UnithClient {
             let known = heads.len();
             for head in listed {
                 let id = Object::parse(head.get()).ok().and_then(|head| head.text("id").map(Cow::into_owned));
-                let id = id.filter(|id| unith_events::ids::is_id(id));
+                let id = id.filter(|id| unith_events::ids::HeadId::new(id.as_str()).is_ok());
                 let id = id.ok_or_else(|| unusable(&call.name(), "a head in it has no id"))?;
                 if !heads.contains(&id) {
                     heads.push(id);

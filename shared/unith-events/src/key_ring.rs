@@ -5,10 +5,16 @@
 //!           {"head_id": "8eab5b23-…", "webhook_id": 3, "key": "0f3c…", "state": "retiring", "until": "2026-01-16T11:00:00Z"}]}
 //! ```
 //!
-//! A secret made by hand may also be the bare key, or `{"sharedKey": "…"}`; such a key is good for any head.
+//! A secret made by hand may also be the bare key, or `{"sharedKey": "…"}`; such a key is valid for any head.
 //!
-//! Reading is lenient by entry and strict by document: an entry that cannot be used is left out and reported, so that
-//! one bad entry does not take the others down; a document of another shape is an error, and never a key.
+//! Reading is lenient per entry and strict per document: an unusable entry is left out and reported, so that one bad entry
+//! does not take the others down. A document of another shape is an error, and never a key.
+//!
+//! [`KeyRing`] is the document as receivers read it; [`document::KeyRingDocument`] is the same document to be changed.
+
+pub mod document;
+
+use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -30,21 +36,22 @@ pub struct KeyRing {
 /// One entry of the ring.
 #[derive(Debug, Clone)]
 pub struct RingKey {
-    /// The key.
     pub key: SharedKey,
-    /// The head whose events it signs; `None` where it is good for any head.
+    /// The head whose events it signs; `None` if it is valid for any head.
     pub head_id: Option<HeadId>,
     /// UNITH's id of the webhook it came with, where known.
     pub webhook_id: Option<WebhookId>,
-    /// Whether a rotation is taking it out of use.
+    /// Whether the entry has a `webhook_id`, which is `null` until UNITH lists the webhook. `provision` manages such
+    /// entries and leaves all others alone.
+    pub is_managed: bool,
     pub state: KeyState,
-    /// Since when it is in the ring, where known.
+    /// When it entered the ring, where known.
     pub since: Option<Timestamp>,
-    /// The instant from which it is not used any more.
+    /// The instant at which it expires.
     pub until: Option<Timestamp>,
-    /// The resource that looks after the webhook, e.g. `UnithWebhook@6a5b1f00-…`.
+    /// The resource that manages the webhook, e.g. `UnithWebhook@6a5b1f00-…`.
     pub owner: Option<String>,
-    /// The resource that did so before, until that one is deleted.
+    /// The resource that managed it before, until that one is deleted.
     pub previous_owner: Option<String>,
     /// Whether the webhook was registered while its head's events were on: UNITH never delivers to another one.
     pub made_while_on: bool,
@@ -53,14 +60,13 @@ pub struct RingKey {
 /// Where a key is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyState {
-    /// In use.
     Active,
-    /// Replaced by a newer one, and still good for what was signed before.
+    /// Replaced by a newer one, and still valid for what was signed before.
     Retiring,
 }
 
 impl KeyState {
-    /// The word the secret and the log use.
+    /// The word in the secret and the log.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -70,74 +76,84 @@ impl KeyState {
     }
 }
 
-/// A secret that is not a key ring.
+/// A secret that is not a valid key ring.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyRingError {
-    /// Nothing but white space.
     #[error("the secret is empty")]
     Empty,
-    /// Another document, or no key.
     #[error(r#"the secret is neither {{"keys":[…]}} nor {{"sharedKey":"…"}} nor a bare key"#)]
     Shape,
-    /// It names a head by another member than `head_id`, so that its key must not be taken for one of any head.
+    /// Its key is one head's, so it must not be read as a key for any head.
     #[error("the secret names its head by another member than `head_id`")]
     OtherHeadMember,
-    /// It names a head that cannot be one.
     #[error("the secret's `head_id` is not a head's id; leave the member out to allow any head")]
     HeadId,
-    /// The one key it holds cannot be one.
     #[error("the key in the secret cannot be used: {0}")]
     Key(#[from] InvalidKey),
+    #[error("a member's name in the secret is not Unicode text")]
+    MemberName,
+    #[error("the secret's `deleted` is not a list")]
+    Deleted,
 }
 
-impl KeyRing {
-    /// A ring of one key that is good for any head.
-    #[must_use]
-    pub fn of_one(key: SharedKey) -> Self {
-        let key = RingKey {
-            key,
-            head_id: None,
-            webhook_id: None,
-            state: KeyState::Active,
-            since: None,
-            until: None,
-            owner: None,
-            previous_owner: None,
-            made_while_on: false,
-        };
-        Self { keys: vec![key], left_out: Vec::new() }
-    }
+/// A secret's text in one of its forms, not yet read further.
+struct Parsed<'t> {
+    /// The members beside the keys.
+    document: Object<'t>,
+    content: Content<'t>,
+}
 
-    /// Reads a secret's text in any of the three forms.
-    ///
-    /// # Errors
-    /// A secret of another shape, or one whose only key cannot be a key.
-    pub fn parse(secret: &str) -> Result<Self, KeyRingError> {
+enum Content<'t> {
+    /// A bare key, or a document with a `sharedKey`.
+    Key(Box<RingKey>),
+    Entries(Vec<&'t RawValue>),
+}
+
+impl<'t> Parsed<'t> {
+    fn new(secret: &'t str) -> Result<Self, KeyRingError> {
         let secret = trimmed(secret);
         if secret.is_empty() {
             return Err(KeyRingError::Empty);
         }
         if !secret.starts_with('{') {
             let is_word = !secret.starts_with(['[', '"']) && !secret.contains(char::is_whitespace);
-            return if is_word { Ok(Self::of_one(SharedKey::parse(secret)?)) } else { Err(KeyRingError::Shape) };
+            let key = if is_word { SharedKey::parse(secret)? } else { return Err(KeyRingError::Shape) };
+            return Ok(Self { document: Object::default(), content: Content::Key(Box::new(RingKey::new(key, None))) });
         }
         let document = Object::parse(secret).map_err(|_| KeyRingError::Shape)?;
-        let present = |name| document.get(name).filter(|value| value.get() != "null");
-        let entries: Vec<&RawValue> = match (present("keys"), present("sharedKey")) {
+        let content = match (present(&document, "keys"), present(&document, "sharedKey")) {
             (None, Some(key)) => {
                 let key = Zeroizing::new(json::text(key).ok_or(KeyRingError::Shape)?.into_owned());
-                let mut ring = Self::of_one(SharedKey::parse(&key)?);
-                // As UNITH shows a webhook, it is one head's.
+                let key = SharedKey::parse(&key)?;
                 let head_id = head_of(&document).map_err(|error| match error {
                     InvalidEntry::OtherHeadMember => KeyRingError::OtherHeadMember,
                     _ => KeyRingError::HeadId,
                 })?;
-                ring.keys.iter_mut().for_each(|key| key.head_id.clone_from(&head_id));
-                return Ok(ring);
+                Content::Key(Box::new(RingKey::new(key, head_id)))
             }
-            (Some(keys), None) => serde_json::from_str(keys.get()).map_err(|_| KeyRingError::Shape)?,
-            // Which one counts? Whoever wrote the other one would wonder.
+            (Some(keys), None) => Content::Entries(serde_json::from_str(keys.get()).map_err(|_| KeyRingError::Shape)?),
+            // With both, either reading could be the wrong one.
             _ => return Err(KeyRingError::Shape),
+        };
+        Ok(Self { document, content })
+    }
+}
+
+impl KeyRing {
+    /// A ring of one key that is valid for any head.
+    #[must_use]
+    pub fn of_one(key: SharedKey) -> Self {
+        Self { keys: vec![RingKey::new(key, None)], left_out: Vec::new() }
+    }
+
+    /// Reads a secret's text in any of the three forms.
+    ///
+    /// # Errors
+    /// A secret of another shape, or one whose only key is invalid.
+    pub fn parse(secret: &str) -> Result<Self, KeyRingError> {
+        let entries = match Parsed::new(secret)?.content {
+            Content::Key(key) => return Ok(Self { keys: vec![*key], left_out: Vec::new() }),
+            Content::Entries(entries) => entries,
         };
         let mut ring = Self::default();
         for (index, entry) in entries.into_iter().enumerate() {
@@ -149,110 +165,128 @@ impl KeyRing {
         Ok(ring)
     }
 
-    /// All keys, also those past their `until`.
+    /// All keys, expired ones included.
     #[must_use]
     pub fn keys(&self) -> &[RingKey] {
         &self.keys
     }
 
-    /// What was left out and why, a sentence an entry, for the log.
+    /// One sentence per entry that was left out, for the log.
     #[must_use]
     pub fn left_out(&self) -> &[String] {
         &self.left_out
     }
 }
 
-impl RingKey {
-    /// Whether it may verify anything at `now`.
-    #[must_use]
-    pub fn usable(&self, now: Timestamp) -> bool {
-        self.until.is_none_or(|until| now < until)
-    }
-}
-
 /// Why an entry cannot be used. No message repeats the key.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidEntry {
-    /// It is another JSON value.
     #[error("it is not an object")]
     NotAnObject,
-    /// There is no key in it.
     #[error("it has no `key`")]
     NoKey,
-    /// What stands where the key should stand is not a string.
     #[error("its `key` is not a string")]
     KeyType,
-    /// The key cannot be one.
     #[error("its `key` cannot be used: {0}")]
     Key(#[from] InvalidKey),
-    /// It is bound to a head that has no name.
     #[error("its `head_id` is not a string with a head's id; leave the member out to allow any head")]
     HeadId,
-    /// It is bound to a head by a member that has another name.
     #[error("it names its head by another member than `head_id`")]
     OtherHeadMember,
-    /// Nobody knows whether it is in use.
     #[error("its `state` is neither `active` nor `retiring`")]
     State,
-    /// Nobody knows when it ends.
     #[error("its `until` is not an ISO 8601 date and time")]
     Until,
 }
 
 impl RingKey {
-    /// Reads one entry of the document. Members that are not known are somebody else's and do not matter, but for one
-    /// that seems to bind the key to a head: taken for nothing, it would make the key valid for every head.
+    fn new(key: SharedKey, head_id: Option<HeadId>) -> Self {
+        Self {
+            key,
+            head_id,
+            webhook_id: None,
+            is_managed: false,
+            state: KeyState::Active,
+            since: None,
+            until: None,
+            owner: None,
+            previous_owner: None,
+            made_while_on: false,
+        }
+    }
+
+    /// Reads one entry of the document. Unknown members are ignored, except for one that seems to bind the key to a head:
+    /// without it, the key would be valid for every head.
     ///
     /// # Errors
     /// An entry whose key must not be used.
     pub fn parse(entry: &str) -> Result<Self, InvalidEntry> {
         let entry = Object::parse(entry).map_err(|_| InvalidEntry::NotAnObject)?;
-        let present = |name| entry.get(name).filter(|value| value.get() != "null");
-        let key = present("key").ok_or(InvalidEntry::NoKey)?;
+        let key = present(&entry, "key").ok_or(InvalidEntry::NoKey)?;
         let key = Zeroizing::new(json::text(key).ok_or(InvalidEntry::KeyType)?.into_owned());
         let head_id = head_of(&entry)?;
-        let until = match present("until") {
-            // Not knowing when a key ends, we do not use it.
-            Some(until) => {
-                let until = json::text(until).and_then(|until| Timestamp::parse(&until));
-                Some(until.ok_or(InvalidEntry::Until)?)
-            }
-            None => None,
+        // A key that ends at an unknown instant is not used.
+        let instant = |until| json::text(until).and_then(|until| Timestamp::parse(&until)).ok_or(InvalidEntry::Until);
+        let until = present(&entry, "until").map(instant).transpose()?;
+        // A state of some other name may mean that the key was revoked.
+        let state = match present(&entry, "state").map(|state| json::text(state).ok_or(InvalidEntry::State)) {
+            None => KeyState::Active,
+            Some(state) => match state?.as_ref() {
+                "active" => KeyState::Active,
+                "retiring" => KeyState::Retiring,
+                _ => return Err(InvalidEntry::State),
+            },
         };
-        // One that was revoked, say, must not be taken for one in use.
-        let state =
-            match present("state").map(|state| json::text(state).ok_or(InvalidEntry::State)).transpose()?.as_deref() {
-                None | Some("active") => KeyState::Active,
-                Some("retiring") => KeyState::Retiring,
-                Some(_) => return Err(InvalidEntry::State),
-            };
-        let text = |name| entry.text(name).map(std::borrow::Cow::into_owned);
+        let text = |name| entry.text(name).map(Cow::into_owned);
+        let webhook_id = entry.get("webhook_id");
         Ok(Self {
-            key: SharedKey::parse(&key)?,
-            head_id,
-            webhook_id: entry.get("webhook_id").and_then(WebhookId::from_json),
+            webhook_id: webhook_id.and_then(WebhookId::from_json),
+            is_managed: webhook_id.is_some(),
             state,
             since: entry.text("since").as_deref().and_then(Timestamp::parse),
             until,
             owner: text("owner"),
             previous_owner: text("previous_owner"),
             made_while_on: entry.get("made_while_on").is_some_and(|value| value.get() == "true"),
+            ..Self::new(SharedKey::parse(&key)?, head_id)
         })
+    }
+
+    /// Whether it may verify anything at `now`.
+    #[must_use]
+    pub fn usable(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+
+    /// Whether this is the entry of webhook `id`.
+    #[must_use]
+    pub fn is_of_webhook(&self, id: &WebhookId) -> bool {
+        self.webhook_id.as_ref() == Some(id)
+    }
+
+    /// Whether this entry has the text of `key`. Not in constant time: both sides are ours.
+    #[must_use]
+    pub fn has_key(&self, key: &SharedKey) -> bool {
+        self.key.expose() == key.expose()
     }
 }
 
-/// The head that a document binds its key to; `None` where it binds it to none.
+/// A member's value, unless it is `null`.
+fn present<'t>(document: &Object<'t>, name: &str) -> Option<&'t RawValue> {
+    document.get(name).filter(|value| value.get() != "null")
+}
+
+/// The head that a document binds its key to; `None` if it binds it to no head.
 fn head_of(document: &Object<'_>) -> Result<Option<HeadId>, InvalidEntry> {
-    let head_id = match document.get("head_id") {
-        None => None,
-        Some(head) => Some(json::text(head).and_then(|head| HeadId::new(head).ok()).ok_or(InvalidEntry::HeadId)?),
-    };
+    let id = |head| json::text(head).and_then(|head| HeadId::new(head).ok()).ok_or(InvalidEntry::HeadId);
+    let head_id = document.get("head_id").map(id).transpose()?;
     let is_other = |name: &[u8]| name != b"head_id" && may_name_a_head(name, head_id.is_some());
     if document.names().any(is_other) { Err(InvalidEntry::OtherHeadMember) } else { Ok(head_id) }
 }
 
-/// Whether a member's name may be meant to bind a key to a head: another spelling of `head_id`, or, where that is not
-/// there, anything that speaks of a head.
+/// Whether a member may be meant to bind a key to a head.
+///
+/// With a `head_id` beside it, only another spelling of that; without one, any name with `head` in it.
 fn may_name_a_head(name: &[u8], is_bound: bool) -> bool {
     let letters: Vec<_> = name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect();
     if is_bound {
@@ -275,7 +309,7 @@ mod tests {
     const OLD_KEY: &str = "0f3c5d7e9a1b2c4d6e8f0a1b2c3d4e5f";
 
     #[test]
-    fn reads_a_ring() {
+    fn a_ring_is_read_with_all_its_members() {
         let ring = KeyRing::parse(&format!(
             r#"{{"keys": [
                 {{"head_id": "h1", "webhook_id": 4, "key": "{KEY}", "state": "active", "since": "2026-01-16T09:56:12Z",
@@ -304,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_secrets_made_in_console() {
+    fn a_secret_made_in_the_console_is_read() {
         for secret in [
             KEY.to_owned(),
             format!(" {KEY}\n"),
@@ -319,9 +353,8 @@ mod tests {
         }
     }
 
-    /// As UNITH lists it, a webhook and its key are one head's.
     #[test]
-    fn a_secret_that_speaks_of_a_head_is_not_good_for_all() {
+    fn a_secret_that_names_a_head_is_not_valid_for_every_head() {
         let listed = format!(r#"{{"id": 4, "headId": "h1", "webhookUrl": "https://a.example", "sharedKey": "{KEY}"}}"#);
         assert_eq!(KeyRing::parse(&listed).unwrap_err(), KeyRingError::OtherHeadMember);
         let bound = KeyRing::parse(&format!(r#"{{"head_id": "h1", "sharedKey": "{KEY}"}}"#)).unwrap();
@@ -331,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn no_other_document_becomes_a_key() {
+    fn no_other_document_is_read_as_a_key() {
         for secret in [
             "{}",
             "{\"keys\": [",
@@ -358,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_entry_is_left_out_and_named() {
+    fn an_invalid_entry_is_left_out_and_reported() {
         let key = format!(r#""key": "{KEY}""#);
         let cases = [
             (r#"{"head_id": "h"}"#.to_owned(), "it has no `key`"),
@@ -398,9 +431,9 @@ mod tests {
             let _ = KeyRing::parse(&text);
         }
 
-        /// Whatever an entry says besides, a key that is bound to a head in any spelling is not valid for another.
+        /// A key that is bound to a head in any spelling is not valid for another head.
         #[test]
-        fn no_entry_that_speaks_of_a_head_is_good_for_all(name in "[hH][eE][aA][dD][_ -]?[iI][dD]", head in "[a-z]{1,8}", more in "[a-z]{1,6}") {
+        fn no_entry_that_names_a_head_is_valid_for_every_head(name in "[hH][eE][aA][dD][_ -]?[iI][dD]", head in "[a-z]{1,8}", more in "[a-z]{1,6}") {
             let entry = format!(r#"{{"key": "{KEY}", "{name}": "{head}", "x{more}": {{"{more}": 1}}}}"#);
             match RingKey::parse(&entry) {
                 Ok(entry) => prop_assert_eq!((name.as_str(), entry.head_id), ("head_id", Some(head.parse().unwrap()))),
