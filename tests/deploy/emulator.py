@@ -271,13 +271,24 @@ def quick_create_api(data):
 
 
 # --- Updating a function ------------------------------------------------------------------------------------------
-# The function is made anew, without what belongs to it.
+# The function is made anew, without what belongs to it. And it takes no time: on AWS the old version serves for some seconds
+# after the policies have changed.
+
+UPDATE_S = 1
+is_custom_resource = stacks._is_custom_resource
+
+
+def takes_time(resource_type):
+    return resource_type == "AWS::Lambda::Function" or is_custom_resource(resource_type)
+
 
 create_function = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]["create"]
 
 
 def create_or_update_function(logical_id, props, stack_name):
     before = dict(lambda_svc._functions.items())
+    if _stacks[stack_name]["StackStatus"].startswith("UPDATE"):
+        time.sleep(UPDATE_S)
     name, attributes = create_function(logical_id, props, stack_name)
     for belonging in ("versions", "next_version", "aliases", "policy", "event_invoke_config", "event_invoke_configs"):
         if name in before:
@@ -438,6 +449,7 @@ def main():
     }
     handlers["AWS::Logs::MetricFilter"] = {"create": create_metric_filter, "delete": lambda physical_id, props: None}
     stacks._delete_resource = delete_unless_retained
+    stacks._is_custom_resource = takes_time
     custom_resource.deliver_response = remember_response
     custom_resource._response_url = presigned_response_url
     lambda_svc._create_function = create_function_with_known_role

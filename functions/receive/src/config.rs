@@ -1,4 +1,4 @@
-//! What the environment says, read once.
+//! The function's configuration, from environment variables.
 
 use event_store::retention::Retention;
 use lambda_support::{
@@ -9,7 +9,7 @@ use time::Duration;
 use tracing::Level;
 use unith_events::signature::SharedKey;
 
-/// A little more than a century: longer is "for ever", which is 0.
+/// A little more than a century. `0` is for ever.
 const MAX_RETENTION_DAYS: u16 = 37_000;
 const DEFAULT_RETENTION_DAYS: u16 = 365;
 const DEFAULT_KEY_CACHE_SECONDS: u32 = 300;
@@ -33,22 +33,22 @@ pub struct Config {
 /// Where keys come from.
 #[derive(Debug, Clone)]
 pub enum KeySource {
-    /// One key, good for any head.
+    /// One key, valid for any head.
     Fixed(SharedKey),
-    /// The key-ring secret of this name or ARN, used for so long before it is fetched again.
+    /// A key ring in Secrets Manager.
     Secret {
-        /// `UNITH_KEYS_SECRET`
+        /// `UNITH_KEYS_SECRET`: a name or an ARN.
         id: String,
-        /// `KEY_CACHE_SECONDS`
+        /// `KEY_CACHE_SECONDS`: how long a fetched ring is used.
         cache_for: Duration,
     },
 }
 
 impl Config {
-    /// Reads the variables; the first one that is missing, contradictory or senseless is the error.
+    /// Reads the variables. The error is about the first one that is missing, contradictory or invalid.
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         if env.optional("SPILL_QUEUE_URL").is_some() {
-            // Taken silently, it would promise that no event is lost while the table is down.
+            // Ignored silently, it would promise that no event is lost while the table is unavailable.
             return Err(EnvError::Contradiction("SPILL_QUEUE_URL is set, but this version cannot spill yet: unset it"));
         }
         let days = "a whole number of days from 0 (for ever) to 37000";
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_the_designs() {
+    fn unset_variables_have_the_defaults_of_the_reference() {
         let config = read(&[("TABLE_NAME", "events"), ("UNITH_KEYS_SECRET", "ring")]).unwrap();
         assert_eq!(config.retention, Retention::Days(365));
         assert_eq!(config.log_level, Level::INFO);
@@ -108,13 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn empty_metrics_namespace_means_none() {
+    fn an_empty_metrics_namespace_switches_metrics_off() {
         let config = read(&[("TABLE_NAME", "t"), ("UNITH_SHARED_KEY", KEY), ("METRICS_NAMESPACE", "")]).unwrap();
         assert_eq!(config.metrics_namespace, None);
     }
 
     #[test]
-    fn what_is_not_a_key_stops_the_start_and_is_not_shown() {
+    fn a_value_that_is_not_a_key_stops_the_start_and_is_not_shown() {
         let expected = "; a shared key has 16 to 256 characters of A-Z a-z 0-9 + / = _ . -";
         for (value, problem) in [
             ("{{resolve:secretsmanager:unith}}", "it is a reference that was not resolved"),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_names_its_variable() {
+    fn every_error_names_its_variable() {
         let table = ("TABLE_NAME", "t");
         let key = ("UNITH_SHARED_KEY", KEY);
         for (pairs, expected) in [

@@ -1,9 +1,8 @@
-//! A gateway's event, reduced to what decides about a delivery before `lambda_http` sees it.
+//! A gateway's event, reduced to the parts of a delivery before `lambda_http` sees it.
 //!
-//! `lambda_http` reads the whole event, and panics at what no URI or header can be: a list in `X-Forwarded-Proto`, an odd
-//! host, base64 that is not strict. Anyone can send such things without a signature. So the event that it is given is
-//! made here, of the method, the path, the signature header, the body and the time of arrival; whatever else there was is
-//! left behind unread. No event fails: one that no gateway sends is a request to no path.
+//! `lambda_http` reads the whole event, and panics at a list in `X-Forwarded-Proto`, an odd host, or base64 that is not strict.
+//! Anyone can send these without a signature. So this module makes a new event of the method, the path, the signature header,
+//! the body and the time of arrival, and drops the rest unread. An event that no gateway sends becomes a request to no path.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -25,17 +24,16 @@ use unith_events::{
 
 use crate::delivery::{MAX_BODY_BYTES, WEBHOOK_PATH};
 
-/// A header of our own making, on a request whose body could not be decoded. What a sender calls so is left behind.
+/// Our own header on a request whose body could not be decoded. A sender's header of this name is dropped.
 pub(crate) const UNDECODABLE_BODY: HeaderName = HeaderName::from_static("undecodable-body");
 
 const EMPTY: (String, bool) = (String::new(), false);
-/// How much of a path that leads nowhere is kept for the log.
+/// The part of an unknown path that is logged.
 const MAX_SHOWN_PATH_BYTES: usize = 200;
-/// A header value that nothing can be decoded from, in the place of one that is no header's.
+/// Replaces a value that cannot be a header's. It is not a signature.
 const NO_VALUE: HeaderValue = HeaderValue::from_static("?");
 
-/// Base64 as any encoder may write it: padding may be missing, and unused bits are not looked at. The signature decides
-/// about the bytes.
+/// Base64 of any encoder: padding may be missing, and unused bits are ignored. The signature decides about the bytes.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &ALPHABET,
     GeneralPurposeConfig::new()
@@ -43,14 +41,15 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The request that is in a gateway's event, and nothing else of it. It has the payload version of the event, since the
-/// response has to have it too; what is neither counts as 2.0.
+/// The request within a gateway's event.
+///
+/// It has the event's payload version, since the response must have the same. An event of neither version counts as 2.0.
 #[must_use]
 pub fn neutral(event: &RawValue) -> LambdaRequest {
     let frame = Frame::read(event);
     let (method, path) = (frame.method(), frame.path());
     let mut headers = frame.signature_headers();
-    // What leads nowhere is not decoded.
+    // The body of any other request is not decoded.
     let body = if method == Method::POST && path == WEBHOOK_PATH { frame.body() } else { Some(EMPTY) };
     let (body, is_base64_encoded) = body.unwrap_or_else(|| {
         headers.insert(UNDECODABLE_BODY, NO_VALUE);
@@ -77,7 +76,7 @@ pub fn neutral(event: &RawValue) -> LambdaRequest {
     }
 }
 
-/// The event, and the objects in it that are looked into.
+/// The event, and the objects in it that are read.
 struct Frame<'e> {
     event: Object<'e>,
     context: Object<'e>,
@@ -96,12 +95,12 @@ impl<'e> Frame<'e> {
         match self.event.text("version").as_deref() {
             Some("1.0") => true,
             Some("2.0") => false,
-            // REST APIs say no version.
+            // Events of REST APIs have no version.
             _ => self.http.text("method").is_none() && self.event.text("httpMethod").is_some(),
         }
     }
 
-    /// A method that cannot be one is as wrong as any other that is not POST.
+    /// An invalid method is as wrong as any other than POST.
     fn method(&self) -> Method {
         let method = if self.is_payload_1() {
             self.event.text("httpMethod").or_else(|| self.context.text("httpMethod"))
@@ -111,8 +110,7 @@ impl<'e> Frame<'e> {
         method.and_then(|method| Method::from_bytes(method.as_bytes()).ok()).unwrap_or(Method::OPTIONS)
     }
 
-    /// The webhook's path if the request leads to it, by whatever the gateway makes known of that; otherwise the path it
-    /// asked for, so written that it can stand in any URI and in any log.
+    /// The webhook's path if any member of the event has it; otherwise the requested path, percent-encoded for URIs and logs.
     fn path(&self) -> String {
         if self.is_for_the_webhook() {
             return WEBHOOK_PATH.to_owned();
@@ -120,7 +118,7 @@ impl<'e> Frame<'e> {
         let asked = self.asked_paths().next().unwrap_or_default();
         let mut shown = String::from("/");
         for byte in asked.strip_prefix('/').unwrap_or(&asked).bytes().take(MAX_SHOWN_PATH_BYTES) {
-            // Two slashes at the beginning would make what follows a host.
+            // After two slashes at the start a URI has a host.
             let stays = byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
             if stays && (byte != b'/' || shown.len() > 1) {
                 shown.push(char::from(byte));
@@ -144,21 +142,21 @@ impl<'e> Frame<'e> {
             || self.proxied_paths().any(|path| is_webhook(&format!("/{}", path.trim_start_matches('/'))))
     }
 
-    /// What the gateway matched: `POST /path` (payload 2.0) or `/path` (1.0).
+    /// The routes that the gateway matched: `POST /path` (payload 2.0) or `/path` (1.0).
     fn routes(&self) -> impl Iterator<Item = Cow<'e, str>> {
         let context = &self.context;
         let of_event = ["routeKey", "resource"].into_iter().filter_map(|name| self.event.text(name));
         of_event.chain(["routeKey", "resourcePath"].into_iter().filter_map(|name| context.text(name)))
     }
 
-    /// What the sender asked for, perhaps behind a stage or a base path.
+    /// The requested paths, perhaps behind a stage or a base path.
     fn asked_paths(&self) -> impl Iterator<Item = Cow<'e, str>> {
         let of_event = ["rawPath", "path"].into_iter().filter_map(|name| self.event.text(name));
         of_event.chain([self.http.text("path"), self.context.text("path")].into_iter().flatten())
     }
 
-    /// What stands in place of `{proxy+}` or its like: alone, since what is before it may be a base path, and within the
-    /// route, since it may be the end of the webhook's path.
+    /// The value of `{proxy+}` or its like: alone, since a base path may precede it, and within the route, since it may be the end
+    /// of the webhook's path.
     fn proxied_paths(&self) -> impl Iterator<Item = String> {
         let parameters = self.event.object("pathParameters");
         let proxy = parameters.text("proxy").map(Cow::into_owned);
@@ -167,14 +165,14 @@ impl<'e> Frame<'e> {
         proxy.into_iter().chain(filled)
     }
 
-    /// When the gateway took the request, in milliseconds since 1970; 0 where it does not say so.
+    /// When the gateway received the request, in milliseconds since 1970; 0 if the event does not have it.
     fn arrival<T: TryFrom<i64> + Default>(&self, name: &str) -> T {
         let epoch = self.context.get(name).and_then(|value| value.get().parse::<i64>().ok());
         epoch.and_then(|epoch| T::try_from(epoch).ok()).unwrap_or_default()
     }
 
-    /// The signature header in whatever case, as often as it came. Payload 1.0 has repeated headers in a list; where it
-    /// has the list, the single value beside it is one of them.
+    /// All signature headers, in any case. Payload 1.0 has repeated headers in a list; the single value beside the list is one of
+    /// them.
     fn signature_headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for list in ["multiValueHeaders", "headers"] {
@@ -195,7 +193,7 @@ impl<'e> Frame<'e> {
         headers
     }
 
-    /// The body, and whether it is in base64: only where it is not text. `None` if it cannot be decoded.
+    /// The body, and whether it is in base64, which only binary bodies are. `None` if it cannot be decoded.
     fn body(&self) -> Option<(String, bool)> {
         let body = match self.event.get("body") {
             None => return Some(EMPTY),
@@ -204,7 +202,7 @@ impl<'e> Frame<'e> {
         };
         let flag = self.event.get("isBase64Encoded").map_or("false", RawValue::get);
         let is_text = !flag.trim_matches('"').eq_ignore_ascii_case("true");
-        // What is too large in base64 is too large decoded, and is not looked at.
+        // A body that is too large in base64 is too large decoded.
         if is_text || body.len() > 2 * MAX_BODY_BYTES {
             return Some((body, false));
         }
@@ -227,8 +225,8 @@ fn path_of_route(route: &str) -> &str {
     route.split_once(' ').map_or(route, |(_, path)| path)
 }
 
-/// A route with its parameters filled in; and what its greedy one, which is the last, stands for. None where another one
-/// stands for more than one part of a path.
+/// A route with its parameters filled in, and the value of its greedy parameter. Empty if another parameter's value has several
+/// parts.
 fn filled(route: &str, parameters: &Object<'_>) -> Vec<String> {
     let mut path = String::new();
     let mut greedy = None;

@@ -1,7 +1,4 @@
-//! The AWS SDK as a Lambda function should have it: TLS by rustls on ring, few roots, short time-outs, quick retries.
-//!
-//! The default TLS of the SDK spends 30 ms of CPU on its first handshake, and its default time-outs are longer than
-//! UNITH waits for an answer.
+//! The AWS SDK's configuration: TLS by rustls on ring, few roots, short time-outs, quick retries.
 
 use std::{fmt, time::Duration};
 
@@ -25,8 +22,10 @@ use crate::{
     http_client::HttpClient,
 };
 
-/// Amazon Trust Services' four roots and the one they are cross-signed by: what AWS endpoints of the commercial
-/// partition chain to. From Debian's `ca-certificates`; the first to end does so on 2037-12-31.
+/// Amazon Trust Services' four roots and the one they are cross-signed by.
+///
+/// AWS endpoints of the commercial partition chain to them. Source: Debian's `ca-certificates`. The first one to expire does so
+/// on 2037-12-31.
 const AMAZON_ROOTS: [&str; 5] = [
     include_str!("roots/amazon-root-ca-1.pem"),
     include_str!("roots/amazon-root-ca-2.pem"),
@@ -38,22 +37,22 @@ const AMAZON_ROOTS: [&str; 5] = [
 /// Other partitions (China, `GovCloud`, isolated regions) may chain elsewhere.
 const OTHER_PARTITIONS: [&str; 5] = ["cn-", "us-gov-", "us-iso", "eu-isoe-", "eusc-"];
 
-/// An AWS service of the same region answers in some milliseconds. What has not answered by then is asked again, on
-/// another connection: this is also what ends a wait on one that died while the environment was frozen.
+/// A service of the same region responds in some milliseconds. An attempt that takes longer is repeated on a new connection:
+/// its connection may have died while the environment was frozen.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
-/// What `provision` gives an attempt.
+/// `provision` has more time than a delivery.
 const PATIENT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Four attempts that all time out take less than 3.2 s, with the pauses between them.
+/// Four attempts that all time out take less than 3.2 s, pauses included.
 const MAX_ATTEMPTS: u32 = 4;
-/// The SDK's own first back-off is up to a second; the sender waits for five in all.
+/// The SDK's own first back-off is up to 1 s, and UNITH waits for 5 s in all.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_millis(400);
 
-/// The SDK's configuration for a function: region, credentials and endpoints from the SDK's own variables.
+/// The SDK's configuration: region, credentials and endpoints from the SDK's own variables.
 ///
-/// From variables alone, which is where Lambda puts them: the SDK's chains of providers (profiles, web identities,
-/// instance metadata) would be a third of the binary, and are walked through at every start.
+/// Lambda puts them there. The SDK's provider chains, e.g. profiles and instance metadata, would be a third of the binary, and
+/// are walked through at every start.
 ///
 /// # Errors
 /// A missing `AWS_REGION`, missing credentials, or an `AWS_CA_BUNDLE` or `SSL_CERT_FILE` that cannot be read or holds no
@@ -67,7 +66,7 @@ pub fn config(env: &Env) -> Result<SdkConfig, EnvError> {
     Ok(config.into_builder().credentials_provider(SharedCredentialsProvider::new(credentials)).build())
 }
 
-/// The same, for whoever has credentials of their own.
+/// The same without credentials, for a caller that sets its own.
 ///
 /// # Errors
 /// As for [`config`].
@@ -82,7 +81,7 @@ pub fn config_without_credentials(env: &Env) -> Result<SdkConfig, EnvError> {
         TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT).build();
     let retries = RetryConfig::standard()
         .with_max_attempts(MAX_ATTEMPTS)
-        // Which connections are kept, our client decides; the SDK would complain that it has no hold of them.
+        // Our HTTP client decides which connections to keep. The SDK would complain that it cannot.
         .with_reconnect_mode(ReconnectMode::ReuseAllConnections)
         .with_initial_backoff(INITIAL_BACKOFF)
         .with_max_backoff(MAX_BACKOFF);
@@ -93,9 +92,9 @@ pub fn config_without_credentials(env: &Env) -> Result<SdkConfig, EnvError> {
         .http_client(http)
         .timeout_config(timeouts)
         .retry_config(retries)
-        // They are the environment's, and do not change while it lives.
+        // Credentials do not change while an environment lives.
         .identity_cache(IdentityCache::no_cache())
-        // An attempt that stalls is ended by its time-out.
+        // The attempt's time-out ends a stalled stream.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .use_fips(is_on("AWS_USE_FIPS_ENDPOINT"))
         .use_dual_stack(is_on("AWS_USE_DUALSTACK_ENDPOINT"))
@@ -104,10 +103,10 @@ pub fn config_without_credentials(env: &Env) -> Result<SdkConfig, EnvError> {
     Ok(config.build())
 }
 
-/// Retries without a quota: the time in which a delivery must be answered is the bound. The SDK's own quota is shared by
-/// all calls of a client, and gone after some 17 failures; each delivery would then have one attempt where it needs four.
+/// Retries without a quota: the time until the response is due bounds them.
 ///
-/// Each client's configuration is given it, since [`SdkConfig`] has no place for it.
+/// The SDK's own quota is shared by all calls of a client, and used up after some 17 failures. Every delivery would then have
+/// one attempt instead of four. [`SdkConfig`] has no field for it, so each client's configuration gets it.
 fn without_retry_quota() -> RetryPartition {
     RetryPartition::custom("unlimited").token_bucket(TokenBucket::unlimited()).build()
 }
@@ -126,7 +125,9 @@ pub fn secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
     aws_sdk_secretsmanager::Client::from_conf(config)
 }
 
-/// The same for whoever has more time than a delivery: a write that was not waited for may have been carried out.
+/// The same with 3 s per attempt, for a function that has more time than a delivery.
+///
+/// A write whose attempt timed out may have been carried out.
 #[must_use]
 pub fn patient_secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
     let timeouts = TimeoutConfig::builder()
@@ -139,12 +140,12 @@ pub fn patient_secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Cl
 const CREDENTIALS: &str =
     "what the SDK signs with; Lambda sets it, on your machine use `aws configure export-credentials --format env`";
 
-/// What a single service is told by variables: `AWS_ENDPOINT_URL_DYNAMODB` and its like.
+/// Variables for one service, e.g. `AWS_ENDPOINT_URL_DYNAMODB`.
 struct Variables(Env);
 
 impl fmt::Debug for Variables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Variables") // credentials are among them
+        f.write_str("Variables") // it holds credentials
     }
 }
 
@@ -155,7 +156,7 @@ impl LoadServiceConfig for Variables {
     }
 }
 
-/// Whether IAM refused a call.
+/// Whether IAM denied a call.
 pub fn is_denied(error: &impl ProvideErrorMetadata) -> bool {
     error.code() == Some("AccessDeniedException")
 }

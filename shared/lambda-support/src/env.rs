@@ -1,12 +1,12 @@
-//! Environment variables, read once at the start; every error names the variable and says what to do about it.
+//! Environment variables, read once at start-up. Every error names the variable and says what to do.
 
 use std::{collections::BTreeMap, str::FromStr};
 
-/// The environment a function was started with. It holds keys and credentials, so it has no `Debug`.
+/// The environment of a process. It holds keys and credentials, so it has no `Debug`.
 #[derive(Clone, Default)]
 pub struct Env(BTreeMap<String, String>);
 
-/// A variable that stops the start.
+/// A variable that stops the start-up.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum EnvError {
     /// A variable without a default is unset or empty.
@@ -14,25 +14,25 @@ pub enum EnvError {
     Missing {
         /// The variable.
         name: &'static str,
-        /// What it would hold.
+        /// What it holds.
         meaning: &'static str,
     },
-    /// A variable holds something it cannot mean.
+    /// A variable has an invalid value.
     #[error("{name} is `{value}`: expected {expected}")]
     Invalid {
         /// The variable.
         name: &'static str,
-        /// What it holds.
+        /// Its value.
         value: String,
-        /// What it should hold.
+        /// The values it may have.
         expected: &'static str,
     },
-    /// A variable that holds a secret, or should, and something else instead: the value is not shown.
+    /// A variable for a secret has an invalid value, which the message does not repeat.
     #[error("{name} cannot be used: {problem}")]
     Unusable {
         /// The variable.
         name: &'static str,
-        /// What is wrong with its value.
+        /// What is wrong with it.
         problem: String,
     },
     /// Variables that exclude or need each other.
@@ -41,33 +41,35 @@ pub enum EnvError {
 }
 
 impl Env {
-    /// The process's own environment. Of a value that is not UTF-8 the wrong bytes are replaced: it is not unset, and no
-    /// variable of ours takes what comes of that.
+    /// The process's own environment.
+    ///
+    /// In a value that is not UTF-8 the invalid bytes are replaced: such a variable is set, and invalid.
     #[must_use]
     pub fn from_process() -> Self {
         let variables = std::env::vars_os().map(|(name, value)| (name, value.to_string_lossy().into_owned()));
         Self(variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
     }
 
-    /// The value as it is, also an empty one.
+    /// The value as it is; it may be empty.
     #[must_use]
     pub fn raw(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// The value without surrounding space; `None` if that leaves nothing, since CloudFormation can only pass an
-    /// optional parameter as an empty string.
+    /// The value without surrounding white space; `None` if nothing is left.
+    ///
+    /// CloudFormation passes an optional parameter as an empty string.
     #[must_use]
     pub fn optional(&self, name: &str) -> Option<&str> {
         self.raw(name).map(str::trim).filter(|value| !value.is_empty())
     }
 
-    /// The value, or an error that says what is missing.
+    /// The value, or an error with its meaning.
     pub fn required(&self, name: &'static str, meaning: &'static str) -> Result<&str, EnvError> {
         self.optional(name).ok_or(EnvError::Missing { name, meaning })
     }
 
-    /// The value read as a `T`, or `default` where unset; `expected` finishes the sentence "expected …".
+    /// The value as a `T`, or `default` if unset. `expected` completes the sentence "expected …".
     pub fn parsed<T: FromStr>(&self, name: &'static str, default: T, expected: &'static str) -> Result<T, EnvError> {
         self.optional(name).map_or(Ok(default), |value| {
             value.parse().map_err(|_| EnvError::Invalid { name, value: value.to_owned(), expected })

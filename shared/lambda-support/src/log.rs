@@ -1,7 +1,6 @@
-//! Logging: one JSON object a line on standard output, in the shape Lambda's own JSON logs have.
+//! Logging: one JSON object per line on standard output, in the shape of Lambda's own JSON logs.
 //!
-//! Our lines name what they are about; those of the libraries under us are let through from `WARN` up, since below
-//! that some of them print payloads.
+//! Lines of libraries are logged from `WARN` up: below that some of them print payloads.
 
 use std::{
     fmt::{self, Write as _},
@@ -24,10 +23,10 @@ use unith_events::timestamp::Timestamp;
 /// The crates whose lines follow `LOG_LEVEL`.
 const OURS: [&str; 6] = ["event_store", "lambda_support", "provision", "receive", "redrive", "unith_events"];
 
-/// `LOG_LEVEL`. Lambda's own `AWS_LAMBDA_LOG_LEVEL` says what Lambda lets through, and is not ours.
+/// Reads `LOG_LEVEL`. Lambda's own `AWS_LAMBDA_LOG_LEVEL` filters what Lambda passes on, and is ignored here.
 ///
 /// # Errors
-/// A level that is none of `error`, `warn`, `info`: there are no lines below that.
+/// A level other than `error`, `warn` and `info`: there are no lines below.
 pub fn level(env: &Env) -> Result<Level, EnvError> {
     let name = "LOG_LEVEL";
     let Some(value) = env.optional(name) else { return Ok(Level::INFO) };
@@ -36,7 +35,7 @@ pub fn level(env: &Env) -> Result<Level, EnvError> {
     level.ok_or_else(|| EnvError::Invalid { name, value: value.to_owned(), expected: "error, warn or info" })
 }
 
-/// Sends what `tracing` carries, and panics, to standard output from now on. Only the first call has an effect.
+/// Writes `tracing`'s events and panics to standard output from now on. Only the first call has an effect.
 pub fn init(level: Level) {
     if tracing::subscriber::set_global_default(Lines { level }).is_ok() {
         std::panic::set_hook(Box::new(report_panic));
@@ -45,11 +44,11 @@ pub fn init(level: Level) {
 
 /// Writes `record` as one line on standard output, in one write.
 pub fn write_line(record: &impl Serialize) {
-    // Standard output gone means nobody reads: there is nobody to tell.
+    // If standard output is closed, nobody reads the log.
     let _ = std::io::stdout().lock().write_all(&line(record));
 }
 
-/// `record` as one line of JSON with its end; empty for what JSON cannot hold.
+/// `record` as one line of JSON with a line feed; empty if JSON cannot hold it.
 #[must_use]
 pub fn line(record: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(record).unwrap_or_default();
@@ -81,7 +80,7 @@ struct Line<'a> {
     fields: Map<String, Value>,
 }
 
-/// The smallest subscriber that does the job: no spans, no filters to parse, no colours.
+/// A subscriber without spans, filters to parse or colours.
 struct Lines {
     level: Level,
 }
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_level_is_ours_and_one_that_has_lines() {
+    fn only_log_level_sets_the_level_and_only_to_one_that_has_lines() {
         let env = |pairs: &[(&str, &str)]| pairs.iter().copied().collect::<Env>();
         assert_eq!(level(&env(&[])), Ok(Level::INFO));
         assert_eq!(level(&env(&[("LOG_LEVEL", "Warn"), ("AWS_LAMBDA_LOG_LEVEL", "INFO")])), Ok(Level::WARN));

@@ -1,4 +1,4 @@
-//! Reading a secret of Secrets Manager, the same way wherever one is read.
+//! Reading a secret of Secrets Manager, the same way for every function.
 
 use std::fmt;
 
@@ -26,34 +26,34 @@ impl fmt::Debug for Secret {
 /// A secret that could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SecretError {
-    /// There is no such secret, it has no value, or it is about to be deleted.
+    /// The secret does not exist, has no value, or is marked for deletion.
     #[error("{cause}")]
     Missing {
         /// The SDK's error with its causes.
         cause: String,
-        /// Whether it is there, and marked for deletion.
+        /// Whether it is marked for deletion.
         is_deleted: bool,
     },
-    /// Secrets Manager does not let us read it.
+    /// IAM denies reading it.
     #[error("{0}")]
     Denied(String),
     /// Secrets Manager failed, or could not be reached.
     #[error("{0}")]
     Failed(String),
-    /// It was read, and is not text.
-    #[error("it holds neither a string nor binary that is UTF-8")]
+    /// Its value is not text.
+    #[error("it holds neither a string nor UTF-8 binary")]
     NotText,
 }
 
-/// Reads the current version of the secret `id`, a name or an ARN: its string, or its binary where that is UTF-8.
+/// Reads the current version of the secret `id`, a name or an ARN: its string, or its binary if that is UTF-8.
 ///
 /// # Errors
-/// A secret without a value, one that is not text, and whatever Secrets Manager answers. None of it counts as empty.
+/// A secret without a value, a value that is not text, and every error of Secrets Manager. None of these counts as empty.
 pub async fn read(client: &Client, id: &str) -> Result<Secret, SecretError> {
     of_value(client.get_secret_value().secret_id(id).send().await)
 }
 
-/// Reads the version before the current one. `None` if there is none.
+/// Reads the previous version; `None` if the secret has only one.
 ///
 /// # Errors
 /// As for [`read`].

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_compared_by_what_it_says() {
+    fn bodies_with_equal_members_have_the_same_content() {
         let one = event().to_string();
         let spaced = serde_json::to_string_pretty(&event()).unwrap();
         assert!(same_content(one.as_bytes(), spaced.as_bytes()));
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn members_that_no_type_holds_are_compared_by_their_text() {
+    fn members_that_no_type_holds_exactly_are_compared_by_their_text() {
         let with = |member: &str| format!(r#"{{"head_id":"h","m":{member}}}"#).into_bytes();
         let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
         for (one, other, same) in [

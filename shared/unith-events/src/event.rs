@@ -163,7 +163,7 @@ mod tests {
 
     /// `printf %s '36:8eab5b23-024a-45cb-a0e1-9d3ffd6c9610,36:f47ac10b-58cc-4372-a567-0e02b2c3d479,18:START_CONVERSATION,24:2026-01-15T09:57:33.000Z,' | sha256sum | cut -c1-32`
     #[test]
-    fn the_guides_event() {
+    fn an_event_in_the_guides_spelling_is_read() {
         let event = parse(guide().to_string().as_bytes()).unwrap();
         assert_eq!(event.event_id.as_str(), "82b261c4eb653e535c0deda1ac8351d7");
         assert_eq!(event.identity.occurred_at.to_string(), "2026-01-15T09:57:33.000Z");
@@ -171,9 +171,9 @@ mod tests {
         assert_eq!((event.event_type.as_str(), public), ("START_CONVERSATION", (Some("jane-15326"), Some("acme"))));
     }
 
-    /// As UNITH's developer kit shows a delivery on the wire; and in the names its receiver also reads.
+    /// The kit's spelling on the wire, and the other names that its receiver reads.
     #[test]
-    fn the_kits_spelling_is_the_same_event() {
+    fn the_kits_spelling_makes_the_same_event() {
         let spelled = guide().to_string();
         let guide = parse(spelled.as_bytes()).unwrap();
         let kit = |type_name: &str, session_name: &str| {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_event_said_otherwise_has_the_same_id() {
+    fn an_event_has_the_same_id_in_every_spelling() {
         let id = parse(guide().to_string().as_bytes()).unwrap().event_id;
         for (field, value) in [
             ("event_type", "start_conversation"),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_type_is_spelled_as_the_guide_does_an_unknown_one_as_it_came() {
+    fn a_known_type_is_stored_in_upper_case_and_an_unknown_one_as_sent() {
         let known = parse(&with("event_type", "End_Conversation".into())).unwrap();
         assert_eq!(
             (known.event_type.as_str(), known.identity.event_type.as_str()),
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_what_a_platform_may_make_of_them() {
+    fn ids_of_any_form_are_read() {
         let longest = "x".repeat(256);
         for id in ["{user}::{org}::{head}::{00001}", "a@b/c#d e%", "😀", " ", "Ünith", &longest] {
             let event = parse(&with("session_id", json!(id))).unwrap();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn public_ids_are_taken_where_they_can_be_and_never_missed() {
+    fn a_public_id_that_cannot_be_stored_is_left_out() {
         let public = |value: Value| parse(&with("public_org_id", value)).unwrap().public_org_id;
         let (longest, too_long) = ("x".repeat(256), "x".repeat(257));
         assert_eq!(public(json!("Acme & Söhne\n")), Some("Acme & Söhne\n".to_owned()));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_why() {
+    fn a_body_that_is_not_an_event_has_a_reason() {
         let (long, long_type) = ("x".repeat(257), "x".repeat(129));
         let two_bytes = "é".repeat(129);
         let cases: Vec<(Vec<u8>, InvalidEvent)> = vec![
@@ -314,14 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn events_of_one_second_are_in_the_order_in_which_they_happen() {
+    fn ranks_order_the_events_of_one_second() {
         let rank = |event_type: &str| parse(&with("event_type", json!(event_type))).unwrap().identity.rank();
         let order =
             ["start_conversation", "INACTIVITY_WARNING", "Something_New", "timeout_conversation", "END_CONVERSATION"];
         assert_eq!(order.map(rank), [1, 2, 3, 4, 5]);
     }
 
-    /// JSON that a parser of values chokes on, and some that it does not.
+    /// JSON values, some of which a parser of values cannot read.
     fn odd_value() -> impl Strategy<Value = String> {
         prop_oneof![
             Just(r#""\ud83d""#.to_owned()),
@@ -346,9 +346,9 @@ mod tests {
             let _ = parse(&with(&field, json!(value)));
         }
 
-        /// Whatever stands in members nobody reads, the event is read, is the same one, and is its own duplicate.
+        /// Members that are not read change neither the event nor its identity.
         #[test]
-        fn members_nobody_reads_do_not_matter(members in proptest::collection::vec(("[a-z]{3,9}", odd_value()), 0..5), first in any::<bool>()) {
+        fn members_that_are_not_read_do_not_matter(members in proptest::collection::vec(("[a-z]{3,9}", odd_value()), 0..5), first in any::<bool>()) {
             let mut more = String::new();
             for (name, value) in &members {
                 let _ = write!(more, "\"x_{name}\":{value},");
@@ -361,7 +361,7 @@ mod tests {
             prop_assert!(same_content(body.as_bytes(), format!(" {body}").as_bytes()), "{}", body);
         }
 
-        /// Every text is an id or is refused by the rule, in every place an id stands.
+        /// The rule for ids holds in every field that is one.
         #[test]
         fn ids_follow_their_rule(id in "\\PC{0,300}|[\\x00-\\x20a\u{80}-\u{a0}]{0,4}") {
             let fits = (1..=256).contains(&id.len()) && !id.chars().any(|c| c < ' ' || ('\u{7f}'..='\u{9f}').contains(&c));
@@ -371,7 +371,7 @@ mod tests {
             prop_assert_eq!(parse(&with("event_type", json!(id))).is_ok(), fits, "{:?}", id);
         }
 
-        /// No two different identities run together into one text: lengths keep the parts apart.
+        /// Lengths keep the parts of an identity apart.
         #[test]
         fn different_identities_have_different_ids(a in "[a-c:,.0-9]{1,6}", b in "[a-c:,.0-9]{1,6}", c in "[a-c:,.0-9]{1,6}", d in "[a-c:,.0-9]{1,6}") {
             let at = Timestamp::parse("2026-01-15T09:57:33Z").unwrap();

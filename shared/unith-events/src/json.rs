@@ -1,8 +1,8 @@
 //! JSON objects, read no further than needed: the members' names, and the text of each value.
 //!
-//! What a body, a key ring or a gateway's event has in it beside what we look for is somebody else's. It is stepped over
-//! without being read, so that nothing there can make the rest unreadable: not a lone surrogate, not a number that no
-//! type holds, not a depth that would be too much for a recursive parser.
+//! Bodies, key rings and gateway events have members that we do not use. They are skipped without being parsed, so that they
+//! cannot make the rest unreadable: not by a lone surrogate, a number that no type holds, or a nesting too deep for a recursive
+//! parser.
 
 use std::{borrow::Cow, fmt};
 
@@ -12,15 +12,15 @@ use serde::{
 };
 use serde_json::{error::Category, value::RawValue};
 
-/// The members of an object in the order of its text, a repeated one as often as it stands there.
+/// The members of an object in the order of its text, repeated ones repeatedly.
 #[derive(Debug, Default)]
 pub struct Object<'t>(Vec<(Name<'t>, &'t RawValue)>);
 
-/// A member's name: its bytes in UTF-8, with a lone surrogate in the form that UTF-8 does not allow.
+/// A member's name as bytes: UTF-8, but a lone surrogate has the form that UTF-8 forbids.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name<'t>(pub Cow<'t, [u8]>);
 
-/// A text that is not an object.
+/// Why a text is not an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotAnObject {
     /// It is not JSON.
@@ -37,30 +37,30 @@ impl<'t> Object<'t> {
     pub fn parse(text: &'t str) -> Result<Self, NotAnObject> {
         let is_json = || serde_json::from_str::<&RawValue>(text).is_ok();
         let object: Self = serde_json::from_str(text).map_err(|error| {
-            // An error of the data is found before the rest is read, and the rest may be no JSON.
+            // A data error is found before the rest is read, and the rest may not be JSON.
             let is_other = error.classify() == Category::Data && is_json();
             if is_other { NotAnObject::OtherValue } else { NotAnObject::NotJson }
         })?;
-        // A name that is read as bytes may have control characters in it, which JSON writes as escapes only. Where there
-        // are escapes, both look the same here.
+        // A name that is read as bytes may contain control characters, which JSON allows only as escapes. In a name with
+        // escapes the two cannot be distinguished here.
         let may_be_none = |name: &Name<'_>| matches!(name.0, Cow::Owned(_)) || name.0.iter().any(|byte| *byte < b' ');
         let is_sound = !object.0.iter().any(|(name, _)| may_be_none(name)) || is_json();
         if is_sound { Ok(object) } else { Err(NotAnObject::NotJson) }
     }
 
-    /// The value of a member; of a repeated one the last.
+    /// The value of a member; the last one of a repeated member.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&'t RawValue> {
         self.0.iter().rev().find(|(own, _)| *own.0 == *name.as_bytes()).map(|(_, value)| *value)
     }
 
-    /// The text of a member that is a string.
+    /// The text of a member, if it is a string.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<Cow<'t, str>> {
         text(self.get(name)?)
     }
 
-    /// A member that is an object; an empty one where it is anything else.
+    /// A member that is an object; an empty object if it is anything else.
     #[must_use]
     pub fn object(&self, name: &str) -> Self {
         self.get(name).and_then(|value| Self::parse(value.get()).ok()).unwrap_or_default()
@@ -77,16 +77,16 @@ impl<'t> Object<'t> {
     }
 }
 
-/// The text of a value that is a string; `None` also for a string that UTF-8 cannot hold.
+/// The text of a value, if it is a string that UTF-8 can hold.
 #[must_use]
 pub fn text(value: &RawValue) -> Option<Cow<'_, str>> {
-    /// Serde borrows what it can only where it is told so.
+    /// Serde borrows a `Cow` only if asked to.
     #[derive(Deserialize)]
     struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
     serde_json::from_str::<Text<'_>>(value.get()).ok().map(|text| text.0)
 }
 
-/// Whether a value is a string, readable or not.
+/// Whether a value is a string, also one that UTF-8 cannot hold.
 #[must_use]
 pub fn is_string(value: &RawValue) -> bool {
     value.get().starts_with('"')
@@ -136,7 +136,7 @@ impl<'de: 't, 't> Deserialize<'de> for Name<'t> {
             }
         }
 
-        // Asked for bytes, serde_json also gives what is not UTF-8; asked for text, it fails.
+        // Asked for bytes, serde_json also returns what is not UTF-8; asked for text, it fails.
         deserializer.deserialize_bytes(Bytes)
     }
 }
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_member_is_found_whatever_stands_beside_it() {
+    fn a_member_is_found_beside_members_that_cannot_be_parsed() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let digits = "9".repeat(400);
         for beside in [
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_and_the_last_of_the_same_counts() {
+    fn names_are_unescaped_and_the_last_of_a_repeated_member_counts() {
         let object = Object::parse(r#"{"a": 1, "\u0061": 2, "é": 3, "\u00e9": "4\n"}"#).unwrap();
         assert_eq!(object.get("a").map(RawValue::get), Some("2"));
         assert_eq!(object.text("é").as_deref(), Some("4\n"));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_object_is_told_from_what_is_not_json() {
+    fn a_value_that_is_not_an_object_is_distinguished_from_text_that_is_not_json() {
         for text in ["[1]", "null", "7", r#""{}""#, " true "] {
             assert_eq!(Object::parse(text).unwrap_err(), NotAnObject::OtherValue, "{text}");
         }

@@ -1,7 +1,7 @@
 //! Signing and comparing: HMAC-SHA256 over a raw body under a webhook's shared key.
 //!
-//! The key of the HMAC is the UTF-8 text of the shared key, as UNITH's examples have it, not the bytes its hex digits
-//! would spell. Comparison takes the same time whatever differs.
+//! The HMAC key is the UTF-8 text of the shared key, as in UNITH's examples, not the bytes that its hex digits spell.
+//! Signatures are compared in constant time.
 
 use std::fmt;
 
@@ -10,25 +10,26 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// The header UNITH signs a delivery with, in the lower case in which HTTP libraries hold names.
+/// The header with a delivery's signature, in the lower case of HTTP libraries.
 pub const SIGNATURE_HEADER: &str = "x-signature-256";
 
 const MAC_BYTES: usize = 32;
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// What an `X-Signature-256` header carried: 32 bytes that claim to be a MAC.
+/// The 32 bytes of an `X-Signature-256` header.
 #[derive(Clone)]
 pub struct Signature([u8; MAC_BYTES]);
 
-/// The header's text is none of the encodings we know.
+/// The header's text has no known encoding.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 #[error("expected 64 hex digits, the same after `sha256=`, or the base64 of 32 bytes")]
 pub struct MalformedSignature;
 
 impl Signature {
-    /// Reads a header's value: 64 hex digits in either case, with or without `sha256=` before them, or the standard
-    /// base64 of the 32 bytes. UNITH's guide does not say which it sends.
+    /// Reads a header's value: 64 hex digits in either case, with or without `sha256=` before them, or standard base64.
+    ///
+    /// UNITH does not document which one it sends.
     pub fn parse(header: &[u8]) -> Result<Self, MalformedSignature> {
         let mut mac = [0; MAC_BYTES];
         let digits = header.strip_prefix(b"sha256=").unwrap_or(header);
@@ -39,7 +40,7 @@ impl Signature {
         decoded.try_into().map(Self).map_err(|_| MalformedSignature)
     }
 
-    /// The 64 lower-case hex digits UNITH would put into the header.
+    /// The header's value as UNITH sends it: 64 lower-case hex digits.
     #[must_use]
     pub fn to_hex(&self) -> String {
         hex::encode(self.0)
@@ -52,7 +53,7 @@ impl fmt::Debug for Signature {
     }
 }
 
-/// A webhook's shared key: its text, and the HMAC state made from it once. Both are wiped from memory on drop.
+/// A webhook's shared key. Its text and its HMAC state are wiped from memory on drop.
 #[derive(Clone)]
 pub struct SharedKey {
     text: Zeroizing<String>,
@@ -87,13 +88,13 @@ enum KeyFault {
 const MIN_KEY_CHARACTERS: usize = 16;
 const MAX_KEY_CHARACTERS: usize = 256;
 
-/// A text without its byte order mark and without white space around it.
+/// A text without byte order mark and surrounding white space.
 #[must_use]
 pub fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c == '\u{feff}' || c.is_whitespace())
 }
 
-/// The one rule for what may be a key: everything else that may stand where a key is expected is named.
+/// The one rule for keys. Values that are often put in place of a key are named.
 fn key_fault(text: &str) -> Option<KeyFault> {
     let is_key_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.-".contains(&byte);
     if text.is_empty() {
@@ -116,17 +117,16 @@ fn key_fault(text: &str) -> Option<KeyFault> {
 }
 
 impl SharedKey {
-    /// Takes the text of a key, wherever it comes from: 16 to 256 characters of `A-Z a-z 0-9 + / = _ . -`, after a byte
-    /// order mark and white space around it were removed.
+    /// Takes 16 to 256 characters of `A-Z a-z 0-9 + / = _ . -`, after removing a byte order mark and surrounding white space.
     ///
     /// # Errors
-    /// Any other text: who reads the configuration could sign with it, or nobody could.
+    /// Any other text. Whoever reads the configuration could sign with it, or nobody could.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
         let text = trimmed(text);
         if let Some(fault) = key_fault(text) {
             return Err(InvalidKey { fault });
         }
-        // HMAC takes a key of any length, so this error cannot occur; it is passed on rather than unwrapped.
+        // HMAC takes a key of any length, so this error cannot occur.
         let length = InvalidKey { fault: KeyFault::Length(text.len()) };
         let keyed = HmacSha256::new_from_slice(text.as_bytes()).map_err(|_| length)?;
         Ok(Self { text: Zeroizing::new(text.to_owned()), keyed })
@@ -139,14 +139,15 @@ impl SharedKey {
         Signature(mac.into_bytes().into())
     }
 
-    /// Whether `signature` is this key's over `body`; in constant time.
+    /// Whether this key made `signature` over `body`, in constant time.
     #[must_use]
     pub fn verify(&self, body: &[u8], signature: &Signature) -> bool {
         self.keyed.clone().chain_update(body).verify_slice(&signature.0).is_ok()
     }
 
-    /// Whether `signature` would be right if the key's hex digits were read as bytes: a way to get the key wrong that
-    /// is worth naming in a log, and never a reason to accept.
+    /// Whether `signature` would be right if the key's hex digits were read as bytes.
+    ///
+    /// This is a common mistake, worth a log line, and never a reason to accept.
     #[must_use]
     pub fn would_verify_as_hex(&self, body: &[u8], signature: &Signature) -> bool {
         hex::decode(self.text.as_bytes())
@@ -156,7 +157,7 @@ impl SharedKey {
             .is_some_and(|keyed| keyed.chain_update(body).verify_slice(&signature.0).is_ok())
     }
 
-    /// The first 8 hex digits of the key's SHA-256: enough to tell keys apart, useless to sign with.
+    /// The first 8 hex digits of the key's SHA-256: enough to distinguish keys, useless to sign with.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let mut digits = hex::encode(Sha256::digest(self.text.as_bytes()));
@@ -164,7 +165,7 @@ impl SharedKey {
         digits
     }
 
-    /// The key itself, for what has to store it or show it to a simulator's user.
+    /// The key itself, for storing it, or showing it to a simulator's user.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.text
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_its_text_and_hex_is_only_diagnosed() {
+    fn a_signature_with_the_key_read_as_hex_is_diagnosed_and_not_accepted() {
         let bytes = HmacSha256::new_from_slice(&hex::decode(KEY).unwrap()).unwrap();
         let signature = Signature(bytes.chain_update(b"body").finalize().into_bytes().into());
         assert!(!key(KEY).verify(b"body", &signature));
@@ -240,14 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_around_a_key_is_no_part_of_it() {
+    fn white_space_and_a_byte_order_mark_around_a_key_are_removed() {
         for text in [format!(" {KEY}\n"), format!("\u{feff}{KEY}"), format!("\u{feff} {KEY}\r\n\u{a0}")] {
             assert_eq!(key(&text).expose(), KEY, "{text:?}");
         }
     }
 
     #[test]
-    fn what_is_not_a_key_is_refused_and_never_shown() {
+    fn a_text_that_is_not_a_key_is_refused_and_never_shown() {
         let expected = "; a shared key has 16 to 256 characters of A-Z a-z 0-9 + / = _ . -";
         let (long, short) = ("k".repeat(257), "k".repeat(15));
         for (text, fault) in [

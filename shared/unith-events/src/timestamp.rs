@@ -1,9 +1,8 @@
-//! Instants as the table, the log and an event's identity write them: UTC, to the millisecond.
+//! Instants: UTC, to the millisecond, in one form for the table, the log and an event's identity.
 
 use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-
 use time::{
     Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time, format_description::BorrowedFormatItem,
     macros::format_description,
@@ -15,7 +14,7 @@ const DAY: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]
 
 /// An instant in UTC, cut to whole milliseconds, of the years 0000 to 9999.
 ///
-/// It is written `2026-01-15T09:57:33.000Z`, which sorts as text the way it sorts in time.
+/// Its text is `2026-01-15T09:57:33.000Z`, which sorts as the instants do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(OffsetDateTime);
 
@@ -27,18 +26,17 @@ impl Timestamp {
         Self(now.replace_millisecond(now.millisecond()).unwrap_or(now))
     }
 
-    /// Reads an ISO 8601 date and time: `2026-01-15T09:57:33.25+01:00`, or as UNITH sends it, `2026-01-15 09:57:33`.
+    /// Reads an ISO 8601 date and time, e.g. `2026-01-15T09:57:33.25+01:00`, or UNITH's `2026-01-15 09:57:33`.
     ///
     /// `T`, `t` or a space stands between date and time. Seconds may be missing; their fraction follows `.` or `,`. The
-    /// offset is `Z`, `±hh:mm`, `±hhmm` or `±hh`; without one the time is UTC. `None` for everything else, a date
-    /// without a time included, and for instants outside the UTC years 0000 to 9999.
+    /// offset is `Z`, `±hh:mm`, `±hhmm` or `±hh`; without one the time is UTC. `None` for any other text, e.g. a date
+    /// without a time, and for instants outside the UTC years 0000 to 9999.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::parse_exact(text).map(|(at, _)| at)
     }
 
-    /// The same, with what a millisecond cannot hold: the further digits of the fraction, without trailing zeros; of a leap
-    /// second all that is written of it.
+    /// The same, with the digits below a millisecond, without trailing zeros. Of a leap second it is the whole text.
     #[must_use]
     pub fn parse_exact(text: &str) -> Option<(Self, &str)> {
         let mut rest = Cursor(text);
@@ -55,7 +53,7 @@ impl Timestamp {
             }
         }
         let offset = rest.offset()?;
-        // A leap second is an instant of UTC; computers have none, and put its last moment in its place.
+        // Computers have no leap seconds: the last millisecond before takes the place of one.
         let leaps = second == 60;
         let (milliseconds, beyond) = if leaps { (999, from_second) } else { split_fraction(fraction) };
         let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
@@ -71,7 +69,7 @@ impl Timestamp {
         holds.then_some((Self(utc), beyond))
     }
 
-    /// From milliseconds since 1970, as API Gateway gives them. `None` outside the years this type holds.
+    /// From milliseconds since 1970. `None` outside the years 0000 to 9999.
     #[must_use]
     pub fn from_epoch_milliseconds(milliseconds: i64) -> Option<Self> {
         let utc = OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()?;
@@ -84,7 +82,7 @@ impl Timestamp {
         self.0.unix_timestamp() * 1000 + i64::from(self.0.millisecond())
     }
 
-    /// Whole seconds since 1970, as DynamoDB's time to live counts.
+    /// Whole seconds since 1970, the unit of DynamoDB's time to live.
     #[must_use]
     pub fn epoch_seconds(self) -> i64 {
         self.0.unix_timestamp()
@@ -102,13 +100,13 @@ impl Timestamp {
         self.0.format(DAY).unwrap_or_default()
     }
 
-    /// `self - earlier`; negative where `earlier` is the later one.
+    /// `self - earlier`; negative if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         self.0 - earlier.0
     }
 
-    /// This instant moved by `by`, or the last one that can be written.
+    /// This instant moved by `by`, or the last instant of 9999.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
         let moved = self.0.checked_add(by).filter(|moved| (0..=9999).contains(&moved.year()));
@@ -209,7 +207,7 @@ mod tests {
     use time::UtcOffset;
 
     #[test]
-    fn writes_every_instant_the_same_way() {
+    fn every_instant_has_one_text() {
         for (text, written) in [
             ("2026-01-15T09:57:33Z", "2026-01-15T09:57:33.000Z"),
             ("2026-01-15T09:57:33.5Z", "2026-01-15T09:57:33.500Z"),
@@ -237,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_names_no_instant() {
+    fn a_text_that_is_not_an_instant_is_refused() {
         for text in [
             "",
             "now",

@@ -117,7 +117,7 @@ fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) ->
     let is_diagnosed = body.len() <= MAX_DIAGNOSED_BYTES;
     let matches = |key: &&RingKey| is_diagnosed && key.key.verify(body, signature);
     if tried == 0 {
-        // An authentic sender cannot be told from any other: that is ours to repair.
+        // Without keys an authentic sender looks like any other: that is ours to repair.
         return VerifyError::NoUsableKey {
             expired: ring.keys().len(),
             matches: ring.keys().iter().any(|e| matches(&e)),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_names_what_an_operator_can_act_on() {
+    fn the_error_names_what_an_operator_can_act_on() {
         let expired = format!(
             r#"{{"keys": [{{"key": "{A}", "webhook_id": 3, "until": "2026-01-16T09:00:00Z"}}, {{"key": "{B}"}}]}}"#
         );
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn why_is_not_looked_for_in_a_large_body() {
+    fn the_reason_is_not_looked_for_in_a_large_body() {
         let ring = format!(r#"{{"keys": [{{"key": "{A}", "until": "2026-01-16T09:00:00Z"}}, {{"key": "{B}"}}]}}"#);
         let (small, large) = (vec![b' '; MAX_DIAGNOSED_BYTES], vec![b' '; MAX_DIAGNOSED_BYTES + 1]);
         assert!(check_body(&small, &ring, A).unwrap_err().starts_with("signed with a key that expired at"));
