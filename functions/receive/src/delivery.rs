@@ -13,12 +13,7 @@ use unith_events::{
     timestamp::Timestamp,
 };
 
-use crate::gateway::UNDECODABLE_BODY;
-
-/// The one path there is.
-pub const WEBHOOK_PATH: &str = "/webhooks/head-events";
-/// The largest body that is accepted. UNITH's events have some 300 bytes; the table takes items of up to 400 KB.
-pub const MAX_BODY_BYTES: usize = 256 * 1024;
+use crate::gateway::{MAX_BODY_BYTES, UNDECODABLE_BODY, WEBHOOK_PATH};
 
 /// A response leaves this long after the request reached the gateway, so that it arrives within 4 s. UNITH gives up at 5 s.
 const RESPOND_WITHIN: Duration = Duration::from_millis(3_800);

@@ -22,7 +22,10 @@ use unith_events::{
     signature::SIGNATURE_HEADER,
 };
 
-use crate::delivery::{MAX_BODY_BYTES, WEBHOOK_PATH};
+/// The one path there is.
+pub const WEBHOOK_PATH: &str = "/webhooks/head-events";
+/// The largest body that is accepted. UNITH's events have some 300 bytes; the table takes items of up to 400 KB.
+pub const MAX_BODY_BYTES: usize = 256 * 1024;
 
 /// Our own header on a request whose body could not be decoded. A sender's header of this name is dropped.
 pub(crate) const UNDECODABLE_BODY: HeaderName = HeaderName::from_static("undecodable-body");
