@@ -11,7 +11,7 @@ use unith_events::{event::Event, key_ring::KeyRing, timestamp::Timestamp};
 use crate::{
     config::{Config, KeySource},
     delivery::Delivery,
-    delivery_log::DeliveryLog,
+    delivery_log::{DeliveryLog, Facts},
     error::ReceiveError,
     key_store::{CachedKeyRing, KeyStore},
     response::response,
@@ -69,27 +69,27 @@ impl Receiver {
 
     /// Responds to a delivery in time. The log has what became of it.
     pub async fn handle(&self, delivery: Delivery) -> (Response<Body>, DeliveryLog) {
-        let mut log = DeliveryLog::start(&delivery);
-        let due = delivery.respond_by;
+        let (started, due) = (Instant::now(), delivery.respond_by);
+        let mut facts = Facts::default();
         let result = async {
             let (body, signature, received_at) = delivery.signed_body()?;
 
             let verifying = self.keys.verify(body, signature, received_at);
             let verification = before(due, "reading the key ring", verifying).await??;
-            log.key_ring_refreshed = verification.refreshed;
+            facts.key_ring_refreshed = verification.refreshed;
             let verified = verification.result?;
-            log.verified(&verified);
+            facts.key_state = Some(verified.key_state());
+            facts.key_head = verified.key_head().cloned();
 
-            let event = Event::parse(&verified);
-            log.parsed(&event);
+            let event = facts.event.insert(Event::parse(&verified));
 
-            let started = Instant::now();
-            let outcome = before(due, "writing to the table", self.store.ingest(&verified, &event, received_at)).await;
-            log.ingested(started.elapsed(), &outcome);
+            let writing = Instant::now();
+            let outcome = before(due, "writing to the table", self.store.ingest(&verified, event, received_at)).await;
+            facts.store_time = Some(writing.elapsed());
             Ok(outcome??)
         }
         .await;
-        log.finish(&result, self.metrics_namespace.as_deref());
+        let log = DeliveryLog::new(&delivery, facts, &result, started.elapsed(), self.metrics_namespace.as_deref());
         (response(&result), log)
     }
 }
