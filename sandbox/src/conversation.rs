@@ -1,43 +1,43 @@
-//! A conversation with a digital human, as the events it gives rise to.
+//! A conversation with a digital human, as its events.
+
+use std::iter::repeat_n;
 
 use fastrand::Rng;
-use provision::self_test::uuid;
 use time::Duration;
-use unith_events::timestamp::Timestamp;
+use unith_events::{event_type::EventType, timestamp::Timestamp};
 
-use crate::platform::EventType;
+use crate::random::uuid;
 
 /// One session from its start to its end.
 #[derive(Debug, Clone)]
 pub struct Conversation {
     /// The session, a UUID.
     pub session_id: String,
-    /// Its events in the order in which they occur.
+    /// The events in the order in which they occur.
     pub events: Vec<ScheduledEvent>,
 }
 
-/// An event and when it occurs.
+/// The type and the instant of an event.
 #[derive(Debug, Clone, Copy)]
 pub struct ScheduledEvent {
-    /// Its type.
+    /// The type.
     pub kind: EventType,
-    /// When.
+    /// The instant.
     pub at: Timestamp,
 }
 
 impl Conversation {
-    /// A conversation that starts at `start`, is warned for inactivity so many times, and ends by itself or by a
-    /// time-out.
+    /// A conversation that starts at `start`, has this many inactivity warnings, and may end by a time-out.
     ///
-    /// Its events are on whole seconds, as deliveries carry no fractions. Each is later than the one before it, but for
-    /// the end after a time-out, which is of the same second: UNITH sends both at once.
+    /// Events are on whole seconds, because deliveries carry no fractions. Each is later than the one before it, except
+    /// the end after a time-out: UNITH sends both in the same second.
     #[must_use]
     pub fn new(random: &mut Rng, start: Timestamp, warnings: usize, timeout: bool) -> Self {
         let mut kinds = vec![EventType::StartConversation];
-        kinds.extend(std::iter::repeat_n(EventType::InactivityWarning, warnings));
+        kinds.extend(repeat_n(EventType::InactivityWarning, warnings));
         kinds.extend(timeout.then_some(EventType::TimeoutConversation));
         kinds.push(EventType::EndConversation);
-        let mut at = Timestamp::from_epoch_milliseconds(start.epoch_seconds() * 1000).unwrap_or(start);
+        let mut at = start.whole_second();
         let mut events = Vec::new();
         for kind in kinds {
             events.push(ScheduledEvent { kind, at });
@@ -45,10 +45,10 @@ impl Conversation {
                 at = at.plus(Duration::seconds(random.i64(1..90)));
             }
         }
-        Self { session_id: uuid(random), events }
+        Self { session_id: uuid(random.u128(..)), events }
     }
 
-    /// A conversation of any kind.
+    /// A conversation with up to two warnings, with or without a time-out.
     #[must_use]
     pub fn any(random: &mut Rng, start: Timestamp) -> Self {
         let (warnings, timeout) = (random.usize(0..3), random.bool());
@@ -60,10 +60,13 @@ impl Conversation {
 mod tests {
     use super::*;
 
+    fn conversation(seed: u64, start: &str, timeout: bool) -> Conversation {
+        Conversation::new(&mut Rng::with_seed(seed), Timestamp::parse(start).unwrap(), 2, timeout)
+    }
+
     #[test]
     fn the_same_seed_gives_the_same_conversation() {
-        let start = Timestamp::parse("2026-01-15T09:57:33Z").unwrap();
-        let one = |seed| Conversation::new(&mut Rng::with_seed(seed), start, 2, true);
+        let one = |seed| conversation(seed, "2026-01-15T09:57:33Z", true);
         assert_eq!(format!("{:?}", one(7)), format!("{:?}", one(7)));
         assert_ne!(one(7).session_id, one(8).session_id);
         let kinds: Vec<_> = one(7).events.iter().map(|event| event.kind.as_str()).collect();
@@ -80,15 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn events_are_on_whole_seconds_and_only_a_time_out_and_its_end_share_one() {
-        let start = Timestamp::parse("2026-01-15T09:57:33.987Z").unwrap();
+    fn events_are_on_whole_seconds_and_only_a_timeout_and_its_end_share_one() {
         for timeout in [false, true] {
-            let events = Conversation::new(&mut Rng::with_seed(7), start, 2, timeout).events;
+            let events = conversation(7, "2026-01-15T09:57:33.987Z", timeout).events;
             assert_eq!(events[0].at.to_string(), "2026-01-15T09:57:33.000Z");
             assert!(events.iter().all(|event| event.at.epoch_milliseconds() % 1000 == 0));
             for pair in events.windows(2) {
-                let is_time_out = pair[0].kind == EventType::TimeoutConversation;
-                assert_eq!(pair[0].at == pair[1].at, is_time_out, "{pair:?}");
+                let is_timeout = pair[0].kind == EventType::TimeoutConversation;
+                assert_eq!(pair[0].at == pair[1].at, is_timeout, "{pair:?}");
                 assert!(pair[0].at <= pair[1].at, "{pair:?}");
             }
         }

@@ -1,4 +1,4 @@
-//! The embedded DynamoDB: `dynoxide` behind its own HTTP server, and the table as the template makes it.
+//! The embedded DynamoDB: `dynoxide` behind its own HTTP server, and the events table as in the template.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::{
     },
 };
 use dynoxide::Database;
-use event_store::store::{EXPIRES_AT, PK, SK};
+use event_store::keys::{EXPIRES_AT, PK, SK};
 use tokio::net::TcpListener;
 
 use crate::server::ServerHandle;
@@ -21,8 +21,8 @@ pub fn serve(listener: TcpListener, data: Option<&Path>) -> anyhow::Result<Serve
     let database = match data {
         None => Database::memory().context("the embedded DynamoDB did not start")?,
         Some(path) => {
-            let text = path.to_str().context("the data file's path is not UTF-8")?;
-            Database::new(text).with_context(|| format!("the data file {text} cannot be used"))?
+            let text = path.to_str().context("the path of the data file is not UTF-8; choose another one")?;
+            Database::new(text).with_context(|| format!("cannot use the data file {text}"))?
         }
     };
     Ok(ServerHandle::start(listener, |listener, stop| async move {
@@ -30,11 +30,11 @@ pub fn serve(listener: TcpListener, data: Option<&Path>) -> anyhow::Result<Serve
     })?)
 }
 
-/// Creates the table of the design, if it is not there: on demand, a stream of new images, time to live.
+/// Creates the events table if it does not exist: on demand, with a stream of new images and time to live.
 ///
-/// Point-in-time recovery is left to AWS: there is nothing here to recover to.
+/// The embedded DynamoDB does not have the point-in-time recovery of the template.
 pub async fn create_table(client: &Client, name: &str) -> anyhow::Result<()> {
-    let tables = client.list_tables().send().await.context("the DynamoDB does not answer")?;
+    let tables = client.list_tables().send().await.context("cannot list the tables of DynamoDB")?;
     if tables.table_names().iter().any(|known| known == name) {
         return Ok(());
     }
@@ -53,7 +53,7 @@ pub async fn create_table(client: &Client, name: &str) -> anyhow::Result<()> {
         .stream_specification(stream.build()?)
         .send()
         .await
-        .with_context(|| format!("the table {name} could not be created"))?;
+        .with_context(|| format!("cannot create table `{name}`"))?;
     let ttl = TimeToLiveSpecification::builder().attribute_name(EXPIRES_AT).enabled(true).build()?;
     client
         .update_time_to_live()
@@ -61,6 +61,6 @@ pub async fn create_table(client: &Client, name: &str) -> anyhow::Result<()> {
         .time_to_live_specification(ttl)
         .send()
         .await
-        .with_context(|| format!("the time to live of table {name} could not be set"))?;
+        .with_context(|| format!("cannot set the time to live of table `{name}`"))?;
     Ok(())
 }

@@ -1,28 +1,37 @@
 //! `cargo run -p sandbox`: the whole system on this machine, with a demo.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    future::pending,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
+use anyhow::Context;
 use clap::Parser;
 use lambda_support::log;
 use sandbox::{
-    Options, Ports, Sandbox, Services,
-    demo::{Demo, check_removed},
-    platform::Style,
+    checks::check_removed,
+    demo::Demo,
+    options::{Options, Ports},
+    platform::style::Style,
     report::Report,
-    write_env_file,
+    services::Services,
+    system::Sandbox,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use unith_events::timestamp::Timestamp;
 
-/// Signed UNITH deliveries, verified and stored, on this machine alone.
+/// Runs the whole system on this machine: signed UNITH deliveries are verified and stored.
 ///
 /// Starts an embedded DynamoDB and Secrets Manager, a simulated UNITH platform, and the functions' real handlers behind
-/// a front that does what API Gateway does. Plays some conversations, shows what is stored, and keeps serving.
+/// a simulated API Gateway. Plays some conversations, prints the stored events, and keeps serving.
 #[derive(Debug, Parser)]
 #[command(version)]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 struct Arguments {
-    /// Stop after the demo: with 0 if exactly what must be stored is stored, with 1 if not
+    /// Stop after the demo; exit with 0 if the table holds exactly the expected events, with 1 otherwise
     #[arg(long, conflicts_with = "services_only")]
     once: bool,
 
@@ -30,39 +39,39 @@ struct Arguments {
     #[arg(long, conflicts_with = "services_only")]
     rotate_during_demo: bool,
 
-    /// How many conversations to play
+    /// Number of conversations
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     conversations: u16,
 
-    /// Play what was played under this seed; its events happen on 2026-01-15
+    /// Play the same conversations as before; all events happen on 2026-01-15
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 
-    /// How the simulated UNITH platform spells its deliveries
+    /// Spelling of the deliveries
     #[arg(long, value_enum, default_value_t)]
     style: Style,
 
-    /// Tell in JSON, an object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 
-    /// Show the log line of every request as well
+    /// Print the log line of every request
     #[arg(long)]
     logs: bool,
 
-    /// Keep the DynamoDB's data in this file
+    /// Keep DynamoDB's data in this file
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
 
-    /// Start the services alone, for functions that run under `cargo lambda watch`
+    /// Start only the services, for functions that run under `cargo lambda watch`
     #[arg(long)]
     services_only: bool,
 
-    /// Where to write the functions' environment, with --services-only
+    /// File for the functions' environment, with --services-only
     #[arg(long, value_name = "PATH", default_value = "target/sandbox.env", requires = "services_only")]
     env_file: PathBuf,
 
-    /// Where deliveries go, with --services-only
+    /// Base URL of the deliveries, with --services-only
     #[arg(
         long,
         value_name = "URL",
@@ -71,19 +80,19 @@ struct Arguments {
     )]
     webhook_base: String,
 
-    /// Port of the front; a free one if left out
+    /// Port of the API Gateway; 0 for a free one
     #[arg(long, default_value_t = 0)]
     port: u16,
 
-    /// Port of the DynamoDB; a free one if left out
+    /// Port of DynamoDB; 0 for a free one
     #[arg(long, default_value_t = 0)]
     dynamodb_port: u16,
 
-    /// Port of the Secrets Manager; a free one if left out
+    /// Port of Secrets Manager; 0 for a free one
     #[arg(long, default_value_t = 0)]
     secrets_manager_port: u16,
 
-    /// Port of the simulated UNITH platform; a free one if left out
+    /// Port of the simulated UNITH platform; 0 for a free one
     #[arg(long, default_value_t = 0)]
     unith_port: u16,
 }
@@ -114,53 +123,62 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let options = Options {
         style: arguments.style,
         ports: Ports {
-            front: arguments.port,
+            api_gateway: arguments.port,
             dynamodb: arguments.dynamodb_port,
             secrets_manager: arguments.secrets_manager_port,
             unith: arguments.unith_port,
         },
         data: arguments.data,
         seed,
-        // A tenth of a second of waiting shows a retry as well as a whole one.
+        // Short, so that the demo is. UNITH's own pause is longer.
         first_backoff: Duration::from_millis(100),
     };
     if arguments.services_only {
         let services = Services::start(&options, arguments.webhook_base).await?;
-        let _stack = services.stack(services.provisioner()?).await?;
+        let _stack = services.create_stack(services.provisioner()).await?;
         let environment = services.environment();
         write_env_file(&arguments.env_file, &environment)?;
         report.services_only(&services, &environment, &arguments.env_file.display().to_string())?;
-        return std::future::pending().await;
+        return pending().await;
     }
     let logs = arguments.logs;
-    let mut sandbox = Sandbox::start(&options, move |record| {
+    let mut sandbox = Sandbox::start(&options, move |line| {
         if logs {
-            log::write_line(record);
+            log::write_line(line);
         }
     })
     .await?;
     let demo = Demo {
-        conversations: arguments.conversations.into(),
+        conversations: arguments.conversations,
         seed,
         start: start(arguments.seed),
         rotate: arguments.rotate_during_demo,
     };
-    report.opening(demo.conversations, seed, arguments.style)?;
+    report.start(demo.conversations, seed, arguments.style)?;
     let mut verdict = demo.play(&sandbox, &mut report).await?;
     if arguments.once {
         sandbox.stack.delete().await?;
-        check_removed(&sandbox, &mut verdict).await?;
+        verdict.mismatches.extend(check_removed(&sandbox.services).await?);
     }
     report.verdict(&verdict, arguments.once)?;
     if !arguments.once {
-        report.serving(&sandbox)?;
-        return std::future::pending().await;
+        report.serving(&sandbox.services, sandbox.api_gateway.url())?;
+        return pending().await;
     }
-    Ok(if verdict.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Under a given seed everything is the same each time, the events' instants too; else the demo's past is recent.
+/// The start of the demo: fixed if a seed is given, so that the run can be repeated, and some minutes ago otherwise.
 fn start(seed: Option<u64>) -> Timestamp {
     let fixed = seed.and_then(|_| Timestamp::parse("2026-01-15T09:57:33Z"));
     fixed.unwrap_or_else(|| Timestamp::now().plus(time::Duration::minutes(-15)))
+}
+
+/// Writes `NAME=value` lines, which `cargo lambda watch --env-file` reads.
+fn write_env_file(path: &Path, environment: &[(&'static str, String)]) -> anyhow::Result<()> {
+    let lines: Vec<_> = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    }
+    fs::write(path, lines.join("\n") + "\n").with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,27 +1,77 @@
-//! What the sandbox tells: a table that grows line by line for people, a JSON object a line for programs.
+//! The output of the sandbox: a table that grows line by line for people, one JSON object per line for programs.
 //!
-//! The JSON says nothing that differs between two runs with the same seed, so that they can be compared.
+//! The JSON has nothing that differs between two runs with the same seed, so that runs can be compared.
 
 use std::io::{self, Write};
 
 use anstream::AutoStream;
 use anstyle::AnsiColor;
-use serde_json::{Map, Value, json};
+use event_store::item::EventItem;
+use receive::delivery::WEBHOOK_PATH;
+use serde_json::{Value, json};
+use unith_events::event_type::EventType;
 
 use crate::{
-    Sandbox, Services, TABLE_NAME, WEBHOOK_URL,
-    demo::{Delivered, Item, Verdict, answer, text},
-    platform::{FIRST_SHARED_KEY, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, Style},
+    platform::{
+        account::{FIRST_SHARED_KEY, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID},
+        delivery::Attempt,
+        style::Style,
+    },
+    services::{Services, TABLE_NAME, WEBHOOK_URL},
 };
 
 const BOLD: anstyle::Style = anstyle::Style::new().bold();
 const DIM: anstyle::Style = anstyle::Style::new().dimmed();
-const GOOD: anstyle::Style = AnsiColor::Green.on_default();
-const KNOWN: anstyle::Style = AnsiColor::Cyan.on_default();
-const BAD: anstyle::Style = AnsiColor::Red.on_default();
-const LATER: anstyle::Style = AnsiColor::Yellow.on_default();
+const GREEN: anstyle::Style = AnsiColor::Green.on_default();
+const CYAN: anstyle::Style = AnsiColor::Cyan.on_default();
+const RED: anstyle::Style = AnsiColor::Red.on_default();
+const YELLOW: anstyle::Style = AnsiColor::Yellow.on_default();
 
-/// Where and how to tell.
+/// One delivery of the demo.
+#[derive(Debug)]
+pub struct Delivered {
+    pub session_id: String,
+    pub kind: EventType,
+    /// What is unusual about the delivery; empty for nothing.
+    pub note: &'static str,
+    pub attempts: Vec<Attempt>,
+}
+
+/// The result of the demo.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// The items of the demo's events, session by session.
+    pub stored: Vec<EventItem>,
+    /// A sentence for each difference from what must be.
+    pub mismatches: Vec<String>,
+    /// The number of the platform's deliveries, retries not counted.
+    pub delivered: usize,
+    /// The number of deliveries whose event was stored already.
+    pub duplicates: usize,
+    /// The number of forged deliveries.
+    pub refused: usize,
+    /// The number of key rotations.
+    pub rotations: usize,
+}
+
+impl Verdict {
+    /// Whether nothing differs from what must be.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.mismatches.is_empty()
+    }
+}
+
+/// The status and the outcome of an attempt, or 0 and the reason why there was no response.
+#[must_use]
+pub fn response(attempt: &Attempt) -> (u16, String) {
+    match &attempt.response {
+        Ok(response) => (response.status, response.outcome()),
+        Err(error) => (0, error.to_string()),
+    }
+}
+
+/// The writer of the output.
 #[derive(Debug)]
 pub struct Report {
     out: AutoStream<io::Stdout>,
@@ -29,59 +79,59 @@ pub struct Report {
 }
 
 impl Report {
-    /// Tells on standard output: as JSON, or as text with colour where a terminal shows it.
+    /// Writes to standard output, as JSON or as text. Text has colours on a terminal.
     #[must_use]
     pub fn new(json: bool) -> Self {
         Self { out: AutoStream::auto(io::stdout()), json }
     }
 
-    /// The beginning of the demo.
-    pub fn opening(&mut self, conversations: usize, seed: u64, style: Style) -> io::Result<()> {
+    /// Writes the start of the demo.
+    pub fn start(&mut self, conversations: u16, seed: u64, style: Style) -> io::Result<()> {
         let style = style.as_str();
         if self.json {
             return self.line(&json!({"type": "demo", "conversations": conversations, "seed": seed, "style": style}));
         }
-        let many = if conversations == 1 { "conversation" } else { "conversations" };
+        let noun = if conversations == 1 { "conversation" } else { "conversations" };
         writeln!(
             self.out,
-            "{DIM}provision has registered the webhook, put its key into the ring and switched events on.{DIM:#}"
+            "{DIM}The function provision registered the webhook, stored its key in the ring and switched events on.{DIM:#}"
         )?;
         writeln!(
             self.out,
-            "{BOLD}{conversations} {many} with the digital human {PUBLIC_HEAD_ID}{BOLD:#}, delivered to {WEBHOOK_URL} \
+            "{BOLD}{conversations} {noun} with the digital human {PUBLIC_HEAD_ID}{BOLD:#}, delivered to {WEBHOOK_URL} \
              in the {style} style {DIM}(--style {style} --seed {seed} plays the same again){DIM:#}\n"
         )?;
         writeln!(
             self.out,
-            "{DIM}{:<9} {:<21} {:>3}  {:<28} {:>7}  what is special{DIM:#}",
-            "session", "event", "try", "answer", "ms"
+            "{DIM}{:<9} {:<21} {:>3}  {:<28} {:>7}  note{DIM:#}",
+            "session", "event", "try", "response", "ms"
         )
     }
 
-    /// A delivery and its attempts.
+    /// Writes a delivery and its attempts.
     pub fn delivery(&mut self, delivered: &Delivered) -> io::Result<()> {
         let event = delivered.kind.as_str();
         for (index, attempt) in delivered.attempts.iter().enumerate() {
-            let (status, word) = answer(attempt);
+            let (status, outcome) = response(attempt);
             if self.json {
                 self.line(&json!({
                     "type": "delivery", "session_id": delivered.session_id, "event_type": event,
-                    "attempt": index + 1, "status": status, "answer": word, "note": delivered.note,
+                    "attempt": index + 1, "status": status, "outcome": outcome, "note": delivered.note,
                 }))?;
                 continue;
             }
-            let style = match status {
-                200..300 if word == "duplicate" => KNOWN,
-                200..300 => GOOD,
-                503 => LATER,
-                _ => BAD,
+            let colour = match status {
+                200..300 if outcome == "duplicate" => CYAN,
+                200..300 => GREEN,
+                503 => YELLOW,
+                _ => RED,
             };
-            let told = format!("{status} {word}");
+            let shown = format!("{status} {outcome}");
             let ms = attempt.took.as_secs_f64() * 1000.0;
             let note = if index == 0 { delivered.note } else { "" };
             writeln!(
                 self.out,
-                "{:<9} {event:<21} {:>3}  {style}{told:<28}{style:#} {ms:>7.1}  {DIM}{note}{DIM:#}",
+                "{:<9} {event:<21} {:>3}  {colour}{shown:<28}{colour:#} {ms:>7.1}  {DIM}{note}{DIM:#}",
                 short(&delivered.session_id),
                 index + 1,
             )?;
@@ -89,19 +139,19 @@ impl Report {
         Ok(())
     }
 
-    /// What is stored, and whether that is right.
+    /// Writes the stored events and whether they are the expected ones. `removed` is whether the stack was deleted.
     pub fn verdict(&mut self, verdict: &Verdict, removed: bool) -> io::Result<()> {
         if self.json {
             for item in &verdict.stored {
                 self.line(&stored_json(item))?;
             }
             return self.line(&json!({
-                "type": "verdict", "ok": verdict.mismatches.is_empty(), "delivered": verdict.delivered,
+                "type": "verdict", "ok": verdict.is_ok(), "delivered": verdict.delivered,
                 "stored": verdict.stored.len(), "duplicates": verdict.duplicates, "refused": verdict.refused,
                 "rotations": verdict.rotations, "removed": removed, "mismatches": verdict.mismatches,
             }));
         }
-        writeln!(self.out, "\n{BOLD}Stored in the table {TABLE_NAME}{BOLD:#}\n")?;
+        writeln!(self.out, "\n{BOLD}Items of the table {TABLE_NAME}{BOLD:#}\n")?;
         writeln!(
             self.out,
             "{DIM}{:<9} {:<25} {:<21} {:<33} received_at{DIM:#}",
@@ -111,66 +161,64 @@ impl Report {
             writeln!(
                 self.out,
                 "{:<9} {:<25} {:<21} {:<33} {}",
-                short(text(item, "session_id")),
-                text(item, "occurred_at"),
-                text(item, "event_type"),
-                text(item, "event_id"),
-                text(item, "received_at"),
+                short(&item.session_id),
+                item.occurred_at.to_string(),
+                item.event_type,
+                item.event_id.as_str(),
+                item.received_at,
             )?;
         }
-        let were = if verdict.duplicates == 1 { "was" } else { "were" };
         writeln!(
             self.out,
-            "\n{} deliveries, {} events stored, each once; {} came again and {were} recognised; {} forged ones were refused.",
+            "\nDeliveries: {}. Stored events: {}. Duplicates: {}. Refused forgeries: {}.",
             verdict.delivered,
             verdict.stored.len(),
             verdict.duplicates,
             verdict.refused,
         )?;
         if verdict.rotations > 0 {
-            writeln!(self.out, "The key was rotated {} times meanwhile.", verdict.rotations)?;
+            writeln!(self.out, "The key was rotated {} times during the deliveries.", verdict.rotations)?;
         }
         if removed {
-            writeln!(self.out, "The stack is deleted: no webhook, no events, no key of ours is left.")?;
+            writeln!(self.out, "The function provision deleted the webhook, removed its key and switched events off.")?;
         }
         for mismatch in &verdict.mismatches {
-            writeln!(self.out, "{BAD}wrong:{BAD:#} {mismatch}")?;
+            writeln!(self.out, "{RED}mismatch:{RED:#} {mismatch}")?;
         }
-        if verdict.mismatches.is_empty() {
-            writeln!(self.out, "{GOOD}All as it must be.{GOOD:#}")
+        if verdict.is_ok() {
+            writeln!(self.out, "{GREEN}OK: the table holds exactly the expected events.{GREEN:#}")
         } else {
-            writeln!(self.out, "{BAD}{} things are not as they must be.{BAD:#}", verdict.mismatches.len())
+            writeln!(self.out, "{RED}FAILED: see the mismatches above.{RED:#}")
         }
     }
 
-    /// Where everything is, and what to try.
-    pub fn serving(&mut self, sandbox: &Sandbox) -> io::Result<()> {
-        let (services, front) = (&sandbox.services, sandbox.front.url());
+    /// Writes the URLs of the running sandbox and commands to try.
+    pub fn serving(&mut self, services: &Services, api_gateway: &str) -> io::Result<()> {
         if self.json {
-            return self.line(&json!({"type": "serving", "front": front, "services": urls(services)}));
+            return self.line(&json!({"type": "serving", "api_gateway": api_gateway, "services": urls(services)}));
         }
-        writeln!(self.out, "\n{BOLD}Still serving{BOLD:#}, until Ctrl-C\n")?;
-        writeln!(self.out, "  the webhook      {front}{}", receive::WEBHOOK_PATH)?;
+        writeln!(self.out, "\n{BOLD}The sandbox is running.{BOLD:#} Ctrl-C stops it.\n")?;
+        writeln!(self.out, "  webhook          {api_gateway}{WEBHOOK_PATH}")?;
         self.service_urls(services)?;
-        let path = receive::WEBHOOK_PATH;
         writeln!(
             self.out,
-            "\n{BOLD}Try:{BOLD:#} sign an event and deliver it (twice, to see it recognised)\n\n\
+            "\n{BOLD}Try:{BOLD:#} sign an event and deliver it; a second delivery is a duplicate\n\n\
              BODY='{{\"timestamp\":\"'$(date -u +%FT%TZ)'\",\"head_id\":\"{HEAD_ID}\",\"session_id\":\"my-session\",\
              \"public_head_id\":\"{PUBLIC_HEAD_ID}\",\"public_org_id\":\"{PUBLIC_ORG_ID}\",\"event_type\":\"START_CONVERSATION\"}}'\n\
              SIGNATURE=$(printf %s \"$BODY\" | openssl dgst -sha256 -hmac {FIRST_SHARED_KEY} -r | cut -d' ' -f1)\n\
-             curl -i {front}{path} -H 'content-type: application/json' -H \"X-Signature-256: $SIGNATURE\" --data-raw \"$BODY\"\n\n\
+             curl -i {api_gateway}{WEBHOOK_PATH} -H 'content-type: application/json' \
+             -H \"X-Signature-256: $SIGNATURE\" --data-raw \"$BODY\"\n\n\
              {BOLD}Try:{BOLD:#} read the table\n\n\
              AWS_ACCESS_KEY_ID=sandbox AWS_SECRET_ACCESS_KEY=sandbox aws dynamodb scan --region us-east-1 \
              --endpoint-url {} --table-name {TABLE_NAME}\n\n\
-             {BOLD}Try:{BOLD:#} let another conversation happen\n\n\
+             {BOLD}Try:{BOLD:#} play another conversation\n\n\
              curl -X POST {}/_sandbox/conversations\n",
             services.dynamodb.url(),
             services.platform.url(),
         )
     }
 
-    /// What a function needs to know to run against the services alone.
+    /// Writes the URLs of the services and the environment of a function that uses them.
     pub fn services_only(
         &mut self,
         services: &Services,
@@ -179,23 +227,26 @@ impl Report {
     ) -> io::Result<()> {
         let style = services.platform.style().as_str();
         if self.json {
-            let environment: Map<_, _> =
-                environment.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
+            let environment: Value = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
             return self.line(&json!({
                 "type": "services", "style": style, "services": urls(services), "environment": environment,
             }));
         }
-        writeln!(self.out, "{BOLD}Serving{BOLD:#}, with deliveries in the {style} style, until Ctrl-C\n")?;
+        writeln!(
+            self.out,
+            "{BOLD}The services are running.{BOLD:#} Deliveries are in the {style} style. Ctrl-C stops it.\n"
+        )?;
         self.service_urls(services)?;
-        writeln!(self.out, "\n{BOLD}The functions' environment{BOLD:#}, also in {env_file}\n")?;
+        writeln!(self.out, "\n{BOLD}Environment of the functions{BOLD:#}, also in {env_file}\n")?;
         for (name, value) in environment {
             writeln!(self.out, "  {name}={value}")?;
         }
         writeln!(
             self.out,
-            "\n{BOLD}Try:{BOLD:#} in another terminal\n\n\
+            "\n{BOLD}Try:{BOLD:#} in a second terminal, start the functions\n\n\
              cargo lambda watch --env-file {env_file}\n\n\
-             {BOLD}Try:{BOLD:#} in a third one, a signed delivery; a look at the registration; a whole conversation\n\n\
+             {BOLD}Try:{BOLD:#} in a third terminal, send a signed delivery, read the status of the registration, play a \
+             conversation\n\n\
              cargo lambda invoke receive --data-file tests/fixtures/http-api-2.0.json\n\
              cargo lambda invoke provision --data-ascii '{{\"action\":\"status\"}}'\n\
              curl -X POST {}/_sandbox/conversations\n",
@@ -221,18 +272,17 @@ fn urls(services: &Services) -> Value {
     })
 }
 
-/// The item as JSON, but for the attribute that differs from run to run.
-fn stored_json(item: &Item) -> Value {
-    let plain = |name: &String| {
-        let value = item.get(name)?;
-        value.as_s().or_else(|_| value.as_n()).ok().map(|text| (name.clone(), Value::from(text.as_str())))
-    };
-    let mut fields: Map<String, Value> = item.keys().filter(|name| *name != "received_at").filter_map(plain).collect();
-    fields.insert("type".to_owned(), "stored".into());
-    fields.into()
+/// The item without `received_at`, which differs between runs.
+fn stored_json(item: &EventItem) -> Value {
+    let mut line = json!(item);
+    if let Some(members) = line.as_object_mut() {
+        members.remove("received_at");
+        members.insert("type".to_owned(), "stored".into());
+    }
+    line
 }
 
-/// Enough of a session's id to tell it from the others on the screen.
+/// The first digits of a session id, which suffice on a screen.
 fn short(session_id: &str) -> &str {
     session_id.get(..8).unwrap_or(session_id)
 }

@@ -1,8 +1,8 @@
-//! The embedded Secrets Manager: the operations on secret values that the functions and the AWS CLI use, over the real
-//! protocol, with versions, stages and request tokens as the service has them.
+//! A simulated Secrets Manager: the operations on secret values that the functions and the AWS CLI use.
 //!
-//! Ours because the crate tried first (`winterbaume-secretsmanager`) takes a request token a second time with other
-//! content, which hides the very conflict that compare-and-swap needs, and brings aws-lc and the SSO clients along.
+//! It speaks the protocol of the service, with versions, stages and request tokens. The crate
+//! `winterbaume-secretsmanager` does not replace it: it accepts a request token again with other content, which hides
+//! the conflict that compare-and-swap needs, and it depends on aws-lc and the SSO clients.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,19 +24,19 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use unith_events::timestamp::Timestamp;
 
-use crate::server::ServerHandle;
+use crate::{random::uuid, server::ServerHandle};
 
 const CURRENT: &str = "AWSCURRENT";
 const PREVIOUS: &str = "AWSPREVIOUS";
 /// AWS's quota of versions per secret.
 const MAX_VERSIONS: usize = 100;
-/// AWS removes no version that is younger, in seconds.
+/// The age in seconds from which AWS may remove a version.
 const PRUNABLE_AFTER: f64 = 24.0 * 60.0 * 60.0;
 
-/// A Secrets Manager on loopback, its secrets in memory.
+/// A simulated Secrets Manager on loopback. Its secrets are in memory.
 #[derive(Debug)]
 pub struct SecretsManager {
-    served: ServerHandle,
+    server: ServerHandle,
     store: Store,
 }
 
@@ -47,8 +47,8 @@ struct Store(Arc<Mutex<Contents>>);
 struct Contents {
     secrets: BTreeMap<String, Secret>,
     calls: HashMap<String, usize>,
-    /// The histories of secrets that are gone, by name.
-    left_histories: BTreeMap<String, History>,
+    /// The histories of deleted secrets by name.
+    deleted_histories: BTreeMap<String, History>,
 }
 
 type History = Vec<(Instant, SecretValue)>;
@@ -57,11 +57,11 @@ type History = Vec<(Instant, SecretValue)>;
 struct Secret {
     arn: String,
     created: f64,
-    /// When it was marked for deletion.
+    /// The instant at which it was marked for deletion.
     deleted: Option<f64>,
-    /// The oldest first.
+    /// The oldest version first.
     versions: Vec<Version>,
-    /// Every value that became the current one.
+    /// Every value that became the current one, removed versions included.
     history: History,
 }
 
@@ -73,7 +73,7 @@ struct Version {
     created: f64,
 }
 
-/// Text, or base64 of binary, as the protocol has it.
+/// A value as in the protocol: text, or binary in base64.
 #[derive(Clone, PartialEq, Eq)]
 enum SecretValue {
     Text(String),
@@ -86,7 +86,7 @@ impl fmt::Debug for SecretValue {
     }
 }
 
-/// The parameters of every operation; each takes what it needs.
+/// The parameters of all operations.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Parameters {
@@ -111,38 +111,39 @@ fn failure<T>(kind: &'static str, message: impl Into<String>) -> Result<T, Failu
 }
 
 impl SecretsManager {
-    /// Serves an empty one.
+    /// Serves a Secrets Manager without secrets.
     pub fn serve(listener: TcpListener) -> std::io::Result<Self> {
         let store = Store::default();
         let router = Router::new().route("/", post(operation)).with_state(store.clone());
-        Ok(Self { served: ServerHandle::router(listener, router)?, store })
+        Ok(Self { server: ServerHandle::router(listener, router)?, store })
     }
 
-    /// Its endpoint.
+    /// The endpoint.
     #[must_use]
     pub fn url(&self) -> &str {
-        self.served.url()
+        self.server.url()
     }
 
-    /// How often an operation was called, e.g. `GetSecretValue`.
+    /// The number of requests for an operation, e.g. `GetSecretValue`.
     #[must_use]
     pub fn calls(&self, operation: &str) -> usize {
         self.store.lock().calls.get(operation).copied().unwrap_or_default()
     }
 
-    /// How many versions a secret has; 0 if there is no such secret.
+    /// The number of versions of a secret; 0 for an unknown secret.
     #[must_use]
     pub fn versions(&self, secret: &str) -> usize {
         self.store.lock().find(secret).map_or(0, |(_, secret)| secret.versions.len())
     }
 
-    /// Makes all versions there are this much older.
+    /// Makes all versions older by this time.
     pub fn pass_time(&self, by: Duration) {
         self.store.lock().pass_time(by);
     }
 
-    /// Each text that became a secret's current one, and when, the oldest first. Versions that were removed stay in it,
-    /// and so do those of a deleted secret. A binary value is an empty text.
+    /// The texts that became the current value of a secret, each with its instant, the oldest first.
+    ///
+    /// Removed versions and those of a deleted secret are included. A binary value is an empty text.
     #[must_use]
     pub fn history(&self, secret: &str) -> Vec<(Instant, String)> {
         self.store.lock().history(secret)
@@ -156,11 +157,11 @@ async fn operation(State(store): State<Store>, headers: HeaderMap, body: Bytes) 
         Ok(parameters) => store.lock().call(name, parameters),
         Err(error) => failure("SerializationException", error.to_string()),
     };
-    let (status, answer) = match result {
-        Ok(answer) => (StatusCode::OK, answer),
+    let (status, response) = match result {
+        Ok(response) => (StatusCode::OK, response),
         Err(failure) => (StatusCode::BAD_REQUEST, json!({"__type": failure.kind, "message": failure.message})),
     };
-    (status, [(CONTENT_TYPE, "application/x-amz-json-1.1")], answer.to_string()).into_response()
+    (status, [(CONTENT_TYPE, "application/x-amz-json-1.1")], response.to_string()).into_response()
 }
 
 impl Store {
@@ -187,7 +188,7 @@ impl Contents {
     fn create(&mut self, parameters: Parameters) -> Result<Value, Failure> {
         let name = parameters.name.clone().filter(|name| !name.is_empty());
         let Some(name) = name else {
-            return failure("ValidationException", "Name is missing");
+            return failure("ValidationException", "the request has no Name");
         };
         match self.secrets.get(&name) {
             Some(Secret { deleted: Some(_), .. }) => {
@@ -199,13 +200,13 @@ impl Contents {
             None => {}
         }
         let arn = format!("arn:aws:secretsmanager:us-east-1:123456789012:secret:{name}-{:06x}", self.secrets.len());
-        let history = self.left_histories.get(&name).cloned().unwrap_or_default();
+        let history = self.deleted_histories.get(&name).cloned().unwrap_or_default();
         let mut secret = Secret { arn, created: now(), deleted: None, versions: Vec::new(), history };
         let has_value = parameters.secret_string.is_some() || parameters.secret_binary.is_some();
         let version = if has_value { Some(secret.put(parameters)?) } else { None };
-        let answer = json!({"ARN": secret.arn, "Name": name, "VersionId": version});
+        let response = json!({"ARN": secret.arn, "Name": name, "VersionId": version});
         self.secrets.insert(name, secret);
-        Ok(answer)
+        Ok(response)
     }
 
     fn get_value(&mut self, parameters: &Parameters) -> Result<Value, Failure> {
@@ -218,7 +219,7 @@ impl Contents {
         let Some(version) = secret.versions.iter().find(wanted) else {
             return failure("ResourceNotFoundException", "Secrets Manager can't find the specified secret value");
         };
-        let mut answer = json!({
+        let mut response = json!({
             "ARN": secret.arn, "Name": name, "VersionId": version.id,
             "VersionStages": version.stages, "CreatedDate": version.created,
         });
@@ -226,10 +227,10 @@ impl Contents {
             SecretValue::Text(text) => ("SecretString", text),
             SecretValue::Binary(base64) => ("SecretBinary", base64),
         };
-        if let Some(fields) = answer.as_object_mut() {
+        if let Some(fields) = response.as_object_mut() {
             fields.insert(field.to_owned(), value.clone().into());
         }
-        Ok(answer)
+        Ok(response)
     }
 
     fn put_value(&mut self, parameters: Parameters) -> Result<Value, Failure> {
@@ -255,17 +256,17 @@ impl Contents {
         json!({"SecretList": secrets.collect::<Vec<_>>()})
     }
 
-    /// Marks a secret for deletion, which can be undone; or removes it at once, if that is asked for.
+    /// Marks a secret for deletion. With `ForceDeleteWithoutRecovery` it removes the secret at once.
     fn delete(&mut self, parameters: &Parameters) -> Result<Value, Failure> {
         let force = parameters.force_delete_without_recovery;
         let (name, secret) = if force { self.find(parameters.id()) } else { self.find_usable(parameters) }?;
         let now = now();
-        let answer = json!({"ARN": secret.arn, "Name": name, "DeletionDate": now});
+        let response = json!({"ARN": secret.arn, "Name": name, "DeletionDate": now});
         secret.deleted = Some(now);
         if force && let Some(secret) = self.secrets.remove(&name) {
-            self.left_histories.insert(name, secret.history);
+            self.deleted_histories.insert(name, secret.history);
         }
-        Ok(answer)
+        Ok(response)
     }
 
     fn restore(&mut self, parameters: &Parameters) -> Result<Value, Failure> {
@@ -284,7 +285,7 @@ impl Contents {
         Ok((name, secret))
     }
 
-    /// By name, or by ARN with or without its random ending.
+    /// Finds a secret by its name, or by its ARN with or without the random ending.
     fn find(&mut self, id: &str) -> Result<(String, &mut Secret), Failure> {
         let without_ending = |arn: &str| arn.rsplit_once('-').is_some_and(|(stem, _)| stem == id);
         let is_meant = |name: &str, secret: &Secret| name == id || secret.arn == id || without_ending(&secret.arn);
@@ -305,7 +306,7 @@ impl Contents {
             SecretValue::Text(text) => text.clone(),
             SecretValue::Binary(_) => String::new(),
         };
-        let left = self.left_histories.get(id).cloned().unwrap_or_default();
+        let left = self.deleted_histories.get(id).cloned().unwrap_or_default();
         let history = self.find(id).map_or(left, |(_, secret)| secret.history.clone());
         history.iter().map(|(at, value)| (*at, text(value))).collect()
     }
@@ -318,17 +319,18 @@ impl Parameters {
 }
 
 impl Secret {
-    /// Adds a version and makes it the current one. A token that was used is the same request again if it says the
-    /// same, and a conflict if not.
+    /// Adds a version and makes it the current one.
+    ///
+    /// A request token that was used before is a retry if the content is the same, and a conflict otherwise.
     fn put(&mut self, parameters: Parameters) -> Result<String, Failure> {
         let value = match (parameters.secret_string, parameters.secret_binary) {
             (Some(text), None) => SecretValue::Text(text),
             (None, Some(binary)) => SecretValue::Binary(binary),
             _ => {
-                return failure("InvalidParameterException", "exactly one of SecretString and SecretBinary");
+                return failure("InvalidParameterException", "expected exactly one of SecretString and SecretBinary");
             }
         };
-        let id = parameters.client_request_token.unwrap_or_else(|| format!("{:032x}", fastrand::u128(..)));
+        let id = parameters.client_request_token.unwrap_or_else(|| uuid(fastrand::u128(..)));
         if let Some(known) = self.versions.iter().find(|version| version.id == id) {
             if known.value == value {
                 return Ok(id);
@@ -346,8 +348,9 @@ impl Secret {
         Ok(id)
     }
 
-    /// AWS keeps [`MAX_VERSIONS`] versions. For a further one it removes the oldest that has no stage, if that is a day
-    /// old; if there is none, the further one is refused.
+    /// Removes the oldest version without a stage if there are [`MAX_VERSIONS`] versions.
+    ///
+    /// A version younger than [`PRUNABLE_AFTER`] stays. If none can be removed, the new version is refused.
     fn make_room(&mut self) -> Result<(), Failure> {
         if self.versions.len() < MAX_VERSIONS {
             return Ok(());
@@ -363,7 +366,7 @@ impl Secret {
     }
 }
 
-/// Seconds since 1970, as the protocol has dates.
+/// Now, as a date of the protocol: seconds since 1970.
 fn now() -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "2^53 ms are 285,000 years")]
     let milliseconds = Timestamp::now().epoch_milliseconds() as f64;
@@ -387,11 +390,11 @@ mod tests {
     fn get(contents: &mut Contents, id: &str, stage: &str) -> Option<String> {
         let parameters =
             Parameters { secret_id: Some(id.into()), version_stage: Some(stage.into()), ..Parameters::default() };
-        let answer = contents.call("GetSecretValue", parameters).ok()?;
-        answer["SecretString"].as_str().map(str::to_owned)
+        let response = contents.call("GetSecretValue", parameters).ok()?;
+        response["SecretString"].as_str().map(str::to_owned)
     }
 
-    /// Calls an operation on the ring; the answer, or the kind of the error.
+    /// The response to an operation on the ring, or the kind of its error.
     fn on_ring(contents: &mut Contents, operation: &str, force: bool) -> Result<Value, &'static str> {
         let parameters = Parameters {
             secret_id: Some("ring".into()),
@@ -412,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_move_through_stages_and_tokens_are_compare_and_swap() {
+    fn versions_move_through_stages_and_a_used_token_with_other_content_is_a_conflict() {
         let mut contents = Contents::default();
         let arn = create(&mut contents, "1").unwrap()["ARN"].as_str().unwrap().to_owned();
         assert!(put(&mut contents, "2", "token-a").is_ok());
@@ -426,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_has_at_most_100_versions_and_only_unlabelled_ones_of_a_day_make_room() {
+    fn a_secret_has_at_most_100_versions_and_only_unlabelled_ones_older_than_a_day_are_removed() {
         let mut contents = Contents::default();
         create(&mut contents, "1").unwrap();
         for number in 2..=100 {
@@ -435,13 +438,13 @@ mod tests {
         assert_eq!(put(&mut contents, "101", "token-101"), Err("LimitExceededException"));
         assert_eq!(get(&mut contents, "ring", CURRENT).as_deref(), Some("100"), "a refused version changes nothing");
         assert_eq!(get(&mut contents, "ring", PREVIOUS).as_deref(), Some("99"));
-        assert!(put(&mut contents, "100", "token-100").is_ok(), "a known token is no further version");
+        assert!(put(&mut contents, "100", "token-100").is_ok(), "a known token does not add a version");
 
         let day = Duration::from_hours(24);
         contents.pass_time(day.checked_sub(Duration::from_mins(1)).unwrap());
         assert_eq!(put(&mut contents, "101", "token-101"), Err("LimitExceededException"));
         contents.pass_time(Duration::from_mins(2));
-        // 98 have no stage at first; the two that lose theirs are a day old as well.
+        // 98 versions have no stage yet. The two that lose theirs are older than a day too.
         for number in 101..=200 {
             put(&mut contents, &number.to_string(), &format!("token-{number}")).unwrap();
             assert_eq!(contents.secrets["ring"].versions.len(), 100);
@@ -449,9 +452,13 @@ mod tests {
                 SecretValue::Text(text) => text.parse().unwrap(),
                 SecretValue::Binary(_) => panic!("it is text"),
             };
-            assert_eq!(oldest, number - 99, "the oldest goes first");
+            assert_eq!(oldest, number - 99, "the oldest version is removed first");
         }
-        assert_eq!(put(&mut contents, "201", "token-201"), Err("LimitExceededException"), "all are young again");
+        assert_eq!(
+            put(&mut contents, "201", "token-201"),
+            Err("LimitExceededException"),
+            "all unlabelled versions are younger than a day"
+        );
         let all: Vec<_> = (1..=200).map(|number| number.to_string()).collect();
         assert_eq!(texts(&mut contents), all);
         assert!(contents.history("ring").is_sorted_by_key(|(at, _)| *at));
@@ -476,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_deleted_without_recovery_is_gone_but_for_its_history() {
+    fn a_secret_deleted_without_recovery_leaves_only_its_history() {
         for marked_before in [false, true] {
             let mut contents = Contents::default();
             create(&mut contents, "1").unwrap();

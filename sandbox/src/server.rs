@@ -1,56 +1,58 @@
-//! Listening on loopback, and serving until asked to stop.
+//! HTTP servers on loopback.
 
-use std::{future::Future, net::Ipv4Addr};
+use std::{future::Future, io, net::Ipv4Addr, pin::Pin};
 
 use axum::Router;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-/// A port that cannot be had.
+/// A port that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("port {port} for {what} cannot be used ({source}): choose another one, or leave it out for a free one")]
-pub struct PortTaken {
-    what: &'static str,
+#[error(
+    "cannot listen on port {port} for {service}: {source}; choose another port, or leave the option out for a free one"
+)]
+pub struct ListenError {
+    service: &'static str,
     port: u16,
-    source: std::io::Error,
+    source: io::Error,
 }
 
-/// Listens on loopback; port 0 is any free one.
-pub async fn listen(what: &'static str, port: u16) -> Result<TcpListener, PortTaken> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|source| PortTaken { what, port, source })
+/// Listens on a port of loopback, or on a free one for port 0.
+pub async fn listen(service: &'static str, port: u16) -> Result<TcpListener, ListenError> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|source| ListenError { service, port, source })
 }
 
-/// A service on loopback. It ends when this is dropped.
+/// A server on loopback. It stops when this is dropped.
 #[derive(Debug)]
 pub struct ServerHandle {
     url: String,
-    stop: watch::Sender<bool>,
+    _stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl ServerHandle {
-    /// Serves `router` on `listener`.
-    pub fn router(listener: TcpListener, router: Router) -> std::io::Result<Self> {
+    /// Serves `router`.
+    pub fn router(listener: TcpListener, router: Router) -> io::Result<Self> {
         Self::start(listener, |listener, stop| async move {
-            // Serving ends with the stop signal; a failure to accept is retried within.
+            // axum retries when it fails to accept a connection; it returns after the stop signal only.
             let _ = axum::serve(listener, router).with_graceful_shutdown(stop).await;
         })
     }
 
-    /// Runs `serve`, which is given the listener and a future that ends when it is to stop.
+    /// Runs `serve`, which gets the listener and the stop signal.
     pub fn start<F: Future<Output = ()> + Send + 'static>(
         listener: TcpListener,
         serve: impl FnOnce(TcpListener, Stop) -> F,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         let url = format!("http://{}", listener.local_addr()?);
-        let (stop, mut stopped) = watch::channel(false);
-        let wait: Stop = Box::pin(async move {
-            // An error means that the sender is gone, which is a stop as well.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
+        let (stop, stopped) = oneshot::channel();
+        let stopped: Stop = Box::pin(async move {
+            // Nothing is ever sent: the sender is dropped.
+            let _ = stopped.await;
         });
-        Ok(Self { url, stop, task: tokio::spawn(serve(listener, wait)) })
+        Ok(Self { url, _stop: stop, task: tokio::spawn(serve(listener, stopped)) })
     }
 
-    /// Its base URL, `http://127.0.0.1:<port>`.
+    /// The base URL: `http://127.0.0.1:<port>`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
@@ -59,10 +61,9 @@ impl ServerHandle {
 
 impl Drop for ServerHandle {
     fn drop(&mut self) {
-        let _ = self.stop.send(true);
         self.task.abort();
     }
 }
 
-/// Ends when a service is to stop.
-pub type Stop = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+/// The stop signal of a server: a future that ends when the server has to stop.
+pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;

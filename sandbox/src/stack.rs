@@ -1,4 +1,4 @@
-//! A stack with the webhook as its custom resource: CloudFormation's side of the function `provision`.
+//! A simulated CloudFormation stack. Its one resource is the webhook, a custom resource of `provision`.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -13,95 +13,87 @@ use axum::{
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     routing::put,
 };
-use provision::{Provisioner, self_test::uuid};
-use serde_json::{Map, Value, json};
+use provision::Provisioner;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use unith_events::timestamp::Timestamp;
 
 use crate::{
-    STACK_GUID, WEBHOOK_URL,
-    platform::HEAD_ID,
+    random::uuid,
     server::{ServerHandle, listen},
 };
 
-/// What the template gives the function.
-const FUNCTION_TIMEOUT: Duration = Duration::from_secs(590);
-/// How long CloudFormation's presigned URLs are good for, in seconds.
-const RESPONSE_URL_LIFE: u32 = 7_200;
-/// The webhook's logical id in the template.
+/// The GUID in the id of the stack.
+pub const STACK_GUID: &str = "7b9a6f6e-3c1d-4f5b-9a57-2d0c8e4b1a90";
+/// The logical id of the webhook in the template.
 pub(crate) const LOGICAL_ID: &str = "UnithWebhook";
+/// The time-out of `provision` in the template.
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(590);
+/// The life of CloudFormation's presigned URLs in seconds.
+const RESPONSE_URL_LIFE: u32 = 7_200;
+const SERVICE_TOKEN: &str = "arn:aws:lambda:us-east-1:123456789012:function:provision";
 
-/// The stack: its resource's properties, and where answers are PUT.
+/// A stack with the webhook as its resource.
 pub struct Stack {
     provisioner: Arc<Provisioner>,
-    responses: ServerHandle,
-    received: Received,
-    id: String,
-    properties: Value,
+    webhook_url: String,
+    head_id: String,
+    server: ServerHandle,
+    responses: Responses,
     physical_id: Option<String>,
 }
 
-type Received = Arc<Mutex<Vec<Value>>>;
+type Responses = Arc<Mutex<Vec<Value>>>;
 
 impl Stack {
-    /// A stack that is not created yet, for the sandbox's head.
-    pub async fn new(provisioner: Arc<Provisioner>) -> anyhow::Result<Self> {
-        let received = Received::default();
-        let router = Router::new().route("/response", put(receive)).with_state(Arc::clone(&received));
-        Ok(Self {
+    /// Creates a stack with a webhook for one head.
+    pub async fn create(provisioner: Arc<Provisioner>, webhook_url: &str, head_id: &str) -> anyhow::Result<Self> {
+        let responses = Responses::default();
+        let router = Router::new().route("/response", put(take_response)).with_state(Arc::clone(&responses));
+        let mut stack = Self {
             provisioner,
-            responses: ServerHandle::router(listen("CloudFormation's answers", 0).await?, router)?,
-            received,
-            id: format!("arn:aws:cloudformation:us-east-1:123456789012:stack/sandbox/{STACK_GUID}"),
-            properties: json!({"WebhookUrl": WEBHOOK_URL, "HeadIds": [HEAD_ID]}),
+            webhook_url: webhook_url.to_owned(),
+            head_id: head_id.to_owned(),
+            server: ServerHandle::router(listen("the responses to CloudFormation", 0).await?, router)?,
+            responses,
             physical_id: None,
-        })
+        };
+        stack.request("Create").await?;
+        Ok(stack)
     }
 
-    /// Creates it; what the function answered is the result.
-    pub async fn create(&mut self) -> anyhow::Result<Value> {
-        let properties = self.properties.clone();
-        self.request("Create", &properties, None).await
+    /// Deletes the stack.
+    pub async fn delete(&mut self) -> anyhow::Result<()> {
+        self.request("Delete").await
     }
 
-    /// Updates it to other properties.
-    pub async fn update(&mut self, properties: Value) -> anyhow::Result<Value> {
-        let old = std::mem::replace(&mut self.properties, properties.clone());
-        self.request("Update", &properties, Some(&old)).await
-    }
-
-    /// Deletes it.
-    pub async fn delete(&mut self) -> anyhow::Result<Value> {
-        let properties = self.properties.clone();
-        self.request("Delete", &properties, None).await
-    }
-
-    async fn request(&mut self, kind: &str, properties: &Value, old: Option<&Value>) -> anyhow::Result<Value> {
+    async fn request(&mut self, kind: &str) -> anyhow::Result<()> {
         let mut event = json!({
             "RequestType": kind,
-            "ServiceToken": "arn:aws:lambda:us-east-1:123456789012:function:provision",
-            "ResponseURL": presigned(&format!("{}/response", self.responses.url()), Timestamp::now()),
-            "StackId": self.id,
-            "RequestId": uuid(&mut fastrand::Rng::new()),
+            "ServiceToken": SERVICE_TOKEN,
+            "ResponseURL": presigned(&format!("{}/response", self.server.url()), Timestamp::now()),
+            "StackId": format!("arn:aws:cloudformation:us-east-1:123456789012:stack/sandbox/{STACK_GUID}"),
+            "RequestId": uuid(fastrand::u128(..)),
             "LogicalResourceId": LOGICAL_ID,
             "ResourceType": "Custom::UnithWebhook",
-            "ResourceProperties": with_service_token(properties),
+            "ResourceProperties": {
+                "ServiceToken": SERVICE_TOKEN, "WebhookUrl": self.webhook_url, "HeadIds": [self.head_id],
+            },
         });
-        if let Some(fields) = event.as_object_mut() {
-            fields.extend(self.physical_id.clone().map(|id| ("PhysicalResourceId".to_owned(), id.into())));
-            fields.extend(old.map(|old| ("OldResourceProperties".to_owned(), with_service_token(old))));
+        if let (Some(members), Some(id)) = (event.as_object_mut(), &self.physical_id) {
+            members.insert("PhysicalResourceId".to_owned(), id.as_str().into());
         }
         self.provisioner.handle(event, Instant::now() + FUNCTION_TIMEOUT).await?;
-        let answer = self.received.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let answer = answer.context("provision returned without answering CloudFormation")?;
-        let reason = answer.get("Reason").and_then(Value::as_str).unwrap_or_default();
-        ensure!(answer.get("Status").and_then(Value::as_str) == Some("SUCCESS"), "{kind} failed: {reason}");
-        self.physical_id = answer.get("PhysicalResourceId").and_then(Value::as_str).map(str::to_owned);
-        Ok(answer)
+        let response = self.responses.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let response = response.context("provision returned without a response to CloudFormation")?;
+        let text = |name| response.get(name).and_then(Value::as_str).unwrap_or_default();
+        ensure!(text("Status") == "SUCCESS", "{kind} of the webhook failed: {}", text("Reason"));
+        self.physical_id = Some(text("PhysicalResourceId").to_owned());
+        Ok(())
     }
 }
 
-/// A URL as S3 presigns it, as far as a client may look at it: when it was made, and for how many seconds it is good.
+/// A URL with the parts of an S3 presigned URL that a client may read: its instant and its life in seconds.
 fn presigned(url: &str, now: Timestamp) -> String {
     let now = now.to_string();
     let seconds = now.get(.."2026-01-15T09:57:33".len()).unwrap_or(&now);
@@ -109,18 +101,12 @@ fn presigned(url: &str, now: Timestamp) -> String {
     format!("{url}?X-Amz-Date={date}Z&X-Amz-Expires={RESPONSE_URL_LIFE}")
 }
 
-fn with_service_token(properties: &Value) -> Value {
-    let mut fields = properties.as_object().cloned().unwrap_or_else(Map::new);
-    fields.insert("ServiceToken".to_owned(), "arn:aws:lambda:us-east-1:123456789012:function:provision".into());
-    fields.into()
-}
-
-/// The presigned URL takes a PUT without a content type, and nothing else.
-async fn receive(State(received): State<Received>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let content_type = headers.get(CONTENT_TYPE).map(axum::http::HeaderValue::as_bytes);
+/// A presigned URL accepts a PUT without a content type, and nothing else.
+async fn take_response(State(responses): State<Responses>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let has_content_type = headers.get(CONTENT_TYPE).is_some_and(|value| !value.is_empty());
     match serde_json::from_slice(&body) {
-        Ok(answer) if content_type.unwrap_or_default().is_empty() => {
-            received.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+        Ok(response) if !has_content_type => {
+            responses.lock().unwrap_or_else(PoisonError::into_inner).push(response);
             StatusCode::OK
         }
         _ => StatusCode::FORBIDDEN,
@@ -132,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_url_says_when_it_was_made_and_how_long_it_is_good() {
+    fn a_response_url_has_the_instant_of_its_making_and_its_life() {
         let now = Timestamp::parse("2026-01-15T09:57:33.987Z").unwrap();
         let expected = "http://localhost/response?X-Amz-Date=20260115T095733Z&X-Amz-Expires=7200";
         assert_eq!(presigned("http://localhost/response", now), expected);

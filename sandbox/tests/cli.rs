@@ -1,4 +1,4 @@
-//! The sandbox as a newcomer meets it: on the command line.
+//! The command line of the sandbox.
 
 #![allow(
     clippy::expect_used,
@@ -9,11 +9,13 @@
 )]
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     process::{Output, Stdio},
     time::Duration,
 };
 
+use sandbox::{http_client::http_client, stack::STACK_GUID};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -22,7 +24,8 @@ use tokio::{
     time::timeout,
 };
 
-const PATIENCE: Duration = Duration::from_mins(1);
+/// The limit of every wait.
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sandbox"));
@@ -31,7 +34,7 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 async fn run(arguments: &[&str]) -> Output {
-    timeout(PATIENCE, command(arguments).output()).await.expect("it ends by itself").unwrap()
+    timeout(LIMIT, command(arguments).output()).await.expect("the sandbox does not exit").unwrap()
 }
 
 fn lines(output: &Output) -> Vec<Value> {
@@ -39,7 +42,7 @@ fn lines(output: &Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A path of this test run alone, removed before use.
+/// A path of this test run. No file is there.
 fn scratch(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
@@ -47,68 +50,67 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn once_plays_the_demo_in_the_kits_style_and_is_content() {
+async fn once_plays_the_demo_in_the_style_of_the_kit_and_exits_with_0() {
     plays_the_demo(&[], "kit").await;
     plays_the_demo(&["--style", "kit"], "kit").await;
 }
 
 #[tokio::test]
-async fn once_plays_the_demo_in_the_guides_style_and_is_content() {
+async fn once_plays_the_demo_in_the_style_of_the_guide_and_exits_with_0() {
     plays_the_demo(&["--style", "guide"], "guide").await;
 }
 
 async fn plays_the_demo(arguments: &[&str], style: &str) {
     let output = run(&[&["--once", "--seed", "1"], arguments].concat()).await;
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
     for part in [
         &format!("in the {style} style (--style {style} --seed 1 plays the same again)"),
         "200 stored",
         "200 duplicate",
         "401 Unauthorized",
-        "overtakes the one before it",
-        "All as it must be.",
+        "overtakes the event before it",
+        "OK: the table holds exactly the expected events.",
     ] {
-        assert!(told.contains(part), "{part:?} is missing in:\n{told}");
+        assert!(stdout.contains(part), "{part:?} is missing in:\n{stdout}");
     }
-    assert!(!told.contains('\u{1b}'), "colours outside a terminal");
+    assert!(!stdout.contains('\u{1b}'), "colours outside a terminal");
 }
 
 #[tokio::test]
-async fn the_style_shows_in_what_is_stored() {
+async fn a_stored_body_is_in_the_style_of_the_delivery() {
     for (style, timestamp, start) in [
         ("kit", r#""timestamp":"2026-01-15 09:57:33""#, r#""event_type":"start_conversation""#),
         ("guide", r#""timestamp":"2026-01-15T09:57:33Z""#, r#""event_type":"START_CONVERSATION""#),
     ] {
         let output = run(&["--once", "--json", "--conversations", "1", "--seed", "3", "--style", style]).await;
-        let told = lines(&output);
-        assert_eq!((&told[0]["type"], &told[0]["style"]), (&"demo".into(), &style.into()));
-        let stored = told.iter().find(|line| line["type"] == "stored").unwrap();
+        let lines = lines(&output);
+        assert_eq!((&lines[0]["type"], &lines[0]["style"]), (&"demo".into(), &style.into()));
+        let stored = lines.iter().find(|line| line["type"] == "stored").unwrap();
         let body = stored["body"].as_str().unwrap();
         assert!(body.contains(timestamp) && body.contains(start), "{style}: {body}");
-        assert_eq!(stored["event_type"], "START_CONVERSATION", "{style}: it is stored in upper case");
+        assert_eq!(stored["event_type"], "START_CONVERSATION", "{style}: the stored type is in upper case");
     }
 }
 
 #[tokio::test]
-async fn a_seed_plays_the_same_again() {
+async fn a_seed_plays_the_same_conversations_again() {
     let arguments = ["--once", "--json", "--conversations", "4", "--seed"];
     let play = async |seed| run(&[arguments.as_slice(), &[seed]].concat()).await;
     let (one, same, other) = (play("11").await, play("11").await, play("12").await);
     assert_eq!(lines(&one), lines(&same));
     assert_ne!(lines(&one), lines(&other));
-    let told = lines(&one);
-    let verdict = told.last().unwrap();
+    let lines = lines(&one);
+    let verdict = lines.last().unwrap();
     assert_eq!((&verdict["type"], &verdict["ok"]), (&"verdict".into(), &true.into()));
-    let stored = told.iter().filter(|line| line["type"] == "stored").count();
-    assert_eq!(verdict["stored"], stored);
-    let sessions: std::collections::BTreeSet<_> =
-        told.iter().filter(|line| line["type"] == "stored").map(|line| line["session_id"].to_string()).collect();
+    let stored: Vec<_> = lines.iter().filter(|line| line["type"] == "stored").collect();
+    assert_eq!(verdict["stored"], stored.len());
+    let sessions: BTreeSet<_> = stored.iter().map(|line| line["session_id"].to_string()).collect();
     assert_eq!(sessions.len(), 4);
 }
 
 #[tokio::test]
-async fn one_conversation_has_all_the_mishaps() {
+async fn a_single_conversation_has_all_incidents() {
     let output = run(&["--once", "--json", "--conversations", "1", "--seed", "3"]).await;
     let verdict = lines(&output).pop().unwrap();
     let counts = (&verdict["ok"], &verdict["duplicates"], &verdict["refused"]);
@@ -116,7 +118,7 @@ async fn one_conversation_has_all_the_mishaps() {
 }
 
 #[tokio::test]
-async fn data_in_a_file_is_there_the_next_time() {
+async fn data_in_a_file_is_there_in_the_next_run() {
     let file = scratch("data");
     let arguments = ["--once", "--json", "--seed", "21", "--data", file.to_str().unwrap()];
     let first = run(&arguments).await;
@@ -124,25 +126,26 @@ async fn data_in_a_file_is_there_the_next_time() {
     let (first, second) = (lines(&first).pop().unwrap(), lines(&second).pop().unwrap());
     assert_eq!((&first["ok"], &second["ok"]), (&true.into(), &true.into()));
     assert_eq!(first["stored"], second["stored"]);
-    assert_eq!(second["duplicates"], second["delivered"], "all of it was known");
+    assert_eq!(second["duplicates"], second["delivered"], "every event was stored before");
     let _ = std::fs::remove_file(file);
 }
 
 #[tokio::test]
-async fn a_busy_port_gives_one_clear_line() {
+async fn a_port_in_use_fails_with_one_line_that_names_the_port() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     for option in ["--port", "--dynamodb-port", "--secrets-manager-port", "--unith-port"] {
         let output = run(&["--once", option, &port]).await;
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{option}");
-        assert_eq!(told.lines().count(), 1, "{told}");
-        assert!(told.starts_with(&format!("error: port {port} for ")) && told.contains("choose another one"), "{told}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        let start = format!("error: cannot listen on port {port} for ");
+        assert!(stderr.starts_with(&start) && stderr.contains("choose another port"), "{stderr}");
     }
 }
 
 #[tokio::test]
-async fn bad_arguments_are_refused() {
+async fn invalid_arguments_exit_with_2() {
     for arguments in
         [vec!["--conversations", "0"], vec!["--once", "--services-only"], vec!["--seed", "x"], vec!["--style", "x"]]
     {
@@ -151,16 +154,16 @@ async fn bad_arguments_are_refused() {
 }
 
 #[tokio::test]
-async fn services_only_tells_the_functions_environment() {
+async fn services_only_prints_and_writes_the_environment_of_the_functions() {
     let file = scratch("env");
     let arguments = ["--services-only", "--json", "--style", "guide", "--env-file", file.to_str().unwrap()];
     let mut child = command(&arguments).spawn().unwrap();
-    let told = first_line(&mut child).await;
-    assert_eq!(told["style"], "guide");
+    let line = first_line(&mut child).await;
+    assert_eq!(line["style"], "guide");
     let written = std::fs::read_to_string(&file).unwrap();
-    let environment = told["environment"].as_object().unwrap();
+    let environment = line["environment"].as_object().unwrap();
     assert!(environment.contains_key("TABLE_NAME") && environment.contains_key("AWS_ENDPOINT_URL_DYNAMODB"));
-    assert_eq!(environment["OWNER"], format!("UnithWebhook@{}", sandbox::STACK_GUID));
+    assert_eq!(environment["OWNER"], format!("UnithWebhook@{STACK_GUID}"));
     for (name, value) in environment {
         assert!(written.lines().any(|line| line == format!("{name}={}", value.as_str().unwrap())), "{name}");
     }
@@ -169,35 +172,35 @@ async fn services_only_tells_the_functions_environment() {
 }
 
 #[tokio::test]
-async fn it_serves_on_until_ctrl_c_and_then_ends_cleanly() {
+async fn the_sandbox_serves_until_ctrl_c_and_then_exits_with_0() {
     let mut child = command(&["--json", "--seed", "5"]).spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
     let mut lines = BufReader::new(stdout).lines();
     let serving = loop {
-        let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().expect("it goes on");
+        let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().expect("the output ends too early");
         let value: Value = serde_json::from_str(&line).unwrap();
         if value["type"] == "serving" {
             break value;
         }
     };
     let unith = serving["services"]["unith"].as_str().unwrap();
-    let answer = provision::unith::http_client().post(format!("{unith}/_sandbox/conversations")).send().await.unwrap();
-    let told: Value = answer.json().await.unwrap();
-    let deliveries = told["deliveries"].as_array().unwrap();
-    assert!(deliveries.len() >= 2, "{told}");
-    assert!(deliveries.iter().all(|delivery| delivery["answer"] == "200 stored"), "{told}");
+    let request = http_client().unwrap().post(format!("{unith}/_sandbox/conversations")).timeout(LIMIT);
+    let played: Value = request.send().await.unwrap().json().await.unwrap();
+    let deliveries = played["deliveries"].as_array().unwrap();
+    assert!(deliveries.len() >= 2, "{played}");
+    assert!(deliveries.iter().all(|delivery| delivery["response"] == "200 stored"), "{played}");
     interrupt(child).await;
 }
 
 async fn first_line(child: &mut Child) -> Value {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+    let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().unwrap();
     serde_json::from_str(&line).unwrap()
 }
 
 async fn interrupt(mut child: Child) {
     let pid = child.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let status = timeout(PATIENCE, child.wait()).await.expect("it ends").unwrap();
+    let status = timeout(LIMIT, child.wait()).await.expect("the sandbox does not exit").unwrap();
     assert_eq!(status.code(), Some(0));
 }

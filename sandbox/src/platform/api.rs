@@ -1,6 +1,6 @@
-//! The management API, as UNITH's developer kit calls it; and, under `/_sandbox`, what only a simulation can offer.
+//! The management API as UNITH's developer kit calls it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -8,49 +8,52 @@ use axum::{
     http::{StatusCode, header::AUTHORIZATION},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{get, post},
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
-use unith_events::timestamp::Timestamp;
+use serde::{Deserialize, Deserializer, de::Error};
+use serde_json::{Map, Value, json};
+use unith_events::{
+    event_type::{EventType, EventTypes},
+    timestamp::Timestamp,
+};
 
 use super::{
-    Core, EMAIL, FIRST_SHARED_KEY, HEAD_ID, Head, ORG_ID, ORG_NAME, PUBLIC_ORG_ID, SECRET_KEY, State, Subscriptions,
-    TOKEN_LIFE, USER_ID, Webhook,
-    faults::{self, Faults},
+    account::{EMAIL, ORG_ID, ORG_NAME, PUBLIC_ORG_ID, SECRET_KEY, USER_ID},
+    engine::Engine,
+    fault_injection::inject_faults,
+    faults::Faults,
+    state::{Head, State},
+    webhook::Webhook,
 };
-use crate::conversation::Conversation;
 
-/// An error: JSON with a message. UNITH documents no shape for them.
-struct Refused(StatusCode, String);
+const TOKEN_LIFE: time::Duration = time::Duration::days(7);
 
-impl IntoResponse for Refused {
+/// An error response. UNITH documents no shape for them.
+struct ApiError(StatusCode, String);
+
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let error = self.0.canonical_reason().unwrap_or_default();
         (self.0, Json(json!({"statusCode": self.0.as_u16(), "message": self.1, "error": error}))).into_response()
     }
 }
 
-type Answered<T = Value> = Result<Json<T>, Refused>;
+type ApiResult<T = Value> = Result<Json<T>, ApiError>;
 
-pub(super) fn router(core: Core) -> Router {
-    let managed = Router::new()
+pub(super) fn router(engine: Engine) -> Router {
+    let authorized = Router::new()
         .route("/head-events", post(register).get(list))
         .route("/head-events/{id}", get(show).patch(change).delete(remove))
-        .route("/head/{head_id}/enable-events", get(show_enabled).put(enable))
+        .route("/head/{head_id}/enable-events", get(show_switch).put(set_switch))
         .route("/head/all", get(list_heads))
         .route("/user/me", get(show_account))
-        .layer(middleware::from_fn_with_state(core.clone(), require_bearer));
-    let real = Router::new()
-        .route("/auth/token", post(token))
-        .merge(managed)
-        .route_layer(middleware::from_fn_with_state(core.clone(), faults::inject_faults));
+        .layer(middleware::from_fn_with_state(engine.clone(), require_bearer));
     Router::new()
-        .route("/_sandbox/conversations", post(converse))
-        .route("/_sandbox/faults", put(set_faults))
-        .merge(real)
-        .fallback(|| async { Refused(StatusCode::NOT_FOUND, "no such path".to_owned()) })
-        .with_state(core)
+        .route("/auth/token", post(token))
+        .merge(authorized)
+        .route_layer(middleware::from_fn_with_state(engine.clone(), inject_faults))
+        .fallback(|| async { ApiError(StatusCode::NOT_FOUND, "no such path".to_owned()) })
+        .with_state(engine)
 }
 
 #[derive(Deserialize)]
@@ -60,56 +63,65 @@ struct Credentials {
     secret_key: String,
 }
 
-async fn token(Shared(core): Shared<Core>, Json(credentials): Json<Credentials>) -> Answered {
+async fn token(Shared(engine): Shared<Engine>, Json(credentials): Json<Credentials>) -> ApiResult {
     if credentials.email != EMAIL || credentials.secret_key != SECRET_KEY {
-        return Err(Refused(StatusCode::UNAUTHORIZED, "wrong e-mail or secret key".to_owned()));
+        return Err(ApiError(StatusCode::UNAUTHORIZED, "wrong e-mail or secret key".to_owned()));
     }
-    let mut state = core.lock();
+    let mut state = engine.lock();
     let bearer = state.random_hex();
     state.tokens.insert(bearer.clone(), Timestamp::now().plus(TOKEN_LIFE));
     Ok(Json(json!({"data": {"bearer": bearer}})))
 }
 
-async fn require_bearer(Shared(core): Shared<Core>, request: Request, next: Next) -> Response {
+async fn require_bearer(Shared(engine): Shared<Engine>, request: Request, next: Next) -> Response {
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = header.and_then(|header| header.strip_prefix("Bearer ")).unwrap_or_default();
-    let known = core.lock().tokens.get(bearer).is_some_and(|until| Timestamp::now() < *until);
-    if known {
+    let is_valid = engine.lock().tokens.get(bearer).is_some_and(|expires_at| Timestamp::now() < *expires_at);
+    if is_valid {
         next.run(request).await
     } else {
-        Refused(StatusCode::UNAUTHORIZED, "the bearer token is missing, unknown or older than 7 days".to_owned())
-            .into_response()
+        ApiError(StatusCode::UNAUTHORIZED, "the bearer token is missing, unknown or expired".to_owned()).into_response()
     }
 }
 
+/// The body of a registration and of a change.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Registration {
     head_id: String,
     webhook_url: String,
-    #[serde(flatten)]
-    subscriptions: Subscriptions,
+    #[serde(flatten, deserialize_with = "subscriptions")]
+    subscriptions: EventTypes,
+}
+
+/// Reads one flag per event type. A flag that is left out is off.
+fn subscriptions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EventTypes, D::Error> {
+    let members = Map::deserialize(deserializer)?;
+    let on = |kind: EventType| match members.get(kind.member()) {
+        None | Some(Value::Bool(false)) => Ok(None),
+        Some(Value::Bool(true)) => Ok(Some(kind)),
+        Some(_) => Err(D::Error::custom(format!("{} is not a boolean", kind.member()))),
+    };
+    EventType::ALL.into_iter().filter_map(|kind| on(kind).transpose()).collect()
 }
 
 impl Registration {
-    fn check(&self, state: &State) -> Result<(), Refused> {
+    fn check(&self, state: &State) -> Result<(), ApiError> {
         state.known_head(&self.head_id)?;
         if !self.webhook_url.starts_with("https://") {
-            return Err(Refused(StatusCode::BAD_REQUEST, "webhookUrl must be an https URL".to_owned()));
+            return Err(ApiError(StatusCode::BAD_REQUEST, "webhookUrl must be an https URL".to_owned()));
         }
         Ok(())
     }
 }
 
-async fn register(Shared(core): Shared<Core>, Json(wanted): Json<Registration>) -> Answered {
-    let mut state = core.lock();
+async fn register(Shared(engine): Shared<Engine>, Json(wanted): Json<Registration>) -> ApiResult {
+    let mut state = engine.lock();
     wanted.check(&state)?;
-    // A registration is always added; UNITH updates none, not even one with the same URL.
     let webhook = state.register(wanted.head_id, wanted.webhook_url, wanted.subscriptions);
     if state.faults.no_key_on_register {
         return Ok(Json(json!({})));
     }
-    // The key, and no id.
     Ok(Json(json!({"sharedKey": webhook.shared_key})))
 }
 
@@ -120,72 +132,75 @@ struct ListQuery {
     page: Option<usize>,
 }
 
-async fn list(Shared(core): Shared<Core>, Query(query): Query<ListQuery>) -> Answered {
-    let state = core.lock();
+async fn list(Shared(engine): Shared<Engine>, Query(query): Query<ListQuery>) -> ApiResult {
+    let state = engine.lock();
     if state.heads.iter().any(|head| head.public_id == query.head_id) {
         return Err(no_head(&query.head_id));
     }
-    let is_meant = |webhook: &&Webhook| state.faults.unfiltered_list || webhook.head_id == query.head_id;
-    let unlisted_for = Duration::from_millis(state.faults.unlisted_for_ms);
-    let is_listed = |webhook: &&Webhook| webhook.made_at.elapsed() >= unlisted_for;
-    let meant = state.webhooks.iter().filter(is_meant).filter(is_listed);
-    let listed: Vec<_> = meant.map(|webhook| state.shown(webhook)).collect();
-    let Some(size) = state.faults.page_size else {
+    let faults = &state.faults;
+    let unlisted_for = Duration::from_millis(faults.unlisted_for_ms);
+    let is_listed = |webhook: &&Webhook| {
+        (faults.unfiltered_list || webhook.head_id == query.head_id) && webhook.made_at.elapsed() >= unlisted_for
+    };
+    let listed: Vec<_> = state.webhooks.iter().filter(is_listed).map(|webhook| webhook_json(webhook, faults)).collect();
+    let Some(size) = faults.page_size else {
         return Ok(Json(if listed.is_empty() { Value::Null } else { listed.into() }));
     };
     let page = query.page.unwrap_or(1).max(1);
     let on_page: Vec<_> = listed.iter().skip((page - 1).saturating_mul(size)).take(size).collect();
-    let mut answer = json!({"data": on_page});
-    if page.saturating_mul(size) < listed.len()
-        && let Some(fields) = answer.as_object_mut()
-    {
-        fields.insert("nextPage".to_owned(), (page + 1).into());
+    let mut response = Map::from_iter([("data".to_owned(), json!(on_page))]);
+    if page.saturating_mul(size) < listed.len() {
+        response.insert("nextPage".to_owned(), (page + 1).into());
     }
-    Ok(Json(answer))
+    Ok(Json(response.into()))
 }
 
-async fn show(Shared(core): Shared<Core>, Path(id): Path<String>) -> Answered {
-    let mut state = core.lock();
+async fn show(Shared(engine): Shared<Engine>, Path(id): Path<String>) -> ApiResult {
+    let mut state = engine.lock();
     let webhook = state.webhook(&id)?.clone();
-    Ok(Json(state.shown(&webhook)))
+    Ok(Json(webhook_json(&webhook, &state.faults)))
 }
 
-async fn change(Shared(core): Shared<Core>, Path(id): Path<String>, Json(wanted): Json<Registration>) -> Answered {
-    let mut state = core.lock();
+async fn change(Shared(engine): Shared<Engine>, Path(id): Path<String>, Json(wanted): Json<Registration>) -> ApiResult {
+    let mut state = engine.lock();
     wanted.check(&state)?;
     let new_key = state.faults.patch_changes_key.then(|| state.random_hex());
     let webhook = state.webhook(&id)?;
     webhook.head_id = wanted.head_id;
     webhook.webhook_url = wanted.webhook_url;
     webhook.subscriptions = wanted.subscriptions;
-    webhook.updated_at = Timestamp::now().to_string();
+    webhook.updated_at = Timestamp::now();
     if let Some(key) = new_key {
         webhook.shared_key = key;
     }
     let changed = webhook.clone();
-    Ok(Json(state.shown(&changed)))
+    Ok(Json(webhook_json(&changed, &state.faults)))
 }
 
-async fn remove(Shared(core): Shared<Core>, Path(id): Path<String>) -> Result<StatusCode, Refused> {
-    let mut state = core.lock();
+async fn remove(Shared(engine): Shared<Engine>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+    let mut state = engine.lock();
     let id = state.webhook(&id)?.id;
     state.webhooks.retain(|webhook| webhook.id != id);
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn show_enabled(Shared(core): Shared<Core>, Path(head_id): Path<String>) -> Answered<bool> {
-    Ok(Json(core.lock().known_head(&head_id)?.events_enabled))
+async fn show_switch(Shared(engine): Shared<Engine>, Path(head_id): Path<String>) -> ApiResult<bool> {
+    Ok(Json(engine.lock().known_head(&head_id)?.events_enabled))
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct EnableQuery {
+struct SwitchQuery {
     enable_events: Option<bool>,
 }
 
-/// The query alone counts. A body is not looked at, so a client that sends its wish there gets 200 and no effect.
-async fn enable(Shared(core): Shared<Core>, Path(head_id): Path<String>, Query(query): Query<EnableQuery>) -> Answered {
-    let mut state = core.lock();
+/// Only the query counts. A request with the switch in a body gets 200 and has no effect.
+async fn set_switch(
+    Shared(engine): Shared<Engine>,
+    Path(head_id): Path<String>,
+    Query(query): Query<SwitchQuery>,
+) -> ApiResult {
+    let mut state = engine.lock();
     let head = state.head_mut(&head_id).ok_or_else(|| no_head(&head_id))?;
     head.events_enabled = query.enable_events.unwrap_or(head.events_enabled);
     Ok(Json(json!({"headId": head_id, "enableEvents": head.events_enabled})))
@@ -213,8 +228,8 @@ impl Default for HeadsQuery {
     }
 }
 
-async fn list_heads(Shared(core): Shared<Core>, Query(query): Query<HeadsQuery>) -> Json<Value> {
-    let state = core.lock();
+async fn list_heads(Shared(engine): Shared<Engine>, Query(query): Query<HeadsQuery>) -> Json<Value> {
+    let state = engine.lock();
     let (page, take) = (query.page.max(1), query.take.max(1));
     let mut heads: Vec<_> = state.heads.iter().collect();
     if query.order == Order::Desc {
@@ -238,90 +253,40 @@ async fn show_account() -> Json<Value> {
     }))
 }
 
-/// Lets things go wrong, for trying out what happens then.
-async fn set_faults(Shared(core): Shared<Core>, Json(faults): Json<Faults>) -> StatusCode {
-    core.lock().faults = faults;
-    StatusCode::NO_CONTENT
-}
-
-/// Lets a conversation have happened just now, and shows how its events were answered.
-async fn converse(Shared(core): Shared<Core>) -> Json<Value> {
-    // It lasts some minutes; they are over when it is told of.
-    let start = Timestamp::now().plus(time::Duration::minutes(-6));
-    let conversation = Conversation::any(&mut core.lock().random, start);
-    let mut deliveries = Vec::new();
-    for event in &conversation.events {
-        for sent in core.emit(HEAD_ID, &conversation.session_id, event.kind, event.at) {
-            let attempts = sent.attempts.await.unwrap_or_default();
-            let last = attempts.last().map(|attempt| match &attempt.answer {
-                Ok(answer) => format!("{} {}", answer.status, answer.word()),
-                Err(error) => error.to_string(),
-            });
-            deliveries.push(json!({"event_type": event.kind, "attempts": attempts.len(), "answer": last}));
-        }
-    }
-    Json(json!({"session_id": conversation.session_id, "deliveries": deliveries}))
-}
-
 impl State {
-    fn known_head(&self, id: &str) -> Result<&Head, Refused> {
+    fn known_head(&self, id: &str) -> Result<&Head, ApiError> {
         self.head(id).ok_or_else(|| no_head(id))
     }
 
-    /// By the id as the API shows it.
-    fn webhook(&mut self, id: &str) -> Result<&mut Webhook, Refused> {
-        let string_ids = self.faults.string_ids;
-        let found = self.webhooks.iter_mut().find(|webhook| id_text(webhook.id, string_ids) == id);
-        found.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no webhook {id}")))
-    }
-
-    pub(super) fn register(&mut self, head_id: String, webhook_url: String, subscriptions: Subscriptions) -> Webhook {
-        self.last_webhook_id += 1;
-        let id = self.last_webhook_id;
-        let now = Timestamp::now().to_string();
-        let made_while_on = self.head(&head_id).is_some_and(|head| head.events_enabled);
-        let webhook = Webhook {
-            id,
-            created_at: now.clone(),
-            updated_at: now,
-            org_id: ORG_ID.to_owned(),
-            head_id,
-            webhook_url,
-            shared_key: if id == 1 { FIRST_SHARED_KEY.to_owned() } else { self.random_hex() },
-            subscriptions,
-            made_while_on,
-            made_at: Instant::now(),
-        };
-        self.webhooks.push(webhook.clone());
-        webhook
-    }
-
-    /// A webhook as the API shows it.
-    fn shown(&self, webhook: &Webhook) -> Value {
-        let mut shown = webhook.clone();
-        if self.faults.masked_keys {
-            let end = shown.shared_key.split_off(shown.shared_key.len().saturating_sub(4));
-            shown.shared_key = format!("****************************{end}");
-        }
-        let mut shown = json!(shown);
-        if self.faults.string_ids
-            && let Some(fields) = shown.as_object_mut()
-        {
-            fields.insert("id".to_owned(), id_text(webhook.id, true).into());
-        }
-        shown
-    }
-
-    /// 32 hex digits, as UNITH's shared keys have.
-    fn random_hex(&mut self) -> String {
-        format!("{:032x}", self.random.u128(..))
+    /// The webhook with the id as the API shows it.
+    fn webhook(&mut self, id: &str) -> Result<&mut Webhook, ApiError> {
+        let faults = &self.faults;
+        let found = self.webhooks.iter_mut().find(|webhook| shown_id(webhook, faults) == id);
+        found.ok_or_else(|| ApiError(StatusCode::NOT_FOUND, format!("there is no webhook {id}")))
     }
 }
 
-fn no_head(id: &str) -> Refused {
-    Refused(StatusCode::NOT_FOUND, format!("there is no head {id}"))
+fn no_head(id: &str) -> ApiError {
+    ApiError(StatusCode::NOT_FOUND, format!("there is no head {id}"))
 }
 
-fn id_text(id: u64, string_ids: bool) -> String {
-    if string_ids { format!("{id:06}") } else { id.to_string() }
+fn webhook_json(webhook: &Webhook, faults: &Faults) -> Value {
+    let id = if faults.string_ids { shown_id(webhook, faults).into() } else { Value::from(webhook.id) };
+    let key = webhook.shared_key.as_str();
+    let last_four = key.get(key.len().saturating_sub(4)..).unwrap_or_default();
+    let fixed = [
+        ("id", id),
+        ("createdAt", webhook.created_at.to_string().into()),
+        ("updatedAt", webhook.updated_at.to_string().into()),
+        ("orgId", ORG_ID.into()),
+        ("headId", webhook.head_id.as_str().into()),
+        ("webhookUrl", webhook.webhook_url.as_str().into()),
+        ("sharedKey", if faults.masked_keys { format!("{last_four:*>32}").into() } else { key.into() }),
+    ];
+    let flags = EventType::ALL.map(|kind| (kind.member(), webhook.subscriptions.contains(kind).into()));
+    fixed.into_iter().chain(flags).collect()
+}
+
+fn shown_id(webhook: &Webhook, faults: &Faults) -> String {
+    if faults.string_ids { format!("{:06}", webhook.id) } else { webhook.id.to_string() }
 }

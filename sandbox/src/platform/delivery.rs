@@ -1,170 +1,182 @@
-//! The delivery engine: one queue a webhook, in order; each job is sent until it is answered with a 2xx, four times at
-//! the most, with a pause that doubles. Then the event is gone.
+//! The delivery of events: one queue per webhook, in order, with retries.
+//!
+//! A delivery is repeated until its response is a 2xx, at most three times, with a pause that doubles. After that the
+//! event is lost.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{sleep, timeout},
+};
 use unith_events::signature::SIGNATURE_HEADER;
 
-use super::{Settings, Style};
+use super::settings::Settings;
+use crate::http_client::http_client;
 
-/// Tries after the first one.
 const RETRIES: u32 = 3;
 
-/// A POST to be made.
+/// A POST to a webhook.
 #[derive(Debug, Clone)]
-pub struct Job {
-    /// The URL the webhook was registered with.
-    pub webhook_url: String,
-    /// The raw body.
-    pub body: Vec<u8>,
-    /// The signature header's value.
-    pub signature: String,
+pub(super) struct Delivery {
+    pub(super) webhook_url: String,
+    pub(super) body: Vec<u8>,
+    /// The value of the signature header.
+    pub(super) signature: String,
 }
 
-/// One POST, and what came of it.
+/// One event on its way to one webhook.
+#[derive(Debug)]
+pub struct Sent {
+    /// The id of the webhook.
+    pub webhook_id: u64,
+    /// The raw body.
+    pub body: Vec<u8>,
+    /// The value of the signature header.
+    pub signature: String,
+    /// All attempts, once the last one is done.
+    pub attempts: oneshot::Receiver<Vec<Attempt>>,
+}
+
+/// One POST and its result.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// The answer, or why there was none.
-    pub answer: Result<Answer, NoAnswer>,
-    /// How long it took.
+    /// The response, or the reason why there was none.
+    pub response: Result<Response, NoResponse>,
+    /// The time from the request to the result.
     pub took: Duration,
 }
 
-/// An HTTP answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// Its status code.
-    pub status: u16,
-    /// Its body, as text.
-    pub body: String,
-}
-
-impl Answer {
-    /// The `status` of our answers' JSON, e.g. `stored`; the problem's title where it is a problem.
+impl Attempt {
+    /// Whether the response is a 2xx, which ends the delivery.
     #[must_use]
-    pub fn word(&self) -> String {
-        let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
-        let word = body.get("status").and_then(Value::as_str).or_else(|| body.get("title").and_then(Value::as_str));
-        word.or_else(|| body.get("message").and_then(Value::as_str)).unwrap_or_default().to_owned()
+    pub fn succeeded(&self) -> bool {
+        self.response.as_ref().is_ok_and(|response| (200..300).contains(&response.status))
     }
 }
 
-/// Why a POST was not answered.
+/// An HTTP response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// The body as text.
+    pub body: String,
+}
+
+impl Response {
+    /// The `status` of a JSON body, e.g. `stored`, else its `title`, else its `message`, else nothing.
+    #[must_use]
+    pub fn outcome(&self) -> String {
+        let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
+        let outcome = ["status", "title", "message"].into_iter().find_map(|name| body.get(name)?.as_str());
+        outcome.unwrap_or_default().to_owned()
+    }
+}
+
+/// The reason why a POST has no response.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
-pub enum NoAnswer {
-    /// It is not a URL of a host we know.
-    #[error("the simulated platform knows no host for {0}")]
+pub enum NoResponse {
+    /// The URL is not https, or its host is not in [`Settings::hosts`].
+    #[error("the simulated platform does not know the host of {0}")]
     UnknownHost(String),
-    /// Nothing came in time.
-    #[error("no answer within {} ms", .0.as_millis())]
+    /// The response did not come in time.
+    #[error("no response within {} ms", .0.as_millis())]
     TimedOut(Duration),
     /// The connection failed.
     #[error("{0}")]
     Failed(String),
 }
 
-impl Attempt {
-    /// Whether the platform is done with this delivery.
-    #[must_use]
-    pub fn succeeded(&self) -> bool {
-        self.answer.as_ref().is_ok_and(|answer| (200..300).contains(&answer.status))
-    }
-}
+type Queue = mpsc::UnboundedSender<(Delivery, oneshot::Sender<Vec<Attempt>>)>;
 
-type Queues = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<(Job, oneshot::Sender<Vec<Attempt>>)>>>>;
-
-/// Makes the POSTs.
+/// Posts deliveries to webhooks.
 #[derive(Debug, Clone)]
 pub(super) struct DeliveryWorker {
-    settings: Arc<Settings>,
+    response_timeout: Duration,
+    first_backoff: Duration,
     hosts: Arc<Mutex<BTreeMap<String, String>>>,
     http: reqwest::Client,
-    queues: Queues,
+    /// By the id of the webhook.
+    queues: Arc<Mutex<HashMap<u64, Queue>>>,
 }
 
 impl DeliveryWorker {
-    pub(super) fn new(settings: Settings) -> Self {
-        let hosts = Arc::new(Mutex::new(settings.hosts.clone()));
-        Self { settings: Arc::new(settings), hosts, http: provision::unith::http_client(), queues: Queues::default() }
-    }
-
-    pub(super) fn style(&self) -> Style {
-        self.settings.style
+    pub(super) fn new(settings: Settings) -> io::Result<Self> {
+        let Settings { hosts, response_timeout, first_backoff, .. } = settings;
+        let (hosts, queues) = (Arc::new(Mutex::new(hosts)), Arc::default());
+        Ok(Self { response_timeout, first_backoff, hosts, http: http_client()?, queues })
     }
 
     pub(super) fn map_host(&self, host: String, base: String) {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner).insert(host, base);
     }
 
-    /// Puts a job behind those that wait for this webhook.
-    pub(super) fn queue(&self, webhook_id: u64, job: Job) -> oneshot::Receiver<Vec<Attempt>> {
+    /// Queues a delivery behind those that wait for the same webhook. The result comes with the last attempt.
+    pub(super) fn queue(&self, webhook_id: u64, delivery: Delivery) -> oneshot::Receiver<Vec<Attempt>> {
         let (done, attempts) = oneshot::channel();
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queues.entry(webhook_id).or_insert_with(|| self.start_queue());
-        // The worker lives as long as its sender, which we hold.
-        let _ = queue.send((job, done));
+        // The receiver lives as long as its sender, which is in `queues`.
+        let _ = queue.send((delivery, done));
         attempts
     }
 
-    fn start_queue(&self) -> mpsc::UnboundedSender<(Job, oneshot::Sender<Vec<Attempt>>)> {
-        let (queue, mut jobs) = mpsc::unbounded_channel::<(Job, oneshot::Sender<Vec<Attempt>>)>();
-        // Without the queues, which hold the sender this worker waits on.
-        let courier = Self { queues: Queues::default(), ..self.clone() };
+    fn start_queue(&self) -> Queue {
+        let (queue, mut deliveries) = mpsc::unbounded_channel::<(Delivery, oneshot::Sender<Vec<Attempt>>)>();
+        // The task must not hold the sender that it waits on.
+        let worker = Self { queues: Arc::default(), ..self.clone() };
         tokio::spawn(async move {
-            while let Some((job, done)) = jobs.recv().await {
-                // Whoever emitted the event may not care how it went.
-                let _ = done.send(courier.deliver(&job).await);
+            while let Some((delivery, done)) = deliveries.recv().await {
+                // The caller may not wait for the result.
+                let _ = done.send(worker.deliver(&delivery).await);
             }
         });
         queue
     }
 
-    async fn deliver(&self, job: &Job) -> Vec<Attempt> {
-        let mut attempts = vec![self.attempt(job).await];
+    async fn deliver(&self, delivery: &Delivery) -> Vec<Attempt> {
+        let mut attempts = vec![self.attempt(delivery).await];
         for retry in 0..RETRIES {
             if attempts.last().is_some_and(Attempt::succeeded) {
                 break;
             }
-            tokio::time::sleep(self.settings.first_backoff * 2_u32.pow(retry)).await;
-            attempts.push(self.attempt(job).await);
+            sleep(self.first_backoff * 2_u32.pow(retry)).await;
+            attempts.push(self.attempt(delivery).await);
         }
         attempts
     }
 
-    pub(super) async fn attempt(&self, job: &Job) -> Attempt {
+    pub(super) async fn attempt(&self, delivery: &Delivery) -> Attempt {
         let started = Instant::now();
-        let limit = self.settings.give_up_after;
-        let answer = match tokio::time::timeout(limit, self.post(job)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(NoAnswer::TimedOut(limit)),
-        };
-        Attempt { answer, took: started.elapsed() }
+        let response = timeout(self.response_timeout, self.post(delivery)).await;
+        let response = response.unwrap_or(Err(NoResponse::TimedOut(self.response_timeout)));
+        Attempt { response, took: started.elapsed() }
     }
 
-    async fn post(&self, job: &Job) -> Result<Answer, NoAnswer> {
-        let (host, url) = self.resolve(&job.webhook_url)?;
-        let failed = |error: reqwest::Error| NoAnswer::Failed(error.without_url().to_string());
+    async fn post(&self, delivery: &Delivery) -> Result<Response, NoResponse> {
+        let (host, url) = self.resolve(&delivery.webhook_url)?;
+        let failed = |error: reqwest::Error| NoResponse::Failed(error.without_url().to_string());
         let request = self
             .http
             .post(url)
             .header("host", host)
             .header("content-type", "application/json")
-            .header(SIGNATURE_HEADER, &job.signature)
-            .body(job.body.clone());
+            .header(SIGNATURE_HEADER, &delivery.signature)
+            .body(delivery.body.clone());
         let response = request.send().await.map_err(failed)?;
-        let status = response.status().as_u16();
-        Ok(Answer { status, body: response.text().await.map_err(failed)? })
+        Ok(Response { status: response.status().as_u16(), body: response.text().await.map_err(failed)? })
     }
 
-    /// `https://<host>/<path>` -> the host, and `<base URL of that host>/<path>`.
-    fn resolve<'u>(&self, webhook_url: &'u str) -> Result<(&'u str, String), NoAnswer> {
-        let unknown = || NoAnswer::UnknownHost(webhook_url.to_owned());
+    /// Splits `https://<host>/<path>` into the host and `<base URL of that host>/<path>`.
+    fn resolve<'u>(&self, webhook_url: &'u str) -> Result<(&'u str, String), NoResponse> {
+        let unknown = || NoResponse::UnknownHost(webhook_url.to_owned());
         let rest = webhook_url.strip_prefix("https://").ok_or_else(unknown)?;
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);

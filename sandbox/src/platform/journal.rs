@@ -1,34 +1,20 @@
-//! The journal: when each webhook began and ended being live.
-//!
-//! Invariants: every change of the state is seen, because the state can only be reached through [`Locked`], which
-//! compares when it is dropped.
+//! The journal of when each webhook became live and stopped being live.
 
-use std::{
-    collections::BTreeMap,
-    ops::{Deref, DerefMut},
-    sync::MutexGuard,
-    time::Instant,
-};
+use std::time::Instant;
 
-use super::{State, Webhook};
+use super::webhook::Webhook;
 
-/// A webhook began or ended being live. It is live while its head's events are on, it was registered while they were
-/// on, and it is subscribed to some type.
+/// A webhook became live or stopped being live.
 ///
-/// A live webhook whose head, URL or key changes ends, and begins again with the new one.
+/// A webhook is live while its head's events are on, it was registered while they were on, and it is subscribed to at
+/// least one type. If the head, URL or key of a live webhook changes, it stops being live and becomes live again.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// When.
+    /// The instant of the change.
     pub at: Instant,
-    /// The webhook's head.
-    pub head_id: String,
-    /// The webhook.
-    pub webhook_id: u64,
-    /// Where it delivers to.
-    pub webhook_url: String,
-    /// What it signs with.
-    pub shared_key: String,
-    /// Whether it began.
+    /// The webhook: as it is now if it became live, as it was before otherwise.
+    pub webhook: Webhook,
+    /// Whether it became live.
     pub live: bool,
 }
 
@@ -36,29 +22,7 @@ pub struct Change {
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     changes: Vec<Change>,
-    live: BTreeMap<u64, Live>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Live {
-    head_id: String,
-    webhook_url: String,
-    shared_key: String,
-}
-
-impl Live {
-    fn of(webhook: &Webhook) -> Self {
-        Self {
-            head_id: webhook.head_id.clone(),
-            webhook_url: webhook.webhook_url.clone(),
-            shared_key: webhook.shared_key.clone(),
-        }
-    }
-
-    fn change(&self, at: Instant, webhook_id: u64, live: bool) -> Change {
-        let Self { head_id, webhook_url, shared_key } = self.clone();
-        Change { at, head_id, webhook_id, webhook_url, shared_key, live }
-    }
+    live: Vec<Webhook>,
 }
 
 impl Journal {
@@ -66,45 +30,21 @@ impl Journal {
         &self.changes
     }
 
-    fn record(&mut self, live: BTreeMap<u64, Live>) {
+    pub(super) fn record(&mut self, live: Vec<Webhook>) {
         let at = Instant::now();
-        let differs = |other: &BTreeMap<u64, Live>, id: &u64, one: &Live| other.get(id) != Some(one);
-        let ended = self.live.iter().filter(|(id, one)| differs(&live, id, one));
-        let ended: Vec<_> = ended.map(|(id, one)| one.change(at, *id, false)).collect();
-        let begun = live.iter().filter(|(id, one)| differs(&self.live, id, one));
-        let begun: Vec<_> = begun.map(|(id, one)| one.change(at, *id, true)).collect();
-        self.changes.extend(ended.into_iter().chain(begun));
+        let ended = self.live.iter().filter(|webhook| !contains(&live, webhook)).map(|webhook| (webhook, false));
+        let begun = live.iter().filter(|webhook| !contains(&self.live, webhook)).map(|webhook| (webhook, true));
+        let changes = ended.chain(begun).map(|(webhook, live)| Change { at, webhook: webhook.clone(), live });
+        self.changes.extend(changes.collect::<Vec<_>>());
         self.live = live;
     }
 }
 
-/// Access to the state. Dropping it brings the journal up to date.
-pub(super) struct Locked<'a>(MutexGuard<'a, State>);
-
-impl<'a> Locked<'a> {
-    pub(super) fn new(state: MutexGuard<'a, State>) -> Self {
-        Self(state)
-    }
+/// Whether one of `webhooks` makes the same deliveries as `webhook`.
+fn contains(webhooks: &[Webhook], webhook: &Webhook) -> bool {
+    webhooks.iter().any(|other| deliveries(other) == deliveries(webhook))
 }
 
-impl Deref for Locked<'_> {
-    type Target = State;
-
-    fn deref(&self) -> &State {
-        &self.0
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut State {
-        &mut self.0
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        let live = self.0.webhooks.iter().filter(|webhook| self.0.is_live(webhook));
-        let live = live.map(|webhook| (webhook.id, Live::of(webhook))).collect();
-        self.0.journal.record(live);
-    }
+fn deliveries(webhook: &Webhook) -> (u64, &str, &str, &str) {
+    (webhook.id, &webhook.head_id, &webhook.webhook_url, &webhook.shared_key)
 }

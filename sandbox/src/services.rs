@@ -1,0 +1,114 @@
+//! The simulated services around the functions, set up as the template sets up the real ones.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Context;
+use lambda_support::env::{Env, EnvError};
+use provision::Provisioner;
+use receive::delivery::WEBHOOK_PATH;
+use serde_json::json;
+
+use crate::{
+    clients::{self, ACCESS_KEY, REGION},
+    dynamodb,
+    options::Options,
+    platform::{
+        account::{EMAIL, HEAD_ID, SECRET_KEY},
+        settings::Settings,
+        simulator::Platform,
+    },
+    secrets_manager::SecretsManager,
+    server::{ServerHandle, listen},
+    stack::{LOGICAL_ID, STACK_GUID, Stack},
+};
+
+/// The name of the events table.
+pub const TABLE_NAME: &str = "unith-events";
+/// The name of the key ring secret.
+pub const KEYS_SECRET: &str = "unith-webhook-keys";
+/// The name of the secret with the credentials of the UNITH account.
+pub const CREDENTIALS_SECRET: &str = "unith-credentials";
+/// The URL of the webhook.
+pub const WEBHOOK_URL: &str = "https://webhooks.example.com/webhooks/head-events";
+/// The host in [`WEBHOOK_URL`].
+const WEBHOOK_HOST: &str = "webhooks.example.com";
+/// A hundred years, so that no event of a demo is past its retention.
+const RETENTION_DAYS: &str = "36500";
+
+/// The services: the events table exists, the key ring is empty, and UNITH has an account.
+#[derive(Debug)]
+pub struct Services {
+    pub dynamodb: ServerHandle,
+    pub secrets_manager: SecretsManager,
+    pub platform: Platform,
+    webhook_base: String,
+}
+
+impl Services {
+    /// Starts the services. Deliveries go to `webhook_base`, e.g. `http://127.0.0.1:9000`.
+    pub async fn start(options: &Options, webhook_base: String) -> anyhow::Result<Self> {
+        let listener = listen("DynamoDB", options.ports.dynamodb).await?;
+        let dynamodb = dynamodb::serve(listener, options.data.as_deref())?;
+        let secrets_manager = SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager).await?)?;
+        let settings = Settings {
+            style: options.style,
+            hosts: BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base.clone())]),
+            first_backoff: options.first_backoff,
+            seed: options.seed,
+            ..Settings::default()
+        };
+        let platform = Platform::serve(listen("UNITH", options.ports.unith).await?, settings)?;
+        let services = Self { dynamodb, secrets_manager, platform, webhook_base };
+        dynamodb::create_table(&services.dynamodb_client()?, TABLE_NAME).await?;
+        let secrets = services.secrets_client()?;
+        let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();
+        for (name, value) in [(KEYS_SECRET, r#"{"keys": []}"#), (CREDENTIALS_SECRET, &account)] {
+            secrets.create_secret().name(name).secret_string(value).send().await?;
+        }
+        Ok(services)
+    }
+
+    /// The function `provision` in the environment of these services.
+    #[must_use]
+    pub fn provisioner(&self) -> Arc<Provisioner> {
+        let env: Env = self.environment().into_iter().collect();
+        Arc::new(Provisioner::new(env, self.secrets_client()).with_log(|_| ()))
+    }
+
+    /// Creates the stack: `provision` registers the webhook, stores its key in the ring and switches events on.
+    pub async fn create_stack(&self, provisioner: Arc<Provisioner>) -> anyhow::Result<Stack> {
+        Stack::create(provisioner, WEBHOOK_URL, HEAD_ID).await.context("cannot create the stack")
+    }
+
+    /// The environment of a function that uses these services.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("TABLE_NAME", TABLE_NAME.to_owned()),
+            ("UNITH_KEYS_SECRET", KEYS_SECRET.to_owned()),
+            ("RETENTION_DAYS", RETENTION_DAYS.to_owned()),
+            ("UNITH_API_URL", self.platform.url().to_owned()),
+            ("UNITH_CREDENTIALS_SECRET", CREDENTIALS_SECRET.to_owned()),
+            ("WEBHOOK_URL", WEBHOOK_URL.to_owned()),
+            ("HEAD_IDS", HEAD_ID.to_owned()),
+            // Commands have the same owner as the requests of the stack.
+            ("OWNER", format!("{LOGICAL_ID}@{STACK_GUID}")),
+            ("SELF_TEST_URL", format!("{}{WEBHOOK_PATH}", self.webhook_base)),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb.url().to_owned()),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", self.secrets_manager.url().to_owned()),
+        ]
+    }
+
+    /// A client of this DynamoDB.
+    pub fn dynamodb_client(&self) -> Result<aws_sdk_dynamodb::Client, EnvError> {
+        clients::dynamodb_client(self.dynamodb.url())
+    }
+
+    /// A client of this Secrets Manager.
+    pub fn secrets_client(&self) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
+        clients::secrets_client(self.secrets_manager.url())
+    }
+}
