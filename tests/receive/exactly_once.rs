@@ -69,7 +69,7 @@ async fn an_event_with_other_content_is_a_conflict_and_both_bodies_are_kept() {
     assert_eq!(text(stored, "public_org_id"), "acme");
     assert_eq!(text(quarantined, "body").as_bytes(), variant);
     let id = first.json()["event_id"].as_str().unwrap().to_owned();
-    assert_eq!(text(quarantined, "reason"), format!("says something else than the stored event {id}"));
+    assert_eq!(text(quarantined, "reason"), format!("differs from the stored event {id}"));
 }
 
 #[tokio::test]

@@ -13,8 +13,8 @@ use tests::{
 #[tokio::test]
 async fn a_failing_table_means_a_503_in_time_and_a_retry_that_stores_the_event() {
     for (fault, reason) in [
-        (Fault::throttled(), "the table is throttled: see its capacity mode and limits"),
-        (Fault::aws_error("ResourceNotFoundException"), "see TABLE_NAME and AWS_REGION"),
+        (Fault::throttled(), "the table is throttled: check its capacity mode and limits"),
+        (Fault::aws_error("ResourceNotFoundException"), "check TABLE_NAME and AWS_REGION"),
         (Fault::access_denied(), "the function's role needs dynamodb:PutItem on the table"),
         (Fault::status(500), "did not take the event"),
         (Fault::refuse(), "did not take the event"),

@@ -9,6 +9,7 @@ use tests::{
     key_ring::{RING_SECRET, active, ring},
     proxy::Fault,
     receive_harness::ReceiveHarness,
+    wait::{PATIENCE, until, within},
 };
 
 const NEW_KEY: &str = "0f3c5d7e9a1b2c4d6e8f0a1b2c3d4e5f";
@@ -77,6 +78,15 @@ async fn the_ring_is_fetched_at_start_and_again_when_it_is_too_old() {
         receiver.deliver(&event(&json!({"session_id": n.to_string()})), KEY).await;
     }
     assert_eq!(harness.ring_fetches(), 1);
+
+    let harness = harness.with("KEY_CACHE_SECONDS", "1");
+    let receiver = harness.receiver().await;
+    let before = harness.ring_fetches();
+    let is_fetched_again = async || {
+        assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.status, 200);
+        harness.ring_fetches() > before
+    };
+    within(PATIENCE, until(is_fetched_again)).await;
 
     let harness = harness.with("KEY_CACHE_SECONDS", "0");
     let receiver = harness.receiver().await;

@@ -43,13 +43,13 @@ async fn every_forged_request_gets_the_same_401_and_stores_nothing() {
             "another head's key",
             body.clone(),
             Some(sign(&body, "another-heads-key")),
-            "matches a key of head another-head, event names head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
+            "signed with a key of head another-head, but the event names head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
         ),
         (
             "another head's key, and not an event",
             event(&json!({"timestamp": null})),
             Some(sign(&event(&json!({"timestamp": null})), "another-heads-key")),
-            "matches a key of head another-head, event names head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
+            "signed with a key of head another-head, but the event names head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
         ),
         // An HMAC without a key, which our own code refuses to make.
         (

@@ -1,6 +1,7 @@
 //! Every status the receiver responds with, and the item that each leaves in the table.
 
 use event_store::item::body_sha256;
+use receive::delivery::MAX_BODY_BYTES;
 use serde_json::{Value, json};
 use tests::{
     delivery::{HEAD, KEY, SESSION, event, sign},
@@ -20,7 +21,7 @@ fn snapshot(item: &Item) -> Value {
 
 /// Compares a whole response with the snapshot of its status.
 fn assert_problem(response: &Response, status: u16) {
-    insta::assert_json_snapshot!(format!("problem {status}"), response.to_value());
+    insta::assert_json_snapshot!(format!("problem_{status}"), response.to_value());
 }
 
 #[tokio::test]
@@ -28,11 +29,11 @@ async fn a_new_event_is_stored_with_every_attribute() {
     let harness = ReceiveHarness::new().await.with("RETENTION_DAYS", "3650");
     let body = event(&json!({"more": {"kept": true}}));
     let response = harness.receiver().await.deliver(&body, KEY).await;
-    insta::assert_json_snapshot!("response stored", response.to_value());
+    insta::assert_json_snapshot!("stored_response", response.to_value());
 
     let items = harness.table.items().await;
     let [item] = items.as_slice() else { panic!("{items:?}") };
-    insta::assert_json_snapshot!("item of an event", snapshot(item));
+    insta::assert_json_snapshot!("item_of_an_event", snapshot(item));
     assert_eq!(text(item, "body").as_bytes(), body);
     assert_eq!(text(item, "body_sha256"), body_sha256(&body));
     assert!(Timestamp::parse(text(item, "received_at")).is_some());
@@ -147,9 +148,9 @@ async fn a_body_that_is_not_utf_8_is_quarantined_as_bytes() {
 async fn the_largest_body_is_stored_and_a_larger_one_gets_a_413() {
     let harness = ReceiveHarness::new().await;
     let receiver = harness.receiver().await;
-    let padding = receive::MAX_BODY_BYTES - event(&json!({"padding": ""})).len();
+    let padding = MAX_BODY_BYTES - event(&json!({"padding": ""})).len();
     let largest = event(&json!({"padding": "x".repeat(padding)}));
-    assert_eq!(largest.len(), receive::MAX_BODY_BYTES);
+    assert_eq!(largest.len(), MAX_BODY_BYTES);
     assert_eq!(receiver.deliver(&largest, KEY).await.outcome(), (200, "stored".into()));
 
     let larger = event(&json!({"padding": "x".repeat(padding + 1)}));
@@ -205,8 +206,8 @@ async fn without_a_usable_key_every_request_gets_a_503() {
     for (harness, reason) in [
         (no_secret, "the key ring `ring` could not be read"),
         (empty_ring, "the key ring has no usable key (0 expired): has `provision` run?"),
-        (other_document, "the key ring `ring` is not one"),
-        (unusable, "the key ring `ring` is not one: the key in the secret cannot be used: it has 8 characters"),
+        (other_document, "secret `ring` is not a valid key ring"),
+        (unusable, "secret `ring` is not a valid key ring: the key in the secret cannot be used: it has 8 characters"),
         (all_expired, "the key ring has no usable key (1 expired), one of those signed this"),
     ] {
         let response = harness.receiver().await.deliver(&body, KEY).await;

@@ -2,7 +2,11 @@
 //!
 //! The shapes are recorded in `tests/fixtures`, complete as AWS sends them. `bench/workload` compiles this file too.
 
-#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "an unusable fixture is a defect of the repository")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "an unusable fixture is a defect of the repository"
+)]
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};

@@ -63,7 +63,10 @@ pub fn assert_known(line: &Value) {
     let service = line["Service"].as_str().unwrap_or_default();
     for name in line.as_object().unwrap().keys() {
         let known = FIELDS.contains(&name.as_str()) || METRICS.contains(&(service, name)) || name == "_aws";
-        assert!(known, "unknown field `{name}`: add it to tests/src/log.rs, the dashboard and the runbooks, or remove it: {line}");
+        assert!(
+            known,
+            "unknown field `{name}`: add it to tests/src/log.rs, the dashboard and the runbooks, or remove it: {line}"
+        );
     }
     for directive in line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten() {
         assert_eq!(directive["Dimensions"], serde_json::json!([["Service"]]), "{line}");
