@@ -1,38 +1,29 @@
-//! The one line a request leaves: what it tells an operator, and CloudWatch.
+//! The log line of a request, for operators and for CloudWatch's metrics.
 
 use serde_json::{Value, json};
-use tests::{HEAD, KEY, ReceiveHarness, SESSION, event};
+use tests::{
+    delivery::{KEY, event},
+    log::VARYING,
+    receive_harness::ReceiveHarness,
+    snapshot::redacted,
+};
 
 #[tokio::test]
 async fn a_stored_event_leaves_a_complete_line() {
-    let world = ReceiveHarness::new().await;
-    let answer = world.receiver().await.deliver(&event(&json!({})), KEY).await;
-    let record = answer.record;
-    for (name, value) in [
-        ("level", json!("INFO")),
-        ("message", json!("delivery stored")),
-        ("outcome", json!("stored")),
-        ("event_id", json!("82b261c4eb653e535c0deda1ac8351d7")),
-        ("head_id", json!(HEAD)),
-        ("session_id", json!(SESSION)),
-        ("event_type", json!("START_CONVERSATION")),
-        ("key_state", json!("active")),
-        ("Service", json!("receive")),
-        ("Stored", json!(1)),
-    ] {
-        assert_eq!(record[name], value, "{name}");
-    }
+    let harness = ReceiveHarness::new().await;
+    let log = harness.receiver().await.deliver(&event(&json!({})), KEY).await.log;
+    insta::assert_json_snapshot!(redacted(log.clone(), &VARYING));
     for name in ["lag_ms", "store_ms", "total_ms", "StoreMilliseconds", "DeliveryLagMilliseconds"] {
-        assert!(record[name].as_f64().is_some_and(|ms| ms > 0.0), "{name}: {record}");
+        assert!(log[name].as_f64().is_some_and(|ms| ms > 0.0), "{name}: {log}");
     }
-    assert!(record["request_id"].as_str().is_some_and(|id| id.starts_with("request-")));
+    assert!(log["request_id"].as_str().is_some_and(|id| id.starts_with("request-")));
 }
 
 #[tokio::test]
 async fn the_metrics_block_declares_exactly_the_values_beside_it() {
-    let world = ReceiveHarness::new().await.with("METRICS_NAMESPACE", "Mine");
-    let receiver = world.receiver().await;
-    for (answer, declared) in [
+    let harness = ReceiveHarness::new().await.with("METRICS_NAMESPACE", "Mine");
+    let receiver = harness.receiver().await;
+    for (response, declared) in [
         (
             receiver.deliver(&event(&json!({})), KEY).await,
             vec!["Stored", "StoreMilliseconds", "DeliveryLagMilliseconds"],
@@ -44,16 +35,16 @@ async fn the_metrics_block_declares_exactly_the_values_beside_it() {
         (receiver.deliver(b"no event", KEY).await, vec!["Quarantined", "StoreMilliseconds"]),
         (receiver.deliver(b"forged", "wrong").await, vec!["Rejected", "KeyRefetch"]),
     ] {
-        let directive = &answer.record["_aws"]["CloudWatchMetrics"][0];
+        let directive = &response.log["_aws"]["CloudWatchMetrics"][0];
         assert_eq!(directive["Namespace"], "Mine");
         assert_eq!(directive["Dimensions"], json!([["Service"]]));
-        assert!(answer.record["_aws"]["Timestamp"].as_i64().is_some_and(|ms| ms > 1_700_000_000_000));
+        assert!(response.log["_aws"]["Timestamp"].as_i64().is_some_and(|ms| ms > 1_700_000_000_000));
         let metrics = directive["Metrics"].as_array().unwrap();
         let names: Vec<_> = metrics.iter().map(|metric| metric["Name"].as_str().unwrap()).collect();
-        assert_eq!(names, declared, "{}", answer.record);
+        assert_eq!(names, declared, "{}", response.log);
         for metric in metrics {
             let name = metric["Name"].as_str().unwrap();
-            assert!(answer.record[name].is_number(), "{name} has no value");
+            assert!(response.log[name].is_number(), "{name} has no value");
             let unit = if name.ends_with("Milliseconds") { "Milliseconds" } else { "Count" };
             assert_eq!(metric["Unit"], unit, "{name}");
         }
@@ -62,8 +53,8 @@ async fn the_metrics_block_declares_exactly_the_values_beside_it() {
 
 #[tokio::test]
 async fn without_a_namespace_there_are_no_metrics() {
-    let world = ReceiveHarness::new().await.with("METRICS_NAMESPACE", "");
-    let record = world.receiver().await.deliver(&event(&json!({})), KEY).await.record;
-    assert_eq!((record.get("_aws"), record.get("Stored")), (None::<&Value>, None));
-    assert_eq!(record["outcome"], "stored");
+    let harness = ReceiveHarness::new().await.with("METRICS_NAMESPACE", "");
+    let log = harness.receiver().await.deliver(&event(&json!({})), KEY).await.log;
+    assert_eq!((log.get("_aws"), log.get("Stored")), (None::<&Value>, None));
+    assert_eq!(log["outcome"], "stored");
 }

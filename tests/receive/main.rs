@@ -1,11 +1,11 @@
-//! The receiver through its real handler, over the real SDK, against an embedded DynamoDB and Secrets Manager.
+//! The receiver's real handler, over the real AWS SDK, against an embedded DynamoDB and Secrets Manager.
 
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a test that cannot go on should stop right there, in its helpers too"
+    reason = "a failed assumption should stop the test where it is, in helpers too"
 )]
 
 mod exactly_once;

@@ -1,17 +1,22 @@
-//! What must not get in does not, says nothing to its sender, and leaves nothing behind but its line in the log.
+//! A forged request gets a 401 that explains nothing, and leaves nothing behind but a log line.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::json;
-use tests::{HEAD, KEY, ReceiveHarness, active, event, http_api_event, ring, sign};
+use tests::{
+    delivery::{HEAD, KEY, event, sign},
+    gateway_event::http_api_event,
+    key_ring::{active, ring},
+    receive_harness::ReceiveHarness,
+};
 use unith_events::signature::SharedKey;
 
 #[tokio::test]
-async fn every_cause_gets_the_same_401_and_nothing_is_stored() {
-    let world = ReceiveHarness::without_ring().await;
+async fn every_forged_request_gets_the_same_401_and_stores_nothing() {
+    let harness = ReceiveHarness::without_ring().await;
     let mut retiring = active(HEAD, "0f3c5d7e9a1b2c4d");
     retiring["state"] = "retiring".into();
-    world.set_ring(&ring(&[active(HEAD, KEY), retiring, active("another-head", "another-heads-key")])).await;
-    let receiver = world.receiver().await;
+    harness.set_ring(&ring(&[active(HEAD, KEY), retiring, active("another-head", "another-heads-key")])).await;
+    let receiver = harness.receiver().await;
 
     let body = event(&json!({}));
     let good = sign(&body, KEY);
@@ -19,7 +24,7 @@ async fn every_cause_gets_the_same_401_and_nothing_is_stored() {
     let cases: Vec<(&str, Vec<u8>, Option<String>, &str)> = vec![
         ("no header", body.clone(), None, "no signature header (X-Signature-256)"),
         ("empty", body.clone(), Some(String::new()), "the signature header is malformed"),
-        ("no hex", body.clone(), Some("z".repeat(64)), "the signature header is malformed"),
+        ("not hex", body.clone(), Some("z".repeat(64)), "the signature header is malformed"),
         ("too short", body.clone(), Some(good[..62].to_owned()), "the signature header is malformed"),
         ("too long", body.clone(), Some(format!("{good}00")), "the signature header is malformed"),
         ("other algorithm", body.clone(), Some(format!("sha1={good}")), "the signature header is malformed"),
@@ -38,15 +43,15 @@ async fn every_cause_gets_the_same_401_and_nothing_is_stored() {
             "another head's key",
             body.clone(),
             Some(sign(&body, "another-heads-key")),
-            "matches a key of head another-head, event names head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
+            "signed with a key of head another-head, but the event names head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
         ),
         (
-            "another head's key, and no event",
+            "another head's key, and not an event",
             event(&json!({"timestamp": null})),
             Some(sign(&event(&json!({"timestamp": null})), "another-heads-key")),
-            "matches a key of head another-head, event names head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
+            "signed with a key of head another-head, but the event names head 8eab5b23-024a-45cb-a0e1-9d3ffd6c9610",
         ),
-        // By an HMAC without a key; our own signing refuses to make it.
+        // An HMAC without a key, which our own code refuses to make.
         (
             "empty key",
             body.clone(),
@@ -56,56 +61,56 @@ async fn every_cause_gets_the_same_401_and_nothing_is_stored() {
     ];
 
     for (name, body, signature, reason) in cases {
-        let answer = receiver.post(&body, signature.as_deref()).await;
-        assert_eq!(answer.status, 401, "{name}");
-        assert_eq!(answer.text, r#"{"type":"about:blank","title":"Unauthorized","status":401}"#, "{name}");
-        let names: Vec<_> = answer.headers.keys().map(String::as_str).collect();
+        let response = receiver.post(&body, signature.as_deref()).await;
+        assert_eq!(response.status, 401, "{name}");
+        assert_eq!(response.text, r#"{"type":"about:blank","title":"Unauthorized","status":401}"#, "{name}");
+        let names: Vec<_> = response.headers.keys().map(String::as_str).collect();
         assert_eq!(names, ["cache-control", "content-type"], "{name}");
-        assert!(answer.reason().starts_with(reason), "{name}: {}", answer.reason());
-        assert_eq!(answer.record["outcome"], "rejected", "{name}");
+        assert!(response.reason().starts_with(reason), "{name}: {}", response.reason());
+        assert_eq!(response.log["outcome"], "rejected", "{name}");
     }
-    assert!(world.table.items().await.is_empty());
+    assert!(harness.table.items().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_key_read_as_hex_is_diagnosed_and_not_accepted() {
-    let world = ReceiveHarness::new().await;
-    // The hex digits of this text are a key that a sender would have to use as text.
+async fn a_signature_by_the_hex_decoded_key_is_diagnosed_and_rejected() {
+    let harness = ReceiveHarness::new().await;
+    // The sender decodes the key of the ring as hex, and signs with these bytes.
     let text = "a key as text";
     let digits = hex::encode(text);
-    world.set_ring(&ring(&[active(HEAD, &digits)])).await;
+    harness.set_ring(&ring(&[active(HEAD, &digits)])).await;
     let body = event(&json!({}));
-    let answer = world.receiver().await.deliver(&body, text).await;
-    assert_eq!(answer.status, 401);
+    let response = harness.receiver().await.deliver(&body, text).await;
+    assert_eq!(response.status, 401);
     let expected = format!("would match if the key were read as hex (head {HEAD})");
-    assert!(answer.reason().starts_with(&expected), "{}", answer.reason());
-    assert!(world.table.items().await.is_empty());
+    assert!(response.reason().starts_with(&expected), "{}", response.reason());
+    assert!(harness.table.items().await.is_empty());
 }
 
 #[tokio::test]
 async fn every_encoding_of_the_right_signature_is_accepted() {
-    let world = ReceiveHarness::new().await;
-    let receiver = world.receiver().await;
+    let harness = ReceiveHarness::new().await;
+    let receiver = harness.receiver().await;
     let body = event(&json!({}));
     let signature = SharedKey::parse(KEY).unwrap().sign(&body).to_hex();
     let base64 = BASE64.encode(hex::decode(&signature).unwrap());
     for header in [signature.to_uppercase(), format!("sha256={signature}"), base64, signature] {
         assert_eq!(receiver.post(&body, Some(&header)).await.status, 200, "{header}");
     }
-    assert_eq!(world.table.items().await.len(), 1);
+    assert_eq!(harness.table.items().await.len(), 1);
 }
 
 #[tokio::test]
-async fn neither_answer_nor_log_repeats_what_must_not_be_known() {
-    let world = ReceiveHarness::new().await;
-    let receiver = world.receiver().await;
+async fn neither_response_nor_log_line_holds_a_body_key_or_signature() {
+    let harness = ReceiveHarness::new().await;
+    let receiver = harness.receiver().await;
     let body = event(&json!({"private": "what the user said"}));
     let good = sign(&body, KEY);
     for signature in [Some(good.as_str()), Some("0".repeat(64).as_str()), None] {
-        let answer = receiver.invoke(&http_api_event(&body, signature)).await;
-        let told = format!("{} {} {:?}", answer.record, answer.text, answer.headers);
+        let response = receiver.invoke(&http_api_event(&body, signature)).await;
+        let shown = format!("{} {} {:?}", response.log, response.text, response.headers);
         for secret in ["what the user said", KEY, &good, &"0".repeat(64)] {
-            assert!(!told.contains(secret), "{told}");
+            assert!(!shown.contains(secret), "{shown}");
         }
     }
 }

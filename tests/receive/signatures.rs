@@ -1,11 +1,11 @@
-//! What openssl signed, we accept; see `fixtures/make-signatures`.
+//! Signatures made by openssl; see `fixtures/make-signatures`.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::Value;
 use unith_events::signature::{SharedKey, Signature};
 
 #[test]
-fn openssl_and_we_agree() {
+fn signatures_of_openssl_are_verified() {
     let vectors: Vec<Value> = serde_json::from_str(include_str!("../fixtures/signatures.json")).unwrap();
     assert_eq!(vectors.len(), 8);
     for vector in vectors {
@@ -15,8 +15,8 @@ fn openssl_and_we_agree() {
         assert_eq!(key.sign(&body).to_hex(), text("hex"), "{name}");
         for header in [text("hex"), text("hex").to_uppercase(), format!("sha256={}", text("hex")), text("base64")] {
             let signature = Signature::parse(header.as_bytes()).unwrap();
-            assert!(key.signed(&body, &signature), "{name}: {header}");
-            assert!(!key.signed(&[body.as_slice(), b" "].concat(), &signature), "{name}: another body");
+            assert!(key.verify(&body, &signature), "{name}: {header}");
+            assert!(!key.verify(&[body.as_slice(), b" "].concat(), &signature), "{name}: another body");
         }
     }
 }

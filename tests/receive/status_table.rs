@@ -1,78 +1,81 @@
-//! Every row of the design's status table but the spill's, to the letter.
+//! Every status the receiver responds with, and the item that each leaves in the table.
 
-use event_store::store::body_sha256;
-use serde_json::json;
-use tests::{HEAD, KEY, ReceiveHarness, SESSION, active, event, http_api_event, ring, sign, text};
+use event_store::item::body_sha256;
+use receive::delivery::MAX_BODY_BYTES;
+use serde_json::{Value, json};
+use tests::{
+    delivery::{HEAD, KEY, SESSION, event, sign},
+    gateway_event::http_api_event,
+    key_ring::{active, ring},
+    receive_harness::{ReceiveHarness, Response},
+    snapshot::redacted,
+    table::{Item, text},
+};
 use unith_events::timestamp::Timestamp;
+
+/// An item as JSON, with a placeholder for its body, which is in either spelling, and for times of this run.
+fn snapshot(item: &Item) -> Value {
+    let item: Value = serde_dynamo::from_item(item.clone()).unwrap();
+    redacted(item, &["/body", "/body_sha256", "/received_at"])
+}
+
+/// Compares a whole response with the snapshot of its status.
+fn assert_problem(response: &Response, status: u16) {
+    insta::assert_json_snapshot!(format!("problem_{status}"), response.to_value());
+}
 
 #[tokio::test]
 async fn a_new_event_is_stored_with_every_attribute() {
-    let world = ReceiveHarness::new().await.with("RETENTION_DAYS", "3650");
+    let harness = ReceiveHarness::new().await.with("RETENTION_DAYS", "3650");
     let body = event(&json!({"more": {"kept": true}}));
-    let answer = world.receiver().await.deliver(&body, KEY).await;
+    let response = harness.receiver().await.deliver(&body, KEY).await;
+    insta::assert_json_snapshot!("stored_response", response.to_value());
 
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.headers["content-type"], "application/json");
-    assert_eq!(answer.text, r#"{"status":"stored","event_id":"82b261c4eb653e535c0deda1ac8351d7"}"#);
-
-    let items = world.table.items().await;
+    let items = harness.table.items().await;
     let [item] = items.as_slice() else { panic!("{items:?}") };
-    let occurred_at = "2026-01-15T09:57:33.000Z";
-    for (name, value) in [
-        ("pk", format!("SESSION#{HEAD}#{SESSION}").as_str()),
-        ("sk", "EVENT#2026-01-15T09:57:33.000Z#1#START_CONVERSATION"),
-        ("event_id", "82b261c4eb653e535c0deda1ac8351d7"),
-        ("event_type", "START_CONVERSATION"),
-        ("occurred_at", occurred_at),
-        ("head_id", HEAD),
-        ("session_id", SESSION),
-        ("public_head_id", "jane-15326"),
-        ("public_org_id", "acme"),
-        ("body", std::str::from_utf8(&body).unwrap()),
-        ("body_sha256", &body_sha256(&body)),
-    ] {
-        assert_eq!(text(item, name), value, "{name}");
-    }
-    let expires_at = Timestamp::parse(occurred_at).unwrap().epoch_seconds() + 3650 * 86_400;
-    assert_eq!(item["expires_at"].as_n().unwrap(), &expires_at.to_string());
+    insta::assert_json_snapshot!("item_of_an_event", snapshot(item));
+    assert_eq!(text(item, "body").as_bytes(), body);
+    assert_eq!(text(item, "body_sha256"), body_sha256(&body));
     assert!(Timestamp::parse(text(item, "received_at")).is_some());
-    assert_eq!(item.len(), 13, "{item:?}");
+    // TTL counts from the event, and needs a number.
+    let expires_at = Timestamp::parse(text(item, "occurred_at")).unwrap().epoch_seconds() + 3650 * 86_400;
+    assert_eq!(item["expires_at"].as_n().unwrap(), &expires_at.to_string());
 }
 
 #[tokio::test]
 async fn without_retention_nothing_expires() {
-    let world = ReceiveHarness::new().await;
+    let harness = ReceiveHarness::new().await;
     let body = event(&json!({"timestamp": "1999-12-31T23:59:59Z"}));
-    assert_eq!(world.receiver().await.deliver(&body, KEY).await.word(), (200, "stored".into()));
-    assert!(!world.table.items().await[0].contains_key("expires_at"));
+    assert_eq!(harness.receiver().await.deliver(&body, KEY).await.outcome(), (200, "stored".into()));
+    assert!(!harness.table.items().await[0].contains_key("expires_at"));
 }
 
 #[tokio::test]
-async fn an_event_that_came_before_is_a_duplicate() {
-    let world = ReceiveHarness::new().await;
-    let receiver = world.receiver().await;
+async fn a_repeated_event_is_a_duplicate() {
+    let harness = ReceiveHarness::new().await;
+    let receiver = harness.receiver().await;
     let body = event(&json!({}));
     let first = receiver.deliver(&body, KEY).await;
     let second = receiver.deliver(&body, KEY).await;
-    assert_eq!(first.word(), (200, "stored".into()));
-    assert_eq!(second.word(), (200, "duplicate".into()));
+    assert_eq!(first.outcome(), (200, "stored".into()));
+    assert_eq!(second.outcome(), (200, "duplicate".into()));
     assert_eq!(first.json()["event_id"], second.json()["event_id"]);
-    assert_eq!(world.table.items().await.len(), 1);
+    assert_eq!(harness.table.items().await.len(), 1);
 }
 
 #[tokio::test]
-async fn an_event_whose_time_is_over_is_not_stored() {
-    let world = ReceiveHarness::new().await.with("RETENTION_DAYS", "1");
-    let answer = world.receiver().await.deliver(&event(&json!({"timestamp": "2020-01-01T00:00:00Z"})), KEY).await;
-    assert_eq!(answer.word(), (200, "expired".into()));
-    assert_eq!(answer.json()["event_id"].as_str().unwrap().len(), 32);
-    assert!(world.table.items().await.is_empty());
+async fn an_expired_event_is_not_stored() {
+    let harness = ReceiveHarness::new().await.with("RETENTION_DAYS", "1");
+    let response = harness.receiver().await.deliver(&event(&json!({"timestamp": "2020-01-01T00:00:00Z"})), KEY).await;
+    assert_eq!(response.outcome(), (200, "expired".into()));
+    assert_eq!(response.json()["event_id"].as_str().unwrap().len(), 32);
+    assert!(harness.table.items().await.is_empty());
 }
 
 #[tokio::test]
-async fn an_authentic_body_that_is_no_event_is_quarantined() {
-    let world = ReceiveHarness::new().await.with("RETENTION_DAYS", "30");
-    let receiver = world.receiver().await;
+async fn an_authentic_body_that_is_not_an_event_is_quarantined() {
+    let harness = ReceiveHarness::new().await.with("RETENTION_DAYS", "30");
+    let receiver = harness.receiver().await;
     let (both, head, neither) = ((HEAD, SESSION), (HEAD, ""), ("", ""));
     for (body, reason, named) in [
         (b"not json".to_vec(), "the body is not JSON", neither),
@@ -88,10 +91,10 @@ async fn an_authentic_body_that_is_no_event_is_quarantined() {
             head,
         ),
     ] {
-        let answer = receiver.deliver(&body, KEY).await;
-        assert_eq!(answer.status, 202, "{reason}");
-        assert_eq!(answer.json(), json!({"status": "quarantined", "reason": reason}));
-        let items = world.table.items().await;
+        let response = receiver.deliver(&body, KEY).await;
+        assert_eq!(response.status, 202, "{reason}");
+        assert_eq!(response.json(), json!({"status": "quarantined", "reason": reason}));
+        let items = harness.table.items().await;
         let item = items.iter().find(|item| text(item, "sk") == body_sha256(&body)).unwrap();
         assert_eq!(text(item, "pk"), format!("QUARANTINE#{}", Timestamp::now().day()));
         assert_eq!(text(item, "body").as_bytes(), body);
@@ -105,63 +108,62 @@ async fn an_authentic_body_that_is_no_event_is_quarantined() {
 }
 
 #[tokio::test]
-async fn a_quarantined_body_that_comes_again_is_kept_and_counted_once() {
-    let world = ReceiveHarness::new().await;
-    let receiver = world.receiver().await;
+async fn a_repeated_body_is_quarantined_and_counted_once() {
+    let harness = ReceiveHarness::new().await;
+    let receiver = harness.receiver().await;
     let body = event(&json!({"timestamp": "soon"}));
     let first = receiver.deliver(&body, KEY).await;
-    let before = world.table.items().await;
+    let before = harness.table.items().await;
     let again = receiver.deliver(&body, KEY).await;
     assert_eq!((first.status, again.status, &first.text), (202, 202, &again.text));
-    assert_eq!((&first.record["Quarantined"], again.record.get("Quarantined")), (&json!(1), None));
-    assert_eq!(world.table.items().await, before, "it is not written again");
+    assert_eq!((&first.log["Quarantined"], again.log.get("Quarantined")), (&json!(1), None));
+    assert_eq!(harness.table.items().await, before, "the item is not written again");
 
     receiver.deliver(&event(&json!({})), KEY).await;
     let variant = event(&json!({"public_org_id": "other"}));
     let (first, again) = (receiver.deliver(&variant, KEY).await, receiver.deliver(&variant, KEY).await);
-    // A variant is a conflict, whenever it comes, and has that alarm.
-    for answer in [&first, &again] {
-        assert_eq!((&answer.record["Conflict"], answer.record.get("Quarantined")), (&json!(1), None));
+    // A variant counts as a conflict each time, and conflicts have their own alarm.
+    for response in [&first, &again] {
+        assert_eq!((&response.log["Conflict"], response.log.get("Quarantined")), (&json!(1), None));
     }
-    let items = world.table.items().await;
+    let items = harness.table.items().await;
     let kept = items.iter().find(|item| text(item, "sk") == body_sha256(&variant)).unwrap();
     let named = ["kind", "key_head", "head_id", "session_id"].map(|name| text(kept, name));
     assert_eq!(named, ["conflict", HEAD, HEAD, SESSION]);
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_text_is_quarantined_as_bytes() {
-    let world = ReceiveHarness::new().await;
-    world.set_ring(KEY).await;
+async fn a_body_that_is_not_utf_8_is_quarantined_as_bytes() {
+    let harness = ReceiveHarness::new().await;
+    harness.set_ring(KEY).await;
     let body = [0xff, 0xfe, 0x00, 0x80];
-    let answer = world.receiver().await.deliver(&body, KEY).await;
-    assert_eq!(answer.json(), json!({"status": "quarantined", "reason": "the body is not UTF-8"}));
-    let items = world.table.items().await;
+    let response = harness.receiver().await.deliver(&body, KEY).await;
+    assert_eq!(response.json(), json!({"status": "quarantined", "reason": "the body is not UTF-8"}));
+    let items = harness.table.items().await;
     assert_eq!(items[0]["body"].as_b().unwrap().as_ref(), body);
-    assert!(!items[0].contains_key("key_head"), "the key is bound to no head");
+    assert!(!items[0].contains_key("key_head"), "the key is not bound to a head");
 }
 
 #[tokio::test]
-async fn the_largest_body_is_kept_and_a_larger_one_refused() {
-    let world = ReceiveHarness::new().await;
-    let receiver = world.receiver().await;
-    let padding = receive::MAX_BODY_BYTES - event(&json!({"padding": ""})).len();
+async fn the_largest_body_is_stored_and_a_larger_one_gets_a_413() {
+    let harness = ReceiveHarness::new().await;
+    let receiver = harness.receiver().await;
+    let padding = MAX_BODY_BYTES - event(&json!({"padding": ""})).len();
     let largest = event(&json!({"padding": "x".repeat(padding)}));
-    assert_eq!(largest.len(), receive::MAX_BODY_BYTES);
-    assert_eq!(receiver.deliver(&largest, KEY).await.word(), (200, "stored".into()));
+    assert_eq!(largest.len(), MAX_BODY_BYTES);
+    assert_eq!(receiver.deliver(&largest, KEY).await.outcome(), (200, "stored".into()));
 
     let larger = event(&json!({"padding": "x".repeat(padding + 1)}));
-    let answer = receiver.deliver(&larger, KEY).await;
-    assert_eq!(answer.status, 413);
-    assert_eq!(answer.json(), json!({"type": "about:blank", "title": "Payload Too Large", "status": 413}));
-    assert_eq!(answer.reason(), "the body has 262145 bytes, the limit is 262144");
-    assert_eq!(world.table.items().await.len(), 1);
+    let response = receiver.deliver(&larger, KEY).await;
+    assert_problem(&response, 413);
+    assert_eq!(response.reason(), "the body has 262145 bytes, the limit is 262144");
+    assert_eq!(harness.table.items().await.len(), 1);
 }
 
 #[tokio::test]
-async fn other_paths_and_methods_are_refused() {
-    let world = ReceiveHarness::new().await;
-    let receiver = world.receiver().await;
+async fn other_paths_get_a_404_and_other_methods_a_405() {
+    let harness = ReceiveHarness::new().await;
+    let receiver = harness.receiver().await;
     let body = event(&json!({}));
     let signed = http_api_event(&body, Some(&sign(&body, KEY)));
     for path in
@@ -171,25 +173,23 @@ async fn other_paths_and_methods_are_refused() {
         for pointer in ["/rawPath", "/routeKey", "/requestContext/routeKey", "/requestContext/http/path"] {
             *request.pointer_mut(pointer).unwrap() = path.into();
         }
-        let answer = receiver.invoke(&request).await;
-        assert_eq!(answer.json(), json!({"type": "about:blank", "title": "Not Found", "status": 404}), "{path}");
-        assert_eq!((&answer.record["outcome"], &answer.record["BadRequest"]), (&json!("bad_request"), &json!(1)));
-        assert!(answer.reason().starts_with("no such path: `/"), "{}", answer.reason());
+        let response = receiver.invoke(&request).await;
+        assert_problem(&response, 404);
+        assert_eq!((&response.log["outcome"], &response.log["BadRequest"]), (&json!("bad_request"), &json!(1)));
+        assert!(response.reason().starts_with("no such path: `/"), "{path}: {}", response.reason());
     }
     for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
         let mut request = signed.clone();
         request["requestContext"]["http"]["method"] = method.into();
-        let answer = receiver.invoke(&request).await;
-        assert_eq!(answer.json(), json!({"type": "about:blank", "title": "Method Not Allowed", "status": 405}));
-        assert_eq!(answer.headers["allow"], "POST", "{method}");
-        assert_eq!(answer.headers["content-type"], "application/problem+json");
-        assert_eq!((answer.record.get("Rejected"), &answer.record["BadRequest"]), (None, &json!(1)));
+        let response = receiver.invoke(&request).await;
+        assert_problem(&response, 405);
+        assert_eq!((response.log.get("Rejected"), &response.log["BadRequest"]), (None, &json!(1)), "{method}");
     }
-    assert!(world.table.items().await.is_empty());
+    assert!(harness.table.items().await.is_empty());
 }
 
 #[tokio::test]
-async fn without_any_key_it_is_unavailable() {
+async fn without_a_usable_key_every_request_gets_a_503() {
     let body = event(&json!({}));
     let no_secret = ReceiveHarness::without_ring().await;
     let empty_ring = ReceiveHarness::without_ring().await;
@@ -203,17 +203,16 @@ async fn without_any_key_it_is_unavailable() {
     expired["until"] = "2026-01-17T00:00:00Z".into();
     all_expired.set_ring(&ring(&[expired])).await;
 
-    for (world, reason) in [
+    for (harness, reason) in [
         (no_secret, "the key ring `ring` could not be read"),
         (empty_ring, "the key ring has no usable key (0 expired): has `provision` run?"),
-        (other_document, "the key ring `ring` is not one"),
-        (unusable, "the key ring `ring` is not one: the key in the secret cannot be used: it has 8 characters"),
+        (other_document, "secret `ring` is not a valid key ring"),
+        (unusable, "secret `ring` is not a valid key ring: the key in the secret cannot be used: it has 8 characters"),
         (all_expired, "the key ring has no usable key (1 expired), one of those signed this"),
     ] {
-        let answer = world.receiver().await.deliver(&body, KEY).await;
-        assert_eq!(answer.json(), json!({"type": "about:blank", "title": "Service Unavailable", "status": 503}));
-        assert_eq!(answer.headers["retry-after"], "2");
-        assert!(answer.reason().starts_with(reason), "{}", answer.reason());
-        assert!(world.table.items().await.is_empty());
+        let response = harness.receiver().await.deliver(&body, KEY).await;
+        assert_problem(&response, 503);
+        assert!(response.reason().starts_with(reason), "{}", response.reason());
+        assert!(harness.table.items().await.is_empty());
     }
 }

@@ -1,5 +1,6 @@
-//! What the functions' log lines hold. Every line of every test is held against these lists, so that what is built on
-//! them (the dashboard, the runbooks' queries) names what is there.
+//! The fields and metrics of the functions' log lines.
+//!
+//! Every line of every test is checked against these lists, and so are the dashboard and the runbooks' queries.
 
 use serde_json::Value;
 
@@ -27,7 +28,7 @@ pub const FIELDS: [&str; 20] = [
     "Service",
 ];
 
-/// The metrics in them, with the service whose they are.
+/// The metrics in the lines, each with the service that reports it.
 pub const METRICS: [(&str, &str); 14] = [
     ("receive", "Stored"),
     ("receive", "Duplicate"),
@@ -45,12 +46,27 @@ pub const METRICS: [(&str, &str); 14] = [
     ("provision", "StepFailed"),
 ];
 
+/// The members of a line that differ between runs, for [`redacted`](crate::snapshot::redacted).
+pub const VARYING: [&str; 8] = [
+    "/timestamp",
+    "/request_id",
+    "/lag_ms",
+    "/store_ms",
+    "/total_ms",
+    "/StoreMilliseconds",
+    "/DeliveryLagMilliseconds",
+    "/_aws/Timestamp",
+];
+
 /// Panics if a line has a field, or declares a metric, that is not listed here.
 pub fn assert_known(line: &Value) {
     let service = line["Service"].as_str().unwrap_or_default();
     for name in line.as_object().unwrap().keys() {
         let known = FIELDS.contains(&name.as_str()) || METRICS.contains(&(service, name)) || name == "_aws";
-        assert!(known, "tests/src/log.rs does not have {name}: {line}");
+        assert!(
+            known,
+            "unknown field `{name}`: add it to tests/src/log.rs, the dashboard and the runbooks, or remove it: {line}"
+        );
     }
     for directive in line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten() {
         assert_eq!(directive["Dimensions"], serde_json::json!([["Service"]]), "{line}");

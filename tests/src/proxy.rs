@@ -8,97 +8,177 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
 
-/// What goes wrong.
+/// A fault that the proxy injects into every request, or into the next few of them.
 #[derive(Debug, Clone)]
-pub enum Fault {
-    /// Nothing.
-    None,
-    /// A connection is closed as soon as it is made.
-    Refuse,
-    /// A request is taken and never answered.
-    Hang,
-    /// An answer comes this much later.
-    Delay(Duration),
-    /// The service answers this instead: a status and a JSON body.
-    Answer(u16, String),
-    /// The request reaches the service, and the connection breaks before the answer is back.
-    LoseAnswer,
+pub struct Fault {
+    effect: Effect,
+    /// `None` is until [`Proxy::clear`].
+    remaining: Option<u32>,
 }
 
-/// What happens on connections that were open before some moment, while new ones work.
+#[derive(Debug, Clone)]
+enum Effect {
+    Refuse,
+    Hang,
+    Delay(Duration),
+    Respond { status: u16, body: String },
+    DropResponse,
+}
+
+impl Fault {
+    /// Closes connections as soon as they are made, and those that carry a request.
+    #[must_use]
+    pub fn refuse() -> Self {
+        Effect::Refuse.into()
+    }
+
+    /// Takes requests and never responds.
+    #[must_use]
+    pub fn hang() -> Self {
+        Effect::Hang.into()
+    }
+
+    /// Forwards requests after this time.
+    #[must_use]
+    pub fn delay(by: Duration) -> Self {
+        Effect::Delay(by).into()
+    }
+
+    /// Forwards requests and breaks the connection before the response.
+    #[must_use]
+    pub fn drop_response() -> Self {
+        Effect::DropResponse.into()
+    }
+
+    /// Responds with this status and no error code.
+    #[must_use]
+    pub fn status(status: u16) -> Self {
+        Effect::Respond { status, body: "{}".to_owned() }.into()
+    }
+
+    /// Responds with an AWS error: status 400 and this code.
+    #[must_use]
+    pub fn aws_error(code: &str) -> Self {
+        // AWS services put a namespace before the code, and clients strip it.
+        let body = json!({"__type": format!("com.amazonaws.tests#{code}"), "message": "injected by a test"});
+        Effect::Respond { status: 400, body: body.to_string() }.into()
+    }
+
+    /// The error of a service that IAM keeps the caller from.
+    #[must_use]
+    pub fn access_denied() -> Self {
+        Self::aws_error("AccessDeniedException")
+    }
+
+    /// The error of a DynamoDB table that is throttled.
+    #[must_use]
+    pub fn throttled() -> Self {
+        Self::aws_error("ProvisionedThroughputExceededException")
+    }
+
+    /// Changes the status of a response, e.g. to make an AWS error one of the server.
+    #[must_use]
+    pub fn with_status(mut self, new: u16) -> Self {
+        match &mut self.effect {
+            Effect::Respond { status, .. } => *status = new,
+            effect => panic!("{effect:?} has no status"),
+        }
+        self
+    }
+
+    /// Limits the fault to the next `requests`.
+    #[must_use]
+    pub fn times(self, requests: u32) -> Self {
+        Self { remaining: Some(requests), ..self }
+    }
+}
+
+impl From<Effect> for Fault {
+    fn from(effect: Effect) -> Self {
+        Self { effect, remaining: None }
+    }
+}
+
+/// The fate of connections that were open at some moment; new ones work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
-    /// The next request on it is answered by closing it.
+    /// The next request closes the connection.
     Closes,
-    /// The next request on it vanishes.
+    /// The next request vanishes.
     Swallows,
 }
 
-/// The proxy, until it is dropped.
+/// A running proxy; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     url: String,
-    plan: Arc<Plan>,
+    state: Arc<State>,
     task: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct Plan {
-    fault: Mutex<Fault>,
-    /// Connections with a number below this are stale.
+struct State {
+    fault: Mutex<Option<Fault>>,
+    /// Connections with a lower number are stale.
     stale_below: Mutex<(u64, Stale)>,
     connections: AtomicU64,
     requests: AtomicU64,
 }
 
 impl Proxy {
-    /// A proxy in front of `upstream`, a URL without a path, that does nothing wrong yet.
+    /// Starts a proxy in front of `upstream`, a URL without a path.
     pub async fn start(upstream: &str) -> Self {
         let upstream = upstream.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let plan = Arc::new(Plan {
-            fault: Mutex::new(Fault::None),
+        let state = Arc::new(State {
+            fault: Mutex::new(None),
             stale_below: Mutex::new((0, Stale::Closes)),
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
         });
-        let task = tokio::spawn(accept(listener, upstream, Arc::clone(&plan)));
-        Self { url, plan, task }
+        let task = tokio::spawn(accept(listener, upstream, Arc::clone(&state)));
+        Self { url, state, task }
     }
 
-    /// Where to connect to.
+    /// The URL to connect to.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// What goes wrong from now on.
+    /// Injects `fault` from now on, in place of any other.
     pub fn set(&self, fault: Fault) {
-        *self.plan.fault.lock().unwrap() = fault;
+        *self.state.fault.lock().unwrap() = Some(fault);
     }
 
-    /// Makes the connections that are open now stale, as those of a frozen environment become.
+    /// Injects no fault from now on.
+    pub fn clear(&self) {
+        *self.state.fault.lock().unwrap() = None;
+    }
+
+    /// Makes all open connections stale, as those of a frozen environment become.
     pub fn make_stale(&self, how: Stale) {
-        *self.plan.stale_below.lock().unwrap() = (self.plan.connections.load(Ordering::SeqCst), how);
+        *self.state.stale_below.lock().unwrap() = (self.state.connections.load(Ordering::SeqCst), how);
     }
 
-    /// How many connections were made.
+    /// The number of connections made so far.
     #[must_use]
     pub fn connections(&self) -> u64 {
-        self.plan.connections.load(Ordering::SeqCst)
+        self.state.connections.load(Ordering::SeqCst)
     }
 
-    /// How many requests were read.
+    /// The number of requests read so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.plan.requests.load(Ordering::SeqCst)
+        self.state.requests.load(Ordering::SeqCst)
     }
 }
 
@@ -108,62 +188,77 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, upstream: String, plan: Arc<Plan>) {
+impl State {
+    /// The effect on a request, or on a connection if only those matter: it uses up one of the fault's times.
+    fn next_effect(&self, matters: impl FnOnce(&Effect) -> bool) -> Option<Effect> {
+        let mut fault = self.fault.lock().unwrap();
+        let Fault { effect, remaining } = fault.as_mut().filter(|fault| matters(&fault.effect))?;
+        let effect = effect.clone();
+        if let Some(remaining) = remaining {
+            *remaining = remaining.saturating_sub(1);
+            if *remaining == 0 {
+                *fault = None;
+            }
+        }
+        Some(effect)
+    }
+}
+
+async fn accept(listener: TcpListener, upstream: String, state: Arc<State>) {
     while let Ok((client, _)) = listener.accept().await {
-        let number = plan.connections.fetch_add(1, Ordering::SeqCst);
-        let (upstream, plan) = (upstream.clone(), Arc::clone(&plan));
+        let number = state.connections.fetch_add(1, Ordering::SeqCst);
+        let (upstream, state) = (upstream.clone(), Arc::clone(&state));
         tokio::spawn(async move {
-            // A broken connection is what this is for; it needs no report.
-            let _ = serve(client, &upstream, number, &plan).await;
+            // Broken connections are the purpose of this proxy.
+            let _ = serve(client, &upstream, number, &state).await;
         });
     }
 }
 
-async fn serve(client: TcpStream, upstream: &str, number: u64, plan: &Plan) -> std::io::Result<()> {
+async fn serve(client: TcpStream, upstream: &str, number: u64, state: &State) -> std::io::Result<()> {
     let mut client = BufReader::new(client);
-    if matches!(*plan.fault.lock().unwrap(), Fault::Refuse) {
+    if state.next_effect(|effect| matches!(effect, Effect::Refuse)).is_some() {
         return Ok(());
     }
     let mut server = BufReader::new(TcpStream::connect(upstream).await?);
     while let Some(request) = read_message(&mut client).await? {
-        plan.requests.fetch_add(1, Ordering::SeqCst);
-        let (stale_below, how) = *plan.stale_below.lock().unwrap();
+        state.requests.fetch_add(1, Ordering::SeqCst);
+        let (stale_below, how) = *state.stale_below.lock().unwrap();
         if number < stale_below {
             match how {
                 Stale::Closes => return Ok(()),
                 Stale::Swallows => std::future::pending::<()>().await,
             }
         }
-        let fault = plan.fault.lock().unwrap().clone();
-        match fault {
-            Fault::None => {}
-            Fault::Refuse => return Ok(()),
-            Fault::Hang => std::future::pending().await,
-            Fault::Delay(by) => tokio::time::sleep(by).await,
-            Fault::Answer(status, body) => {
+        match state.next_effect(|_| true) {
+            None => {}
+            Some(Effect::Refuse) => return Ok(()),
+            Some(Effect::Hang) => std::future::pending().await,
+            Some(Effect::Delay(by)) => tokio::time::sleep(by).await,
+            Some(Effect::Respond { status, body }) => {
+                let length = body.len();
                 let head = format!(
-                    "HTTP/1.1 {status} Told So\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: {}\r\n\r\n",
-                    body.len()
+                    "HTTP/1.1 {status} Injected\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: {length}\r\n\r\n"
                 );
                 client.get_mut().write_all((head + &body).as_bytes()).await?;
                 continue;
             }
-            Fault::LoseAnswer => {
+            Some(Effect::DropResponse) => {
                 server.get_mut().write_all(&request).await?;
                 read_message(&mut server).await?;
                 return Ok(());
             }
         }
         server.get_mut().write_all(&request).await?;
-        let Some(answer) = read_message(&mut server).await? else {
+        let Some(response) = read_message(&mut server).await? else {
             return Ok(());
         };
-        client.get_mut().write_all(&answer).await?;
+        client.get_mut().write_all(&response).await?;
     }
     Ok(())
 }
 
-/// Reads one HTTP/1.1 message whose length is said in its head. `None` at the end of the connection.
+/// Reads one HTTP/1.1 message with a `Content-Length`, or without a body; `None` at the end of the connection.
 async fn read_message(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Vec<u8>>> {
     let mut message = Vec::new();
     let mut length = 0;

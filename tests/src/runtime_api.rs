@@ -1,8 +1,11 @@
-//! The Lambda Runtime API, for running a function's real binary.
+//! The Lambda Runtime API, for running a function's real binary: it hands over events, takes responses, and times them.
+//!
+//! An invocation's time runs from the moment its event is handed to the function's long poll to the arrival of the whole
+//! response. Both instants are taken in the HTTP handlers, so no wake-up of the caller counts.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -15,116 +18,224 @@ use axum::{
 };
 use sandbox::server::{ServerHandle, listen};
 use serde_json::Value;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use unith_events::timestamp::Timestamp;
 
-/// A Runtime API on loopback: invocations are queued here, and taken by the function that runs against it.
+/// The timeout of the function in the template.
+const FUNCTION_TIMEOUT: time::Duration = time::Duration::seconds(10);
+
+/// A Runtime API on loopback, for one execution environment; it ends when this is dropped.
 #[derive(Debug)]
 pub struct RuntimeApi {
-    served: ServerHandle,
-    shared: Arc<Shared>,
+    server: ServerHandle,
+    messages: mpsc::UnboundedReceiver<Message>,
+    /// The long poll that waits for an event.
+    poll: Option<Poll>,
 }
 
-/// How an invocation ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// The function answered.
-    Response(Value),
-    /// The function failed; API Gateway makes a 5xx of it.
-    Error(Value),
+/// An invocation that the function has responded to.
+#[derive(Debug)]
+pub struct Invocation {
+    /// From the event's hand-over to the response's arrival.
+    pub took: Duration,
+    /// The response's bytes.
+    pub response: Bytes,
 }
 
-#[derive(Debug, Default)]
+/// A function that does not keep to the Runtime API, or that failed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuntimeApiError {
+    /// The function reported an error, at start or for an event.
+    #[error("the function reported an error: {0}")]
+    Reported(String),
+    /// The function responded to an invocation that is not running.
+    #[error("the function responded to invocation {got}: invocation {running} is running")]
+    WrongInvocation {
+        /// The id in the response.
+        got: String,
+        /// The id of the invocation that runs, or ran last.
+        running: String,
+    },
+    /// The function asked for the next event first.
+    #[error("the function asked for the next event before it responded to this one")]
+    NoResponse,
+    /// The function responded a second time.
+    #[error("the function responded twice to one event")]
+    SecondResponse,
+    /// The function's long poll is gone.
+    #[error("the function closed its connection while it waited for an event")]
+    PollClosed,
+}
+
+#[derive(Debug)]
+enum Message {
+    Poll(Poll),
+    Response(Invocation),
+    Failure(RuntimeApiError),
+}
+
+#[derive(Debug)]
+struct Poll {
+    at: Instant,
+    event: oneshot::Sender<Bytes>,
+}
+
+#[derive(Debug)]
 struct Shared {
-    state: Mutex<Invocations>,
-    arrived: Notify,
-    asked: Notify,
+    messages: mpsc::UnboundedSender<Message>,
+    running: Mutex<Running>,
 }
 
-#[derive(Debug, Default)]
-struct Invocations {
-    waiting: VecDeque<(String, Vec<u8>)>,
-    running: Vec<(String, oneshot::Sender<Outcome>)>,
-    count: usize,
+/// The invocation that runs, or ran last.
+#[derive(Debug)]
+struct Running {
+    number: u32,
+    since: Instant,
 }
 
 impl RuntimeApi {
-    /// Starts it.
+    /// Starts the API on a free port.
     pub async fn start() -> Self {
-        let shared = Arc::new(Shared::default());
+        let (sender, messages) = mpsc::unbounded_channel();
+        let running = Mutex::new(Running { number: 0, since: Instant::now() });
         let router = Router::new()
             .route("/2018-06-01/runtime/invocation/next", get(next))
-            .route("/2018-06-01/runtime/invocation/{id}/{how}", post(ended))
-            .with_state(Arc::clone(&shared));
-        Self { served: ServerHandle::router(listen("the Runtime API", 0).await.unwrap(), router).unwrap(), shared }
+            .route("/2018-06-01/runtime/invocation/{id}/response", post(responded))
+            .route("/2018-06-01/runtime/invocation/{id}/error", post(failed))
+            .route("/2018-06-01/runtime/init/error", post(failed))
+            .with_state(Arc::new(Shared { messages: sender, running }));
+        let server = ServerHandle::router(listen("the Runtime API", 0).await.unwrap(), router).unwrap();
+        Self { server, messages, poll: None }
     }
 
     /// `host:port`, for `AWS_LAMBDA_RUNTIME_API`.
     #[must_use]
     pub fn address(&self) -> &str {
-        self.served.url().trim_start_matches("http://")
+        self.server.url().trim_start_matches("http://")
     }
 
-    /// Waits until the function asks for its first, or next, invocation.
-    pub async fn asked(&self) {
-        self.shared.asked.notified().await;
+    /// Waits until the function asks for an event, and returns when it did.
+    pub async fn wait_for_poll(&mut self) -> Result<Instant, RuntimeApiError> {
+        if self.poll.is_none() {
+            self.poll = Some(match self.receive().await {
+                Message::Poll(poll) => poll,
+                Message::Response(_) => return Err(RuntimeApiError::SecondResponse),
+                Message::Failure(error) => return Err(error),
+            });
+        }
+        Ok(self.poll.as_ref().unwrap().at)
     }
 
-    /// Queues an invocation; the receiver tells how it ended.
+    /// Hands `event` to the function, once it asks for one, and waits for the response.
+    pub async fn invoke(&mut self, event: impl Into<Bytes>) -> Result<Invocation, RuntimeApiError> {
+        self.wait_for_poll().await?;
+        let poll = self.poll.take().unwrap();
+        poll.event.send(event.into()).map_err(|_| RuntimeApiError::PollClosed)?;
+        match self.receive().await {
+            Message::Response(invocation) => Ok(invocation),
+            Message::Poll(_) => Err(RuntimeApiError::NoResponse),
+            Message::Failure(error) => Err(error),
+        }
+    }
+
+    async fn receive(&mut self) -> Message {
+        self.messages.recv().await.expect("the server holds the sender")
+    }
+}
+
+impl Invocation {
+    /// The response as JSON.
     #[must_use]
-    pub fn queue(&self, event: &Value) -> oneshot::Receiver<Outcome> {
-        self.queue_text(&event.to_string())
-    }
-
-    /// The same with an event that need not be JSON.
-    #[must_use]
-    pub fn queue_text(&self, event: &str) -> oneshot::Receiver<Outcome> {
-        self.queue_bytes(event.as_bytes().to_vec())
-    }
-
-    /// The same with one that need not be text.
-    #[must_use]
-    pub fn queue_bytes(&self, event: Vec<u8>) -> oneshot::Receiver<Outcome> {
-        let (done, outcome) = oneshot::channel();
-        let mut state = self.shared.state.lock().unwrap();
-        state.count += 1;
-        let id = format!("00000000-0000-0000-0000-{:012}", state.count);
-        state.waiting.push_back((id.clone(), event));
-        state.running.push((id, done));
-        self.shared.arrived.notify_one();
-        outcome
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.response).unwrap()
     }
 }
 
 async fn next(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    shared.asked.notify_one();
-    loop {
-        let taken = shared.state.lock().unwrap().waiting.pop_front();
-        if let Some((id, event)) = taken {
-            let deadline = Timestamp::now().plus(time::Duration::seconds(10)).epoch_milliseconds().to_string();
-            let headers = [
-                ("lambda-runtime-aws-request-id", id),
-                ("lambda-runtime-deadline-ms", deadline),
-                (
-                    "lambda-runtime-invoked-function-arn",
-                    "arn:aws:lambda:us-east-1:123456789012:function:receive".into(),
-                ),
-                ("lambda-runtime-trace-id", "Root=1-67891233-abcdef012345678912345678;Sampled=1".into()),
-            ];
-            return (headers, event);
-        }
-        shared.arrived.notified().await;
+    let (sender, event) = oneshot::channel();
+    shared.send(Message::Poll(Poll { at: Instant::now(), event: sender }));
+    let event = event.await.map_err(|_| StatusCode::GONE)?;
+    let deadline = Timestamp::now().plus(FUNCTION_TIMEOUT).epoch_milliseconds().to_string();
+    let mut running = shared.running.lock().unwrap();
+    running.number += 1;
+    let headers = [
+        ("lambda-runtime-aws-request-id", running.id()),
+        ("lambda-runtime-deadline-ms", deadline),
+        ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:123456789012:function:receive".to_owned()),
+        ("lambda-runtime-trace-id", "Root=1-67891233-abcdef012345678912345678;Sampled=1".to_owned()),
+        ("content-type", "application/json".to_owned()),
+    ];
+    running.since = Instant::now();
+    Ok::<_, StatusCode>((headers, event))
+}
+
+async fn responded(State(shared): State<Arc<Shared>>, Path(id): Path<String>, response: Bytes) -> StatusCode {
+    let now = Instant::now();
+    let running = shared.running.lock().unwrap();
+    if id != running.id() {
+        shared.send(Message::Failure(RuntimeApiError::WrongInvocation { got: id, running: running.id() }));
+        return StatusCode::BAD_REQUEST;
+    }
+    shared.send(Message::Response(Invocation { took: now - running.since, response }));
+    StatusCode::ACCEPTED
+}
+
+async fn failed(State(shared): State<Arc<Shared>>, report: String) -> StatusCode {
+    shared.send(Message::Failure(RuntimeApiError::Reported(report)));
+    StatusCode::ACCEPTED
+}
+
+impl Shared {
+    fn send(&self, message: Message) {
+        // Without a receiver, the test is over.
+        let _ = self.messages.send(message);
     }
 }
 
-async fn ended(State(shared): State<Arc<Shared>>, Path((id, how)): Path<(String, String)>, body: Bytes) -> StatusCode {
-    let mut state = shared.state.lock().unwrap();
-    let Some(index) = state.running.iter().position(|(running, _)| *running == id) else {
-        return StatusCode::NOT_FOUND;
-    };
-    let (_, done) = state.running.swap_remove(index);
-    let value = serde_json::from_slice(&body).unwrap_or_default();
-    // The test may have stopped waiting.
-    let _ = done.send(if how == "response" { Outcome::Response(value) } else { Outcome::Error(value) });
-    StatusCode::ACCEPTED
+impl Running {
+    fn id(&self) -> String {
+        format!("00000000-0000-0000-0000-{:012}", self.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a function that takes one event, and posts to the path and with the body that `respond` makes of it.
+    async fn invoke(respond: fn(&str, &str) -> (String, String)) -> Result<Invocation, RuntimeApiError> {
+        let mut api = RuntimeApi::start().await;
+        let base = format!("http://{}/2018-06-01/runtime", api.address());
+        let function = tokio::spawn(async move {
+            let http = provision::unith::http_client();
+            let next = http.get(format!("{base}/invocation/next")).send().await.unwrap();
+            let id = next.headers()["lambda-runtime-aws-request-id"].to_str().unwrap().to_owned();
+            let (path, body) = respond(&id, &next.text().await.unwrap());
+            http.post(format!("{base}/{path}")).body(body).send().await.unwrap();
+        });
+        let result = api.invoke("an event").await;
+        function.await.unwrap();
+        result
+    }
+
+    #[tokio::test]
+    async fn an_event_reaches_the_function_and_its_response_comes_back() {
+        let respond = |id: &str, event: &str| (format!("invocation/{id}/response"), format!("to {event}"));
+        let invocation = invoke(respond).await.unwrap();
+        assert_eq!(invocation.response, "to an event");
+        assert!(invocation.took > Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn an_error_that_the_function_reports_is_returned() {
+        let respond = |id: &str, _: &str| (format!("invocation/{id}/error"), "out of ideas".to_owned());
+        assert_eq!(invoke(respond).await.unwrap_err(), RuntimeApiError::Reported("out of ideas".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_response_to_another_invocation_is_an_error() {
+        let error = invoke(|_, _| ("invocation/other/response".to_owned(), String::new())).await.unwrap_err();
+        let start = "the function responded to invocation other: invocation 0000";
+        assert!(error.to_string().starts_with(start), "{error}");
+    }
 }

@@ -1,34 +1,27 @@
-//! The real binary under the real Runtime API: how it starts, fails, panics and stops.
+//! The real binary under a real Runtime API: how it starts, fails, panics and stops.
 //!
-//! `RECEIVE_BINARY` names another build of it, e.g. the one that is deployed.
+//! `RECEIVE_BINARY` names another build of it, e.g. the deployed one.
 
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a test that cannot go on should stop right there, in its helpers too"
+    reason = "a failed assumption should stop the test where it is, in helpers too"
 )]
 
-use std::{
-    process::{Output, Stdio},
-    time::Duration,
-};
+use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 use tests::{
-    KEY, Table, event, http_api_event,
+    delivery::{KEY, event, sign},
+    gateway_event::http_api_event,
     proxy::Fault,
-    runtime_api::{Outcome, RuntimeApi},
-    sign,
+    runtime_api::RuntimeApi,
+    table::Table,
+    wait::{PATIENCE, within},
 };
-use tokio::{
-    process::{Child, Command},
-    time::timeout,
-};
-
-/// Longer than anything here takes, shorter than a stuck test run.
-const PATIENCE: Duration = Duration::from_secs(30);
+use tokio::process::{Child, Command};
 
 fn command(env: &[(&str, &str)]) -> Command {
     let binary = std::env::var("RECEIVE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_receive").to_owned());
@@ -38,29 +31,29 @@ fn command(env: &[(&str, &str)]) -> Command {
 }
 
 async fn run(env: &[(&str, &str)]) -> Output {
-    timeout(PATIENCE, command(env).output()).await.unwrap().unwrap()
+    within(PATIENCE, command(env).output()).await.unwrap()
 }
 
 fn lines(output: &Output) -> Vec<Value> {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
 }
 
 /// A function that runs against a Runtime API and a table, with the guide's key in its environment.
-struct Running {
+struct Function {
     api: RuntimeApi,
     table: Table,
     process: Child,
 }
 
-impl Running {
+impl Function {
     async fn start() -> Self {
         Self::start_on(Table::create().await).await
     }
 
     async fn start_on(table: Table) -> Self {
-        let api = RuntimeApi::start().await;
-        let process = command(&[
+        let mut api = RuntimeApi::start().await;
+        let mut command = command(&[
             ("AWS_LAMBDA_RUNTIME_API", api.address()),
             ("AWS_LAMBDA_FUNCTION_NAME", "receive"),
             ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
@@ -73,26 +66,26 @@ impl Running {
             ("UNITH_SHARED_KEY", KEY),
             ("RETENTION_DAYS", "0"),
         ]);
-        let mut process = process;
-        let process = process.spawn().unwrap();
-        timeout(PATIENCE, api.asked()).await.expect("the function asks for its first invocation");
+        let process = command.spawn().unwrap();
+        within(PATIENCE, api.wait_for_poll()).await.unwrap();
         Self { api, table, process }
     }
 
-    async fn invoke(&self, event: Value) -> Outcome {
-        timeout(PATIENCE, self.api.queue(&event)).await.unwrap().unwrap()
+    /// The HTTP status of the response to an event.
+    async fn invoke(&mut self, event: &Value) -> Value {
+        self.invoke_bytes(event.to_string().into_bytes()).await
     }
 
-    async fn terminate(mut self) -> Output {
-        self.send_terminate();
-        let deadline = timeout(PATIENCE, self.process.wait()).await;
-        deadline.expect("it stops").unwrap();
-        self.process.wait_with_output().await.unwrap()
+    /// The same for an event that need not be JSON, or text.
+    async fn invoke_bytes(&mut self, event: Vec<u8>) -> Value {
+        let invocation = within(PATIENCE, self.api.invoke(event)).await.unwrap();
+        invocation.json()["statusCode"].clone()
     }
 
-    fn send_terminate(&mut self) {
+    async fn terminate(self) -> Output {
         let pid = self.process.id().unwrap().to_string();
         assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        within(PATIENCE, self.process.wait_with_output()).await.unwrap()
     }
 }
 
@@ -101,13 +94,8 @@ fn delivery(session: &str) -> Value {
     http_api_event(&body, Some(&sign(&body, KEY)))
 }
 
-fn status(outcome: &Outcome) -> &Value {
-    let Outcome::Response(response) = outcome else { panic!("{outcome:?}") };
-    &response["statusCode"]
-}
-
 #[tokio::test]
-async fn a_wrong_variable_stops_the_start_with_one_line_that_names_it() {
+async fn an_invalid_variable_fails_the_start_with_one_line_that_names_it() {
     let api = ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9");
     let (region, table, key) =
         (("AWS_REGION", "eu-west-1"), ("TABLE_NAME", "t"), ("UNITH_SHARED_KEY", "a-key-that-could-be-one"));
@@ -141,15 +129,14 @@ async fn a_wrong_variable_stops_the_start_with_one_line_that_names_it() {
 }
 
 #[tokio::test]
-async fn it_serves_logs_a_line_each_and_stops_on_sigterm() {
-    let function = Running::start().await;
-    assert_eq!(*status(&function.invoke(delivery("one")).await), 200);
-    assert_eq!(*status(&function.invoke(delivery("one")).await), 200);
-    assert_eq!(*status(&function.invoke(http_api_event(b"forged", None)).await), 401);
+async fn each_invocation_leaves_one_log_line() {
+    let mut function = Function::start().await;
+    assert_eq!(function.invoke(&delivery("one")).await, 200);
+    assert_eq!(function.invoke(&delivery("one")).await, 200);
+    assert_eq!(function.invoke(&http_api_event(b"forged", None)).await, 401);
     assert_eq!(function.table.items().await.len(), 1);
 
     let output = function.terminate().await;
-    assert_eq!(output.status.code(), Some(0));
     let outcomes: Vec<_> = lines(&output).iter().map(|line| line["outcome"].clone()).collect();
     assert_eq!(outcomes, ["stored", "duplicate", "rejected"]);
     let line = &lines(&output)[0];
@@ -158,38 +145,31 @@ async fn it_serves_logs_a_line_each_and_stops_on_sigterm() {
 }
 
 #[tokio::test]
-async fn a_table_that_cannot_be_written_to_is_warned_of_at_the_start() {
+async fn a_table_that_cannot_be_written_to_is_reported_at_start() {
     let mut table = Table::create().await;
     table.name = "missing".into();
-    let function = Running::start_on(table).await;
+    let function = Function::start_on(table).await;
     let lines = lines(&function.terminate().await);
     let [line] = &lines[..] else { panic!("{lines:?}") };
     let message = line["message"].as_str().unwrap();
-    let start = "a delivery that was rehearsed could not be stored: table `missing` did not take the event: ";
+    let start = "the warm-up write failed: table `missing` did not take the warm-up write: ";
     assert!(
-        line["level"] == "WARN" && message.starts_with(start) && message.ends_with("see TABLE_NAME and AWS_REGION")
+        line["level"] == "WARN" && message.starts_with(start) && message.ends_with("check TABLE_NAME and AWS_REGION")
     );
 }
 
 #[tokio::test]
-async fn a_retry_that_succeeds_is_no_fault_and_leaves_one_line() {
-    let function = Running::start().await;
-    let before = function.table.proxy.requests();
-    function.table.proxy.set(Fault::Answer(500, "{}".to_owned()));
-    let outcome = function.api.queue(&delivery("retried"));
-    while function.table.proxy.requests() == before {
-        tokio::task::yield_now().await;
-    }
-    function.table.proxy.set(Fault::None);
-    assert_eq!(*status(&timeout(PATIENCE, outcome).await.unwrap().unwrap()), 200);
+async fn a_write_that_succeeds_on_retry_leaves_one_log_line() {
+    let mut function = Function::start().await;
+    function.table.proxy.set(Fault::status(500).times(1));
+    assert_eq!(function.invoke(&delivery("retried")).await, 200);
     let lines = lines(&function.terminate().await);
     assert_eq!((lines.len(), &lines[0]["outcome"]), (1, &json!("stored")), "{lines:?}");
 }
 
-/// What no gateway sends, and what anyone can send through one: no invocation fails for it.
 #[tokio::test]
-async fn what_is_no_request_of_a_gateway_is_answered_and_the_next_one_is_served() {
-    let function = Running::start().await;
+async fn events_that_no_gateway_sends_get_a_response_and_the_next_event_is_served() {
+    let mut function = Function::start().await;
     let mut no_base64 = delivery("broken");
     no_base64["isBase64Encoded"] = true.into();
     let mut odd_scheme = delivery("scheme");
@@ -198,20 +178,19 @@ async fn what_is_no_request_of_a_gateway_is_answered_and_the_next_one_is_served(
     odd_scheme["requestContext"]["timeEpoch"] = "soon".into();
     let other = [(json!({"source": "aws.events"}), 404), (json!(null), 404), (json!([1]), 404), (json!("text"), 404)];
     for (event, expected) in [(no_base64, 401), (odd_scheme, 200)].into_iter().chain(other) {
-        assert_eq!(*status(&function.invoke(event.clone()).await), expected, "{event}");
+        assert_eq!(function.invoke(&event).await, expected, "{event}");
     }
-    for frame in ["", "{", "{\"a\": \"\\ud83d\", \"b\": 1e999}", "\u{feff}{}", "[[[[[[[["] {
-        assert_eq!(*status(&timeout(PATIENCE, function.api.queue_text(frame)).await.unwrap().unwrap()), 404, "{frame}");
+    for text in ["", "{", "{\"a\": \"\\ud83d\", \"b\": 1e999}", "\u{feff}{}", "[[[[[[[["] {
+        assert_eq!(function.invoke_bytes(text.into()).await, 404, "{text}");
     }
-    let bytes = function.api.queue_bytes(vec![0xff, 0xfe, b'{']);
-    assert_eq!(*status(&timeout(PATIENCE, bytes).await.unwrap().unwrap()), 404);
-    assert_eq!(*status(&function.invoke(delivery("next")).await), 200);
+    assert_eq!(function.invoke_bytes(vec![0xff, 0xfe, b'{']).await, 404);
+    assert_eq!(function.invoke(&delivery("next")).await, 200);
     let lines = lines(&function.terminate().await);
     assert!(lines.iter().all(|line| line["outcome"].is_string()), "{lines:?}");
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_one_stops_the_start_and_is_not_shown() {
+async fn an_unusable_key_fails_the_start_and_is_not_logged() {
     let api = ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9");
     let (region, table) = (("AWS_REGION", "eu-west-1"), ("TABLE_NAME", "t"));
     for value in
@@ -227,21 +206,4 @@ async fn a_key_that_cannot_be_one_stops_the_start_and_is_not_shown() {
             "{message}"
         );
     }
-}
-
-#[tokio::test]
-async fn sigterm_lets_the_invocation_in_flight_finish() {
-    let mut function = Running::start().await;
-    let before = function.table.proxy.requests();
-    function.table.proxy.set(Fault::Delay(Duration::from_millis(400)));
-    let outcome = function.api.queue(&delivery("in-flight"));
-    while function.table.proxy.requests() == before {
-        tokio::task::yield_now().await;
-    }
-    function.send_terminate();
-    let outcome = timeout(PATIENCE, outcome).await.unwrap().expect("it is answered before the process ends");
-    assert_eq!(*status(&outcome), 200);
-    let ended = timeout(PATIENCE, function.process.wait()).await.expect("it stops").unwrap();
-    assert_eq!(ended.code(), Some(0));
-    assert_eq!(function.table.items().await.len(), 1);
 }

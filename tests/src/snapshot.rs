@@ -1,0 +1,14 @@
+//! JSON values made fit for snapshots.
+
+use serde_json::Value;
+
+/// `value` with a placeholder in place of each member at `pointers` that is present.
+#[must_use]
+pub fn redacted(mut value: Value, pointers: &[&str]) -> Value {
+    for pointer in pointers {
+        if let Some(member) = value.pointer_mut(pointer) {
+            *member = "[redacted]".into();
+        }
+    }
+    value
+}

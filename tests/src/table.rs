@@ -1,0 +1,57 @@
+//! A DynamoDB with one table.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use sandbox::{
+    dynamodb,
+    server::{ServerHandle, listen},
+};
+
+use crate::proxy::Proxy;
+
+/// An item of the table.
+pub type Item = HashMap<String, AttributeValue>;
+
+/// A table, and the proxy through which the receiver reaches it.
+#[derive(Debug)]
+pub struct Table {
+    /// The proxy in front of the DynamoDB.
+    pub proxy: Proxy,
+    /// The table's name.
+    pub name: String,
+    /// A client that bypasses the proxy.
+    pub client: aws_sdk_dynamodb::Client,
+    _embedded: Option<ServerHandle>,
+}
+
+impl Table {
+    /// Creates a table for one test.
+    pub async fn create() -> Self {
+        let mut embedded = None;
+        let endpoint = if let Ok(endpoint) = std::env::var("TEST_DYNAMODB_ENDPOINT") {
+            endpoint
+        } else {
+            let served = dynamodb::serve(listen("DynamoDB", 0).await.unwrap(), None).unwrap();
+            embedded.insert(served).url().to_owned()
+        };
+        let client = sandbox::dynamodb_client(&endpoint).unwrap();
+        let name = format!("events-{:08x}", fastrand::u32(..));
+        dynamodb::create_table(&client, &name).await.unwrap();
+        Self { proxy: Proxy::start(&endpoint).await, name, client, _embedded: embedded }
+    }
+
+    /// All items, in the order of their keys.
+    pub async fn items(&self) -> Vec<Item> {
+        let pages = self.client.scan().table_name(&self.name).consistent_read(true).into_paginator().items().send();
+        let mut items = pages.collect::<Result<Vec<_>, _>>().await.unwrap();
+        items.sort_by_key(|item| (text(item, "pk").to_owned(), text(item, "sk").to_owned()));
+        items
+    }
+}
+
+/// A string attribute; empty if the item does not have it.
+#[must_use]
+pub fn text<'i>(item: &'i Item, name: &str) -> &'i str {
+    item.get(name).and_then(|value| value.as_s().ok()).map_or("", String::as_str)
+}
