@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use anstream::AutoStream;
 use anstyle::AnsiColor;
 use event_store::item::EventItem;
-use receive::delivery::WEBHOOK_PATH;
+use receive::gateway::WEBHOOK_PATH;
 use serde_json::{Value, json};
 use unith_events::event_type::EventType;
 

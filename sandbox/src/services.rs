@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Context;
 use lambda_support::env::{Env, EnvError};
 use provision::Provisioner;
-use receive::delivery::WEBHOOK_PATH;
+use receive::gateway::WEBHOOK_PATH;
 use serde_json::json;
 
 use crate::{

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use provision::Provisioner;
-use receive::{config::Config, delivery::WEBHOOK_PATH, delivery_log::DeliveryLog, handler::Receiver, runtime};
+use receive::{config::Config, delivery_log::DeliveryLog, gateway::WEBHOOK_PATH, handler::Receiver, runtime};
 
 use crate::{
     api_gateway::{self, ApiGateway},
