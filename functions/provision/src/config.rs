@@ -1,14 +1,19 @@
-//! What the environment and the credentials secret say.
+//! The environment variables and the credentials secret.
 
 use std::fmt;
 
 use lambda_support::env::{Env, EnvError};
-use unith_events::{json::Object, signature::trimmed};
+use unith_events::{
+    event_type::{EventTypes, UnknownType},
+    ids::HeadId,
+    json::Object,
+    signature::trimmed,
+};
 use zeroize::Zeroizing;
 
-use crate::declared::{Declared, Heads, InvalidHeads, InvalidUrl, Subscriptions, UnknownType, WebhookUrl};
+use crate::declared::{Declared, Heads, InvalidHeads, InvalidUrl, WebhookUrl};
 
-/// Where UNITH and the secrets are. Needed by every run.
+/// The variables that every run needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `UNITH_API_URL`
@@ -17,43 +22,33 @@ pub struct Settings {
     pub credentials_secret: String,
     /// `UNITH_KEYS_SECRET`
     pub keys_secret: String,
-    /// `OWNER`: what commands and the schedule are to the ring's entries.
-    pub owner: Option<String>,
 }
 
-/// A declared state that cannot be had.
+/// A declared state that is invalid, or not allowed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A variable.
     #[error(transparent)]
     Env(#[from] EnvError),
-    /// The webhook URL.
     #[error(transparent)]
     Url(#[from] InvalidUrl),
-    /// A type.
     #[error("SUBSCRIPTIONS: {0}")]
     Type(#[from] UnknownType),
-    /// The heads.
     #[error(transparent)]
     Heads(#[from] InvalidHeads),
-    /// No head at all.
-    #[error("no head is named: name at least one in HeadIds, HEAD_IDS or head_ids, or all of the account's by `*`")]
+    #[error("no head is named: name at least one in HeadIds, HEAD_IDS or head_ids, or all of the account by `*`")]
     NoHeads,
-    /// Another URL than the function is for.
-    #[error("this function registers the URL of its WEBHOOK_URL only, which is `{own}`, not `{asked}`")]
-    OtherUrl {
-        /// `WEBHOOK_URL`
-        own: String,
-        /// What was asked for.
-        asked: String,
-    },
-    /// Another head than the function is for.
-    #[error("this function looks after the heads of its HEAD_IDS only, and `{0}` is not among them")]
+    #[error(
+        "the webhook URL `{requested}` is not allowed: this function registers its WEBHOOK_URL only, which is `{own}`"
+    )]
+    OtherUrl { own: String, requested: String },
+    #[error("head `{0}` is not allowed: this function looks after the heads of its HEAD_IDS only")]
     OtherHead(String),
 }
 
-/// What the function's own variables allow a request to register: whoever may invoke it could otherwise have any head's
-/// events sent anywhere. A variable that is not set allows everything.
+/// The URL and the heads that requests may register.
+///
+/// Without it, anyone who may invoke the function could have any head's events sent anywhere. A variable that is not set
+/// allows everything.
 #[derive(Debug, Clone)]
 pub struct Allowed {
     webhook_url: Option<WebhookUrl>,
@@ -64,7 +59,7 @@ impl Allowed {
     /// Reads `WEBHOOK_URL` and `HEAD_IDS`.
     ///
     /// # Errors
-    /// A variable that makes no sense: then nobody knows what it allows.
+    /// An invalid variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         Ok(Self {
             webhook_url: env.optional("WEBHOOK_URL").map(WebhookUrl::parse).transpose()?,
@@ -72,20 +67,20 @@ impl Allowed {
         })
     }
 
-    /// Checks a URL that is to be registered.
+    /// Checks a URL that a request registers.
     ///
     /// # Errors
-    /// Another one than `WEBHOOK_URL`.
+    /// Any URL but `WEBHOOK_URL`.
     pub fn check_url(&self, url: &WebhookUrl) -> Result<(), ConfigError> {
         match &self.webhook_url {
             Some(own) if !own.is(url.as_str()) => {
-                Err(ConfigError::OtherUrl { own: own.as_str().to_owned(), asked: url.as_str().to_owned() })
+                Err(ConfigError::OtherUrl { own: own.as_str().to_owned(), requested: url.as_str().to_owned() })
             }
             _ => Ok(()),
         }
     }
 
-    /// Checks heads that are to be looked after.
+    /// Checks the heads of a request.
     ///
     /// # Errors
     /// A head that is not one of `HEAD_IDS`.
@@ -94,12 +89,12 @@ impl Allowed {
         let other = match heads {
             Heads::All if *own != Heads::All => Some(Heads::ALL),
             Heads::All => None,
-            Heads::Named(ids) => ids.iter().find(|id| !own.include(id)).map(String::as_str),
+            Heads::Named(ids) => ids.iter().find(|id| !own.include(id)).map(HeadId::as_str),
         };
         other.map_or(Ok(()), |id| Err(ConfigError::OtherHead(id.to_owned())))
     }
 
-    /// Whether a webhook that no entry of the ring speaks of may be taken for one of ours, and removed.
+    /// Whether a webhook that has no entry in the ring counts as ours, so that it may be removed.
     #[must_use]
     pub fn covers(&self, url: &WebhookUrl, head_id: &str) -> bool {
         self.webhook_url.as_ref().is_none_or(|own| own.is(url.as_str()))
@@ -111,12 +106,12 @@ impl Settings {
     /// Reads the variables.
     ///
     /// # Errors
-    /// A variable that is missing, or a URL that credentials must not be sent to.
+    /// A missing variable, or a URL that credentials must not be sent to.
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
         let api_url = env.required("UNITH_API_URL", "the base URL of UNITH's management API")?;
         let is_safe = reqwest::Url::parse(api_url).is_ok_and(|url| match url.scheme() {
             "https" => url.has_host(),
-            // Credentials go there: without TLS no further than this machine.
+            // Credentials are sent there: without TLS only to this machine.
             "http" => matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]")),
             _ => false,
         });
@@ -132,7 +127,6 @@ impl Settings {
             keys_secret: env
                 .required("UNITH_KEYS_SECRET", "the key-ring secret, which this function writes")?
                 .to_owned(),
-            owner: env.optional("OWNER").map(str::to_owned),
         })
     }
 }
@@ -140,28 +134,23 @@ impl Settings {
 /// The declared state of commands and the schedule.
 ///
 /// # Errors
-/// A variable that is missing or makes no sense.
+/// A variable that is missing or invalid.
 pub fn declared(env: &Env) -> Result<Declared, ConfigError> {
     let url = env.required("WEBHOOK_URL", "the URL of the webhook, as UNITH reaches it")?;
     Ok(Declared {
         webhook_url: WebhookUrl::parse(url)?,
         heads: Heads::parse(env.optional("HEAD_IDS").unwrap_or_default().split(','))?,
-        subscriptions: env.optional("SUBSCRIPTIONS").map_or(Ok(Subscriptions::ALL), Subscriptions::parse)?,
+        subscriptions: env.optional("SUBSCRIPTIONS").map_or(Ok(EventTypes::ALL), str::parse)?,
         enable_events: env.parsed("ENABLE_EVENTS", true, "true or false")?,
     })
 }
 
-/// What opens the management API.
+/// The credentials of the management API.
 #[derive(Clone)]
 pub enum Credentials {
-    /// An account, which gets a token for each run.
-    Account {
-        /// The account's e-mail.
-        email: String,
-        /// Its secret key, which does not expire.
-        secret_key: Zeroizing<String>,
-    },
-    /// A token, which is good for a week.
+    /// An account, which gets a token per run. Its secret key does not expire.
+    Account { email: String, secret_key: Zeroizing<String> },
+    /// A token, which is valid for a week.
     Bearer(Zeroizing<String>),
 }
 
@@ -171,8 +160,10 @@ pub enum Credentials {
 pub struct NoCredentials;
 
 impl Credentials {
-    /// Reads the secret's text. The account wins where both are there: it does not expire. White space around a value,
-    /// a byte order mark and the word `Bearer` before a token come from copying, and are left out.
+    /// Reads the secret's text. If it holds both, the account counts: it does not expire.
+    ///
+    /// White space around a value, a byte order mark and the word `Bearer` before a token come from copying, and are
+    /// removed.
     ///
     /// # Errors
     /// A text that holds neither.
@@ -209,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_named() {
+    fn an_error_names_the_variable_and_its_fault() {
         let url = ("WEBHOOK_URL", "https://a.example/x");
         for (pairs, expected) in [
             (vec![], "WEBHOOK_URL is not set: it is the URL of the webhook, as UNITH reaches it"),
@@ -236,11 +227,11 @@ mod tests {
     }
 
     #[test]
-    fn a_request_may_register_what_the_variables_say_and_no_more() {
+    fn a_request_may_register_only_what_the_variables_allow() {
         let allowed = |pairs: &[(&str, &str)]| Allowed::from_env(&env(pairs)).unwrap();
         let (url, other) =
             (WebhookUrl::parse("https://a.example/x").unwrap(), WebhookUrl::parse("https://b.example/x").unwrap());
-        let named = |id: &str| Heads::Named(vec![id.to_owned()]);
+        let named = |id: &str| Heads::Named(vec![id.parse().unwrap()]);
         let own = allowed(&[("WEBHOOK_URL", "https://A.example:443/x"), ("HEAD_IDS", "a,b")]);
         assert!(own.check_url(&url).is_ok() && own.check_url(&other).is_err());
         assert!(own.check_heads(&named("b")).is_ok() && own.check_heads(&named("c")).is_err());
@@ -260,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_an_account_or_a_token() {
+    fn credentials_are_an_account_or_a_bearer_token() {
         let account = r#"{"email":"a@b.c","secretKey":"s","bearerToken":"t"}"#;
         assert!(matches!(Credentials::parse(account), Ok(Credentials::Account { .. })));
         assert!(matches!(Credentials::parse(r#"{"bearerToken":"t"}"#), Ok(Credentials::Bearer(_))));

@@ -1,177 +1,101 @@
-//! The declared state: what UNITH's side is to look like.
+//! The declared state of UNITH's side.
 
-use std::fmt;
+use unith_events::{event_type::EventTypes, ids::HeadId};
 
-use serde::Serialize;
-use unith_events::ids::HeadId;
-
-/// The types a webhook is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[expect(clippy::struct_excessive_bools, reason = "UNITH's own four flags")]
-pub struct Subscriptions {
-    /// `START_CONVERSATION`
-    pub start_conversation: bool,
-    /// `END_CONVERSATION`
-    pub end_conversation: bool,
-    /// `TIMEOUT_CONVERSATION`
-    pub timeout_conversation: bool,
-    /// `INACTIVITY_WARNING`
-    pub inactivity_warning: bool,
-}
-
-/// A `SUBSCRIPTIONS` that names what is no event type.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error(
-    "`{0}` is not an event type: expected some of START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING"
-)]
-pub struct UnknownType(String);
-
-impl Subscriptions {
-    /// All four.
-    pub const ALL: Self =
-        Self { start_conversation: true, end_conversation: true, timeout_conversation: true, inactivity_warning: true };
-    /// None: registered, and not delivered to.
-    pub const NONE: Self = Self {
-        start_conversation: false,
-        end_conversation: false,
-        timeout_conversation: false,
-        inactivity_warning: false,
-    };
-
-    /// Reads a comma-separated list of event types.
-    pub fn parse(list: &str) -> Result<Self, UnknownType> {
-        let mut subscriptions = Self::NONE;
-        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            let flag = match name.to_ascii_uppercase().as_str() {
-                "START_CONVERSATION" => &mut subscriptions.start_conversation,
-                "END_CONVERSATION" => &mut subscriptions.end_conversation,
-                "TIMEOUT_CONVERSATION" => &mut subscriptions.timeout_conversation,
-                "INACTIVITY_WARNING" => &mut subscriptions.inactivity_warning,
-                _ => return Err(UnknownType(name.to_owned())),
-            };
-            *flag = true;
-        }
-        Ok(subscriptions)
-    }
-}
-
-impl fmt::Display for Subscriptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = [
-            (self.start_conversation, "START_CONVERSATION"),
-            (self.end_conversation, "END_CONVERSATION"),
-            (self.timeout_conversation, "TIMEOUT_CONVERSATION"),
-            (self.inactivity_warning, "INACTIVITY_WARNING"),
-        ];
-        let on: Vec<_> = all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
-        f.write_str(if on.is_empty() { "none" } else { "" })?;
-        f.write_str(&on.join(", "))
-    }
-}
-
-/// What a run is to bring about.
+/// The state that a run brings about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declared {
-    /// Where deliveries go; https.
+    /// Where deliveries go.
     pub webhook_url: WebhookUrl,
-    /// The heads whose events are wanted.
     pub heads: Heads,
-    /// The types that are wanted.
-    pub subscriptions: Subscriptions,
-    /// Whether the heads' events are to be on.
+    pub subscriptions: EventTypes,
+    /// Whether the heads' events are on.
     pub enable_events: bool,
 }
 
-/// The heads a run is about.
+/// The heads of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heads {
     /// These, each once.
-    Named(Vec<String>),
-    /// All that the account has, looked up by each run: `*`.
+    Named(Vec<HeadId>),
+    /// `*`: all heads of the account, looked up by each run.
     All,
 }
 
-/// What may not stand for heads.
+/// A list of heads that is invalid.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidHeads {
-    /// An id that cannot be one.
     #[error("`{0}` is not a head id: expected 1 to 256 bytes without control characters")]
     Id(String),
-    /// All heads, and then some.
     #[error("`*` stands for every head of the account: write it alone, or name the heads")]
     StarAmongOthers,
 }
 
 impl Heads {
-    /// The heads that are named; none for `*`.
+    /// The text that stands for all heads.
+    pub const ALL: &'static str = "*";
+
+    /// The named heads; none for `*`.
     #[must_use]
-    pub fn named(&self) -> Vec<String> {
+    pub fn named(&self) -> Vec<HeadId> {
         match self {
             Self::Named(ids) => ids.clone(),
             Self::All => Vec::new(),
         }
     }
 
-    /// What stands for all heads.
-    pub const ALL: &'static str = "*";
-
-    /// Reads ids, each once and in the order given, or `*` alone.
+    /// Reads ids in the order given, each once, or `*` alone.
     ///
     /// # Errors
-    /// What cannot be an id, and `*` beside others.
+    /// A text that is not an id, and `*` beside others.
     pub fn parse<'h>(ids: impl Iterator<Item = &'h str>) -> Result<Self, InvalidHeads> {
-        let mut heads: Vec<String> = Vec::new();
+        let mut heads: Vec<HeadId> = Vec::new();
         for id in ids.map(str::trim).filter(|id| !id.is_empty()) {
-            if HeadId::new(id).is_err() {
-                return Err(InvalidHeads::Id(id.chars().filter(|c| !c.is_control()).take(128).collect()));
-            }
-            if !heads.iter().any(|known| known == id) {
-                heads.push(id.to_owned());
+            let invalid = |_| InvalidHeads::Id(id.chars().filter(|c| !c.is_control()).take(128).collect());
+            let id = HeadId::new(id).map_err(invalid)?;
+            if !heads.contains(&id) {
+                heads.push(id);
             }
         }
         match heads.as_slice() {
-            [only] if only == Self::ALL => Ok(Self::All),
-            heads if heads.iter().any(|id| id == Self::ALL) => Err(InvalidHeads::StarAmongOthers),
+            [only] if *only == Self::ALL => Ok(Self::All),
+            heads if heads.iter().any(|id| *id == Self::ALL) => Err(InvalidHeads::StarAmongOthers),
             _ => Ok(Self::Named(heads)),
         }
     }
 
-    /// Whether no head is meant.
+    /// Whether no head is named.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Named(ids) if ids.is_empty())
     }
 
-    /// Whether a head may be one of these.
+    /// Whether a head is among these.
     #[must_use]
     pub fn include(&self, head_id: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Named(ids) => ids.iter().any(|id| id == head_id),
+            Self::Named(ids) => ids.iter().any(|id| *id == head_id),
         }
     }
 }
 
-/// A URL that UNITH takes.
+/// A URL that UNITH accepts: absolute, https.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookUrl(String);
 
-/// A URL that UNITH would refuse, or nobody could reach.
+/// A URL that UNITH would refuse.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidUrl {
-    /// No URL at all.
     #[error("the webhook URL `{0}` is not a URL: {1}")]
     NotAUrl(String, String),
-    /// Another scheme.
     #[error("the webhook URL `{0}` cannot be registered: UNITH delivers to https URLs only")]
     NotHttps(String),
 }
 
 impl WebhookUrl {
-    /// Takes an absolute https URL.
-    ///
     /// # Errors
-    /// What is not a URL, or not https.
+    /// A text that is not a URL, or a URL that is not https.
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
         let shown: String = text.chars().take(256).collect();
         match reqwest::Url::parse(text) {
@@ -187,7 +111,7 @@ impl WebhookUrl {
         &self.0
     }
 
-    /// Whether another URL is the same one, however it is spelled.
+    /// Whether another URL is the same, whatever its spelling.
     #[must_use]
     pub fn is(&self, other: &str) -> bool {
         let parse = reqwest::Url::parse;
@@ -200,18 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subscriptions_are_read_and_told() {
-        assert_eq!(
-            Subscriptions::parse(" start_conversation, END_CONVERSATION,").unwrap().to_string(),
-            "START_CONVERSATION, END_CONVERSATION"
-        );
-        assert_eq!(Subscriptions::parse("").unwrap().to_string(), "none");
-        assert_eq!(Subscriptions::parse(&Subscriptions::ALL.to_string()), Ok(Subscriptions::ALL));
-        assert!(Subscriptions::parse("START").unwrap_err().to_string().starts_with("`START` is not an event type"));
-    }
-
-    #[test]
-    fn only_https_urls_are_taken() {
+    fn only_https_urls_are_accepted() {
         assert!(WebhookUrl::parse("https://a.example/webhooks/head-events").is_ok());
         for (url, fault) in [
             ("http://a.example/x", "cannot be registered: UNITH delivers to https URLs only"),
@@ -228,16 +141,16 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_compared_by_what_they_mean() {
+    fn urls_are_compared_whatever_their_spelling() {
         let url = WebhookUrl::parse("https://A.example/x").unwrap();
         assert!(url.is("https://a.example:443/x") && url.is("https://A.example/x"));
         assert!(!url.is("https://a.example/x/") && !url.is("nonsense"));
     }
 
     #[test]
-    fn heads_are_taken_once_each_or_all_of_them() {
+    fn heads_are_named_once_each_or_all_by_a_star() {
         let parse = |text: &str| Heads::parse(text.split(','));
-        assert_eq!(parse("b, a,,b"), Ok(Heads::Named(vec!["b".into(), "a".into()])));
+        assert_eq!(parse("b, a,,b"), Ok(Heads::Named(vec!["b".parse().unwrap(), "a".parse().unwrap()])));
         assert_eq!(parse(" * "), Ok(Heads::All));
         assert_eq!(parse("*,a"), Err(InvalidHeads::StarAmongOthers));
         assert_eq!(parse("a\nb"), Err(InvalidHeads::Id("ab".into())));

@@ -1,17 +1,17 @@
-//! The Lambda function `provision`. See the library for what it does.
+//! The Lambda function `provision`.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn};
 use lambda_support::{aws, env::Env, log};
-use provision::Provisioner;
+use provision::provisioner::Provisioner;
 use serde_json::Value;
 use tokio::time::Instant;
 use unith_events::timestamp::Timestamp;
 
-/// What is kept of an invocation's time.
+/// The time of an invocation that is kept back.
 const MARGIN: Duration = Duration::from_secs(2);
-/// Where the deadline makes no sense (`cargo lambda watch` sends a constant one).
+/// Used if the deadline is in the past: `cargo lambda watch` sends a constant one.
 const DEFAULT_TIME: Duration = Duration::from_secs(590);
 
 #[tokio::main(flavor = "current_thread")]
@@ -30,7 +30,7 @@ async fn start() -> Result<(), Error> {
     let env = Env::from_process();
     let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
     env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
-    // What is wrong with the rest is told by each run: a CloudFormation request must be answered all the same.
+    // Other faults of the environment are reported per run: a CloudFormation request must get a response anyway.
     let level = log::level(&env);
     log::init(*level.as_ref().unwrap_or(&tracing::Level::INFO));
     if let Err(error) = level {

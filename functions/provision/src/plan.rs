@@ -1,13 +1,12 @@
-//! The plan: what differs between the declared state, UNITH's and the ring's. Pure: nothing is asked or done.
+//! The plan of a head: the difference between the declared state, UNITH's and the ring's. Pure.
 //!
-//! A registration of ours counts only if its key is in the ring and the ring says that it was made while the head's events
-//! were on: UNITH never delivers to another one, and does not show which ones those are. Every other registration of ours
-//! is replaced.
+//! Invariants:
+//! - A registration of ours counts only if its key is in the ring with `made_while_on`: UNITH never delivers to a webhook that
+//!   was registered while events were off, and does not show which ones those are. Every other registration of ours is
+//!   replaced.
 
-use std::fmt;
-
-use serde::{Serialize, Serializer};
 use unith_events::{
+    event_type::EventTypes,
     ids::WebhookId,
     key_ring::{KeyState, RingKey},
     signature::SharedKey,
@@ -15,125 +14,52 @@ use unith_events::{
 };
 
 use crate::{
-    declared::{Declared, Subscriptions, WebhookUrl},
-    unith::Webhook,
+    declared::{Declared, WebhookUrl},
+    step::{DeleteReason, Step},
+    unith::webhook::Webhook,
 };
 
 /// How long a registration that UNITH does not list is waited for before another one is made.
 const UNLISTED_IS_WAITED_FOR: time::Duration = time::Duration::hours(24);
 
-/// A head as it is at UNITH.
+/// A head at UNITH.
 #[derive(Debug, Clone)]
 pub struct Look {
-    /// Its webhooks, ours and others'.
+    /// Its webhooks, those of others included.
     pub listed: Vec<Webhook>,
-    /// Whether its events are on.
     pub events_on: bool,
 }
 
-/// What there is to be done for a head.
+/// What has to be done for a head.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The registration that stays, if any counts.
     pub keeper: Option<Webhook>,
-    /// The keeper's key, where the ring does not have it in use.
+    /// The keeper's key, if the ring does not have it in use.
     pub key_to_store: Option<SharedKey>,
-    /// Whether the webhook has to be registered.
     pub register: bool,
-    /// Registrations of ours that do not count and deliver nothing, or nothing that could be verified: deleted before the
-    /// webhook is registered.
+    /// Registrations of ours that do not count and deliver nothing that could be verified: deleted before the registration.
     pub delete_first: Vec<Webhook>,
-    /// The others that go, when the one that stays is subscribed.
+    /// The other registrations of ours that go: deleted when the one that stays is subscribed.
     pub delete_last: Vec<Webhook>,
-    /// The flags the keeper has, where they are not the declared ones.
-    pub subscribe_from: Option<Subscriptions>,
-    /// Webhooks whose keys are active in the ring and that are gone.
+    /// The keeper's subscriptions, if they are not the declared ones.
+    pub subscribe_from: Option<EventTypes>,
+    /// Webhooks whose keys are active in the ring and that UNITH does not list.
     pub gone: Vec<WebhookId>,
-    /// Webhooks whose keys are in the ring and whose time is over.
-    pub over: Vec<WebhookId>,
-    /// What the switch for the head's events has to be set to.
+    /// Webhooks whose keys have expired in the ring.
+    pub expired: Vec<WebhookId>,
+    /// The value that the switch of the head's events has to be set to.
     pub switch: Option<bool>,
-    /// When a webhook was registered that UNITH still does not list; until then none is registered again.
+    /// When a webhook was registered that UNITH still does not list: no other one is registered meanwhile.
     pub unlisted_since: Option<Timestamp>,
 }
 
-/// One thing to be done for a head, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Register the webhook, and store its key.
-    Register,
-    /// Wait for one that was registered at this time, and that UNITH does not list.
-    AwaitListed(Timestamp),
-    /// Register another one in its place.
-    Replace(WebhookId),
-    /// Store the key of a registered webhook.
-    StoreKey(WebhookId),
-    /// Set a webhook's subscriptions.
-    Subscribe {
-        /// The webhook; `None` for one that is about to be registered.
-        webhook_id: WebhookId,
-        /// As they are.
-        from: Subscriptions,
-        /// As they are to be.
-        to: Subscriptions,
-    },
-    /// Delete a second registration of our URL; its key stays valid for what is on its way.
-    DeleteDouble(WebhookId),
-    /// Retire a key whose webhook is not registered any more.
-    RetireKey(WebhookId),
-    /// Drop a key that has expired.
-    DropKey(WebhookId),
-    /// Switch the head's events on or off.
-    Switch(bool),
-}
-
-impl Step {
-    /// Whether nobody has to have changed anything for it to be due: an expired key is what a rotation leaves.
-    #[must_use]
-    pub fn is_housekeeping(&self) -> bool {
-        matches!(self, Self::DropKey(_))
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Register => f.write_str("register the webhook"),
-            Self::AwaitListed(since) => {
-                write!(f, "wait for the webhook that was registered at {since} to be listed by UNITH")
-            }
-            Self::Replace(id) => {
-                write!(
-                    f,
-                    "replace webhook {id}: it is not known to have been registered while the head's events were on"
-                )
-            }
-            Self::StoreKey(id) => write!(f, "store the key of webhook {id}"),
-            Self::Subscribe { webhook_id, from, to } => {
-                write!(f, "subscribe webhook {webhook_id} to {to} (now {from})")
-            }
-            Self::DeleteDouble(id) => write!(f, "delete webhook {id}: our URL is registered twice"),
-            Self::RetireKey(id) => write!(f, "retire the key of webhook {id}, which is gone"),
-            Self::DropKey(id) => write!(f, "drop the key of webhook {id}, which has expired"),
-            Self::Switch(true) => f.write_str("switch the head's events on"),
-            Self::Switch(false) => f.write_str("switch the head's events off"),
-        }
-    }
-}
-
-impl Serialize for Step {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// The webhooks that are ours: those with our URL, oldest first. By when they were made, where UNITH says so; else by their
-/// numbers, where they have some.
+/// The webhooks with our URL, oldest first: by their creation times if UNITH shows them all, else by their numbers.
 #[must_use]
 pub fn ours(listed: &[Webhook], url: &WebhookUrl) -> Vec<Webhook> {
     let mut ours: Vec<_> = listed.iter().filter(|webhook| url.is(&webhook.url)).cloned().collect();
     let number = |webhook: &Webhook| webhook.id.as_str().parse::<u64>().ok();
-    // Stable: what cannot be told apart stays in the order of the list.
+    // Stable: without either, the order of the list stays.
     if ours.iter().all(|webhook| webhook.created_at.is_some()) {
         ours.sort_by_key(|webhook| (webhook.created_at, number(webhook)));
     } else if ours.iter().all(|webhook| number(webhook).is_some()) {
@@ -142,30 +68,28 @@ pub fn ours(listed: &[Webhook], url: &WebhookUrl) -> Vec<Webhook> {
     ours
 }
 
-/// What is to be done for one head: `look` is the head at UNITH, `ring` its keys in the ring. Keys of webhooks that are
-/// gone are retired where `owner` looks after them, or nobody.
+/// Plans one head. `ring` are its entries. Keys of webhooks that are gone are retired if `owner` or nobody owns them.
 #[must_use]
 pub fn plan(declared: &Declared, look: &Look, ring: &[RingKey], owner: Option<&str>, now: Timestamp) -> Plan {
     let ours = ours(&look.listed, &declared.webhook_url);
     let entry_of = |webhook: &Webhook| entry_of(webhook, ring, &ours);
     let counts = |webhook: &&Webhook| entry_of(webhook).is_some_and(|entry| entry.made_while_on);
     let is_in_use = |webhook: &&Webhook| entry_of(webhook).is_some_and(|entry| entry.state == KeyState::Active);
-    // The youngest is the one a rotation made, and the same one for two runs at once. One whose key was let go already
-    // stays only where there is no other.
+    // The youngest is the one that a rotation made, and concurrent runs agree on it. One whose key is retiring stays only if
+    // there is no other.
     let youngest = |wanted: &dyn Fn(&&Webhook) -> bool| ours.iter().rev().filter(counts).find(wanted).cloned();
     let keeper = youngest(&is_in_use).or_else(|| youngest(&|_| true));
     let others = ours.iter().filter(|webhook| keeper.as_ref().is_none_or(|keeper| keeper.id != webhook.id)).cloned();
-    // Without a keeper nothing of ours that is heard can be verified for sure; what delivers all the same may go on until
-    // it is replaced.
+    // Without a keeper, deliveries of ours may or may not be verified; a webhook that delivers stays until it is replaced.
     let goes_first =
-        |webhook: &Webhook| keeper.is_none() && (!look.events_on || webhook.subscriptions == Subscriptions::NONE);
+        |webhook: &Webhook| keeper.is_none() && (!look.events_on || webhook.subscriptions == EventTypes::NONE);
     let (delete_first, delete_last) = others.partition(goes_first);
     let is_listed = |id: &WebhookId| look.listed.iter().any(|webhook| webhook.id == *id);
     let ids = |wanted: &dyn Fn(&RingKey) -> bool| -> Vec<WebhookId> {
         ring.iter().filter(|entry| wanted(entry)).filter_map(|entry| entry.webhook_id.clone()).collect()
     };
     let is_own = |entry: &RingKey| entry.owner.is_none() || entry.owner.as_deref() == owner;
-    let is_found = |entry: &RingKey| ours.iter().filter_map(entry_of).any(|own| own.key.expose() == entry.key.expose());
+    let is_found = |entry: &RingKey| ours.iter().filter_map(entry_of).any(|own| own.has_key(&entry.key));
     let unlisted = ring.iter().filter(|entry| entry.webhook_id.is_none() && entry.state == KeyState::Active);
     let unlisted_since =
         unlisted.filter(|entry| is_own(entry) && !is_found(entry)).filter_map(|entry| entry.since).max();
@@ -180,38 +104,36 @@ pub fn plan(declared: &Declared, look: &Look, ring: &[RingKey], owner: Option<&s
                 && is_own(entry)
                 && entry.webhook_id.as_ref().is_some_and(|id| !is_listed(id))
         }),
-        over: ids(&|entry| entry.state == KeyState::Retiring && !entry.usable(now)),
+        expired: ids(&|entry| entry.state == KeyState::Retiring && !entry.usable(now)),
         switch: (look.events_on != declared.enable_events).then_some(declared.enable_events),
         unlisted_since: unlisted_since.filter(|since| now.since(*since) < UNLISTED_IS_WAITED_FOR),
         keeper,
     }
 }
 
-/// The ring's entry for a webhook: the one with its id, in use before retiring; or the one of a registration that was not
-/// listed at the time, which has its key, or is the only one left to be it.
+/// The ring's entry for a webhook: the one with its id, or that of a registration that was not listed at the time.
 fn entry_of<'r>(webhook: &Webhook, ring: &'r [RingKey], ours: &[Webhook]) -> Option<&'r RingKey> {
     let with_id = |webhook: &Webhook| {
-        let mut entries: Vec<_> = ring.iter().filter(|entry| entry.webhook_id.as_ref() == Some(&webhook.id)).collect();
-        let shown = |entry: &RingKey| webhook.key.as_ref().is_some_and(|key| key.expose() == entry.key.expose());
-        entries.sort_by_key(|entry| (shown(entry), entry.state == KeyState::Active));
-        entries.pop()
+        let entries = ring.iter().filter(|entry| entry.is_of_webhook(&webhook.id));
+        let is_shown = |entry: &RingKey| webhook.key.as_ref().is_some_and(|key| entry.has_key(key));
+        entries.max_by_key(|entry| (is_shown(entry), entry.state == KeyState::Active))
     };
     with_id(webhook).or_else(|| {
         let mut unlisted = ring.iter().filter(|entry| entry.webhook_id.is_none());
         if let Some(key) = &webhook.key {
-            return unlisted.find(|entry| entry.key.expose() == key.expose());
+            return unlisted.find(|entry| entry.has_key(key));
         }
+        // With a masked key, the only webhook without an entry belongs to the only entry without a webhook.
         let unknown = ours.iter().filter(|webhook| with_id(webhook).is_none()).count();
         unlisted.next().filter(|_| unknown == 1 && unlisted.next().is_none())
     })
 }
 
-/// The keeper's key, if the ring does not have it, and it alone, in use: UNITH may have changed it, a rotation may have let it go, or the
-/// webhook was not listed when it was stored.
+/// The keeper's key, unless the ring has it, and it alone, in use.
 fn key_to_store(keeper: &Webhook, entry: &RingKey, ring: &[RingKey], now: Timestamp) -> Option<SharedKey> {
     let shown = keeper.key.as_ref().unwrap_or(&entry.key);
-    let in_use = |entry: &&RingKey| entry.webhook_id.as_ref() == Some(&keeper.id) && entry.state == KeyState::Active;
-    let is_stored = shown.expose() == entry.key.expose()
+    let in_use = |entry: &&RingKey| entry.is_of_webhook(&keeper.id) && entry.state == KeyState::Active;
+    let is_stored = entry.has_key(shown)
         && ring.iter().filter(in_use).count() == 1
         && entry.state == KeyState::Active
         && entry.usable(now);
@@ -219,48 +141,37 @@ fn key_to_store(keeper: &Webhook, entry: &RingKey, ring: &[RingKey], now: Timest
 }
 
 impl Plan {
-    /// The registration that stays.
-    #[must_use]
-    pub fn keeper_id(&self) -> Option<WebhookId> {
-        self.keeper.as_ref().map(|keeper| keeper.id.clone())
-    }
-
-    /// What `apply` would do, in words.
+    /// The steps that `apply` would take.
     #[must_use]
     pub fn steps(&self, declared: &Declared) -> Vec<Step> {
         let mut steps = Vec::new();
-        let replaced: Vec<_> =
-            self.delete_first.iter().chain(&self.delete_last).map(|webhook| webhook.id.clone()).collect();
-        match &self.keeper {
-            None if self.unlisted_since.is_some() => steps.extend(self.unlisted_since.map(Step::AwaitListed)),
-            None if replaced.is_empty() => steps.push(Step::Register),
-            None => steps.extend(replaced.into_iter().map(Step::Replace)),
-            Some(keeper) => {
-                steps.extend(self.key_to_store.as_ref().map(|_| Step::StoreKey(keeper.id.clone())));
-                let subscribe =
-                    |from| Step::Subscribe { webhook_id: keeper.id.clone(), from, to: declared.subscriptions };
+        let replaced = self.delete_first.iter().chain(&self.delete_last).map(|webhook| webhook.id.clone());
+        match (&self.keeper, self.unlisted_since) {
+            (None, Some(since)) => steps.push(Step::AwaitListed(since)),
+            (None, None) => {
+                steps.extend(replaced.map(Step::Replace));
+                if steps.is_empty() {
+                    steps.push(Step::Register(None));
+                }
+            }
+            (Some(Webhook { id, .. }), _) => {
+                steps.extend(self.key_to_store.as_ref().map(|_| Step::StoreKey(id.clone())));
+                let subscribe = |from| Step::Subscribe { webhook_id: id.clone(), from, to: declared.subscriptions };
                 steps.extend(self.subscribe_from.map(subscribe));
-                steps.extend(replaced.into_iter().map(Step::DeleteDouble));
+                steps.extend(replaced.map(|id| Step::Delete(id, DeleteReason::Duplicate)));
             }
         }
         steps.extend(self.gone.iter().cloned().map(Step::RetireKey));
-        steps.extend(self.over.iter().cloned().map(Step::DropKey));
+        steps.extend(self.expired.iter().cloned().map(Step::DropKey));
         steps.extend(self.switch.map(Step::Switch));
         steps
     }
 
-    /// The same head's plan for a rotation: the registration that stays is replaced by a new one, and nothing else is
-    /// touched. `None` if there is none to be replaced.
+    /// The plan of a rotation: the registration that stays is replaced, and nothing else changes. `None` if there is none.
     #[must_use]
     pub fn rotated(mut self) -> Option<Self> {
         self.delete_last.push(self.keeper.take()?);
         Some(Self { register: true, key_to_store: None, subscribe_from: None, switch: None, ..self })
-    }
-
-    /// Whether nothing has to be changed at UNITH or in the ring.
-    #[must_use]
-    pub fn is_done(&self, declared: &Declared) -> bool {
-        self.steps(declared).is_empty()
     }
 }
 
@@ -272,15 +183,14 @@ mod tests {
     use unith_events::key_ring::KeyRing;
 
     const URL: &str = "https://a.example/x";
-    const ALL: Subscriptions = Subscriptions::ALL;
-    const NONE: Subscriptions = Subscriptions::NONE;
+    const ALL: EventTypes = EventTypes::ALL;
+    const NONE: EventTypes = EventTypes::NONE;
 
-    /// A key of a webhook, by its name.
     fn key(name: &str) -> String {
         format!("key-of-webhook-{name}")
     }
 
-    fn webhook(id: &str, url: &str, key_name: Option<&str>, subscriptions: Subscriptions) -> Webhook {
+    fn webhook(id: &str, url: &str, key_name: Option<&str>, subscriptions: EventTypes) -> Webhook {
         let key = key_name.map(|name| SharedKey::parse(&key(name)).unwrap());
         let id = WebhookId::from_json(&RawValue::from_string(id.to_owned()).unwrap()).unwrap();
         Webhook { id, url: url.into(), key, subscriptions, created_at: None }
@@ -289,7 +199,7 @@ mod tests {
     fn declared() -> Declared {
         Declared {
             webhook_url: WebhookUrl::parse(URL).unwrap(),
-            heads: Heads::Named(vec!["h".into()]),
+            heads: Heads::Named(vec!["h".parse().unwrap()]),
             subscriptions: ALL,
             enable_events: true,
         }
@@ -310,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_cases() {
+    fn a_plan_follows_from_the_list_and_the_ring() {
         let ours = |id, key| webhook(id, URL, Some(key), ALL);
         let masked = |id| webhook(id, URL, None, ALL);
         let others = webhook("9", "https://other.example/", Some("o"), NONE);
@@ -329,54 +239,74 @@ mod tests {
         let replace_5 = replace_4.replace('4', "5");
         let subscribe_4 = format!("subscribe webhook 4 to {all} (now none)");
         for (name, listed, ring, expected) in [
-            ("nothing is there", vec![], String::new(), vec![register]),
-            ("only others' webhooks are there", vec![others.clone()], String::new(), vec![register]),
-            ("all is as declared", vec![ours("4", "k4"), others], k4.clone(), vec![]),
+            ("no webhook is listed", vec![], String::new(), vec![register]),
+            ("only others' webhooks are listed", vec![others.clone()], String::new(), vec![register]),
+            ("everything is as declared", vec![ours("4", "k4"), others], k4.clone(), vec![]),
             ("registered by hand", vec![ours("4", "k4")], String::new(), vec![replace_4]),
             ("registered by version 0.1.0", vec![ours("4", "k4")], k4_off, vec![replace_4]),
             (
-                "registered by hand in other words",
+                "registered by hand with another spelling",
                 vec![webhook("4", "https://A.example:443/x", Some("k4"), ALL)],
                 String::new(),
                 vec![replace_4],
             ),
             ("the key has changed", vec![ours("4", "new")], k4.clone(), vec![store_4]),
             (
-                "another key is active besides",
+                "another key of the webhook is active too",
                 vec![ours("4", "k4")],
                 format!("{k4}, {}", entry("4", "old", "")),
                 vec![store_4],
             ),
-            ("the key is going, but its webhook is not", vec![ours("4", "k4")], k4_retiring.clone(), vec![store_4]),
-            ("other flags", vec![webhook("4", URL, Some("k4"), NONE)], k4.clone(), vec![&subscribe_4]),
-            ("masked, and the key is known", vec![masked("4")], k4.clone(), vec![]),
-            ("masked, and the key is not known", vec![masked("4")], String::new(), vec![replace_4]),
-            ("doubles, none known", vec![ours("5", "k5"), ours("4", "k4")], String::new(), vec![replace_4, &replace_5]),
-            ("doubles, the younger one is known", vec![ours("4", "k4"), ours("5", "k5")], k5.clone(), vec![delete_4]),
             (
-                "a rotation that died: both active",
+                "the key is retiring, but its webhook is listed",
+                vec![ours("4", "k4")],
+                k4_retiring.clone(),
+                vec![store_4],
+            ),
+            ("other subscriptions", vec![webhook("4", URL, Some("k4"), NONE)], k4.clone(), vec![&subscribe_4]),
+            ("masked, and the key is known", vec![masked("4")], k4.clone(), vec![]),
+            ("masked, and the key is unknown", vec![masked("4")], String::new(), vec![replace_4]),
+            (
+                "registered twice, neither key known",
+                vec![ours("5", "k5"), ours("4", "k4")],
+                String::new(),
+                vec![replace_4, &replace_5],
+            ),
+            (
+                "registered twice, the younger key known",
+                vec![ours("4", "k4"), ours("5", "k5")],
+                k5.clone(),
+                vec![delete_4],
+            ),
+            (
+                "a rotation that died with both keys active",
                 vec![ours("4", "k4"), ours("5", "k5")],
                 format!("{k4}, {k5}"),
                 vec![delete_4],
             ),
             (
-                "a rotation that died: the old one going",
+                "a rotation that died with the old key retiring",
                 vec![ours("4", "k4"), ours("5", "k5")],
                 format!("{k4_retiring}, {k5}"),
                 vec![delete_4],
             ),
             (
-                "a rotation that died: the new one gone",
+                "a rotation that died, and the new webhook is gone",
                 vec![ours("4", "k4")],
                 format!("{k4_retiring}, {k5}"),
                 vec![store_4, "retire the key of webhook 5, which is gone"],
             ),
             ("the webhook is gone", vec![], k4.clone(), vec![register, retire_4]),
-            ("somebody else's webhook is gone", vec![], entry("4", "k4", r#", "owner": "other""#), vec![register]),
-            ("the webhook is gone and its key going", vec![ours("5", "k5")], format!("{k4_retiring}, {k5}"), vec![]),
+            ("another owner's webhook is gone", vec![], entry("4", "k4", r#", "owner": "other""#), vec![register]),
+            (
+                "the webhook is gone and its key is retiring",
+                vec![ours("5", "k5")],
+                format!("{k4_retiring}, {k5}"),
+                vec![],
+            ),
             ("an expired key", vec![ours("5", "k5")], format!("{k4_over}, {k5}"), vec![drop_4]),
-            ("one that was not listed is", vec![ours("4", "k4")], pending.clone(), vec![store_4]),
-            ("one that was not listed is, masked", vec![masked("5")], pending, vec![store_5]),
+            ("an unlisted webhook is listed now", vec![ours("4", "k4")], pending.clone(), vec![store_4]),
+            ("an unlisted webhook is listed now, masked", vec![masked("5")], pending, vec![store_5]),
         ] {
             assert_eq!(steps(&listed, true, &ring), expected, "{name}");
         }
@@ -385,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_delivers_goes_on_until_it_is_replaced_and_the_rest_goes_first() {
+    fn a_webhook_that_delivers_stays_until_it_is_replaced_and_the_others_go_first() {
         let live = webhook("4", URL, Some("k4"), ALL);
         let silent = webhook("5", URL, Some("k5"), NONE);
         let ids = |webhooks: &[Webhook]| webhooks.iter().map(|webhook| webhook.id.to_string()).collect::<Vec<_>>();
@@ -396,18 +326,18 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_not_listed_is_waited_for_and_not_for_ever() {
+    fn an_unlisted_registration_is_waited_for_24_hours() {
         let pending = |since: &str| entry("null", "k4", &format!(r#", "since": "{since}""#));
         let young = planned(&[], true, &pending("2026-01-15T10:00:01Z"));
         assert!(young.unlisted_since.is_some());
         assert!(planned(&[], true, &pending("2026-01-15T10:00:00Z")).unlisted_since.is_none());
         let working = format!("{}, {}", pending("2026-01-16T09:00:00Z"), entry("3", "k3", ""));
         let beside = planned(&[webhook("3", URL, Some("k3"), ALL)], true, &working);
-        assert!(!beside.register && beside.unlisted_since.is_some(), "a rotation has to wait, and nothing else");
+        assert!(!beside.register && beside.unlisted_since.is_some(), "only a rotation has to wait");
     }
 
     #[test]
-    fn the_youngest_is_the_one_made_last() {
+    fn webhooks_are_ordered_by_creation_time_or_number_or_list() {
         let order = |webhooks: &[(&str, Option<&str>)]| {
             let listed: Vec<_> = webhooks
                 .iter()
@@ -418,14 +348,10 @@ mod tests {
                 .map(|webhook| webhook.id.to_string())
                 .collect::<Vec<_>>()
         };
-        assert_eq!(order(&[("10", None), ("4", None)]), ["4", "10"], "numbers by value");
+        assert_eq!(order(&[("10", None), ("4", None)]), ["4", "10"], "numbers are compared by value");
         let (early, late) = (Some("2026-01-16T09:56:12.076Z"), Some("2026-01-16T09:56:12.077Z"));
         assert_eq!(order(&[("\"a\"", late), ("\"z\"", early)]), ["z", "a"]);
-        assert_eq!(order(&[("4", late), ("10", early)]), ["10", "4"], "when it was made says more than a number");
-        assert_eq!(
-            order(&[("\"z\"", None), ("\"a\"", None)]),
-            ["z", "a"],
-            "the list's own order where nothing else is known"
-        );
+        assert_eq!(order(&[("4", late), ("10", early)]), ["10", "4"], "the creation time counts before the number");
+        assert_eq!(order(&[("\"z\"", None), ("\"a\"", None)]), ["z", "a"], "the list's order if nothing else is known");
     }
 }

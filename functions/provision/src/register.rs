@@ -1,175 +1,217 @@
-//! Registering a webhook: while the head's events are on, subscribed to nothing, and never twice for one need.
+//! Registering a webhook.
+//!
+//! Invariants:
+//! - A webhook is registered while its head's events are on, without subscriptions, and once.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
-use unith_events::signature::SharedKey;
+use unith_events::{event_type::EventTypes, ids::HeadId, signature::SharedKey};
 
 use crate::{
-    declared::{Declared, Subscriptions},
-    plan::{Step, ours},
-    ring::Document,
-    run::{Boxed, HeadRun, Registered, Run, RunError, Task, delete_all, each, switch},
-    unith::{UnithClient, UnithError, Webhook},
+    concurrent::for_each,
+    confirmed::{delete_webhooks, switch_events},
+    declared::{Declared, WebhookUrl},
+    head::{Head, Registered},
+    head_error::HeadError,
+    plan::ours,
+    reconciler::{Reconciler, Task},
+    step::{DeleteReason, Step},
+    unith::{UnithClient, UnithError, webhook::Webhook},
 };
 
-/// How often a registration is begun anew when nobody knows what became of it.
+/// How often a registration is tried whose outcome is unknown.
 const REGISTER_TRIES: u32 = 4;
 const REGISTER_PAUSE: Duration = Duration::from_millis(500);
-/// A refusal that is about no subscription is one again a moment later; another one may be gone.
+/// A refusal of the missing subscriptions comes again after this pause; another one may not.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
-/// What is kept of a run's time for the calls behind the wait.
+/// The time that is kept for the calls after the wait for receivers.
 const TIME_FOR_CALLS: Duration = Duration::from_secs(5);
 
-impl Run {
-    /// Registers the webhook for each head that needs it. A head that is not through in time holds up nobody.
-    pub(crate) async fn register_all(&self, task: &Task<'_>, heads: &mut [HeadRun], ring: &Document, third: Instant) {
-        let needs = if ring.is_empty() {
-            Duration::ZERO
-        } else {
-            self.pace.propagation_delay + TIME_FOR_CALLS.min(self.pace.propagation_delay)
-        };
+impl Reconciler {
+    /// Registers the webhook for each head that needs it. A head that is not finished at `until` fails.
+    pub(crate) async fn register_all(&self, task: &Task<'_>, heads: &mut [Head], ring_is_empty: bool, until: Instant) {
+        let delay = self.timing.propagation_delay;
+        let needs = if ring_is_empty { Duration::ZERO } else { delay + TIME_FOR_CALLS.min(delay) };
         let latest = self.unith.deadline().checked_sub(needs).unwrap_or(self.started);
-        let work = heads.iter_mut().map(|head| {
+        let registers = |head: &&mut Head| head.open_plan().is_some_and(|plan| plan.register);
+        for_each(heads.iter_mut().filter(registers), |head| {
             Box::pin(async move {
-                if head.is_well() && head.plan.as_ref().is_some_and(|plan| plan.register) {
-                    if Instant::now() < latest {
-                        self.register_head(task, head, third.min(latest)).await;
-                    } else {
-                        head.error = Some(RunError::TooLittleTime { needs_s: needs.as_secs() });
-                    }
+                if Instant::now() < latest {
+                    self.register_head(task, head, until.min(latest)).await;
+                } else {
+                    head.error = Some(HeadError::TooLittleTime { needs_s: needs.as_secs() });
                 }
-            }) as Boxed<'_, ()>
-        });
-        each(work).await;
+            })
+        })
+        .await;
     }
 
-    async fn register_head(&self, task: &Task<'_>, head: &mut HeadRun, until: Instant) {
-        let unith = self.unith.until(until);
-        let result = timeout_at(until, self.try_to_register(task, head, &unith)).await;
-        head.fail_if(result.unwrap_or(Err(RunError::Slow)).map_err(RunError::of_its_share));
-        if !head.is_well() {
-            self.take_back(head).await;
+    async fn register_head(&self, task: &Task<'_>, head: &mut Head, until: Instant) {
+        let unith = self.unith.with_time_slice(until);
+        let result = timeout_at(until, try_to_register(self, task, head, &unith)).await;
+        head.value_of(result.unwrap_or(Err(HeadError::Slow)).map_err(HeadError::in_time_slice));
+        if !head.is_ok() {
+            self.deregister(head).await;
         }
     }
 
-    async fn try_to_register(&self, task: &Task<'_>, head: &mut HeadRun, unith: &UnithClient) -> Result<(), RunError> {
-        let (Some(plan), Some(look)) = (head.plan.clone(), head.look.clone()) else { return Ok(()) };
-        // One that is still there would deliver as soon as events are on.
-        let deletion = delete_all(unith, &head.id, &plan.delete_first).await;
-        let why = "which delivers nothing that can be verified";
-        head.done.extend(deletion.gone.iter().map(|id| format!("delete webhook {id}, {why}")));
-        head.deleted.extend(deletion.gone);
-        deletion.listed?;
-        if !look.events_on {
-            head.switched = true;
-            switch(unith, &head.id, true).await?;
-            head.events_on = true;
-            head.step(&Step::Switch(true));
+    /// Leaves a failed head as it was found: without the registration, and with the switch it had.
+    pub(crate) async fn deregister(&self, head: &mut Head) {
+        if let Some(Registered { id: Some(id), is_live, .. }) = head.registered.take() {
+            match self.unith.delete(&id).await {
+                Ok(()) => head.done.push(Step::Delete(id, DeleteReason::Undone)),
+                Err(error) => {
+                    let subscribed = if is_live { "subscribed as declared" } else { "subscribed to nothing" };
+                    head.notes.push(format!("webhook {id} stays registered, {subscribed}: {error}"));
+                }
+            }
         }
-        // An id may be given out again.
-        let is_there = |webhook: &&Webhook| !head.deleted.contains(&webhook.id);
-        let before: Vec<_> = look.listed.iter().filter(is_there).cloned().collect();
-        let registered = self.register(task.declared, head, unith, &before).await?;
-        match &registered.id {
-            Some(id) => head.done.push(format!("register webhook {id}")),
-            None => head.done.push("register the webhook".to_owned()),
+        if head.switched {
+            let was_on = head.was_on();
+            match switch_events(&self.unith, &head.id, was_on).await {
+                Ok(()) => head.events_on = was_on,
+                Err(error) => {
+                    let state = if was_on { "on" } else { "off" };
+                    head.notes.push(format!("the head's events could not be switched back {state}: {error}"));
+                }
+            }
         }
-        head.registered = Some(registered);
-        // Somebody may have switched them off meanwhile, and then it will never deliver.
-        if !unith.events_on(&head.id).await? {
-            return Err(RunError::SwitchedOff);
-        }
-        if !head.stays_on(task) {
-            head.switched = true;
-            switch(unith, &head.id, false).await?;
-            head.events_on = false;
-            head.step(&Step::Switch(false));
-        }
-        Ok(())
     }
+}
 
-    /// Registers the webhook, subscribed to nothing. What nobody knows the outcome of is looked for before it is done again.
-    async fn register(
-        &self,
-        declared: &Declared,
-        head: &mut HeadRun,
-        unith: &UnithClient,
-        before: &[Webhook],
-    ) -> Result<Registered, RunError> {
-        let url = declared.webhook_url.as_str();
-        let mut tries = 0;
-        let mut was_refused = false;
-        loop {
-            let (answer, is_live) = match unith.register(&head.id, url, Subscriptions::NONE).await {
-                Err(first) if first.is_about_the_request() && !std::mem::replace(&mut was_refused, true) => {
+async fn try_to_register(
+    run: &Reconciler,
+    task: &Task<'_>,
+    head: &mut Head,
+    unith: &UnithClient,
+) -> Result<(), HeadError> {
+    let (Some(plan), Some(look)) = (head.plan.clone(), head.look.clone()) else { return Ok(()) };
+    // A webhook that is left would deliver as soon as events are on.
+    let deletion = delete_webhooks(unith, &head.id, &plan.delete_first).await;
+    head.done.extend(deletion.steps(DeleteReason::Unverifiable));
+    head.deleted.extend(deletion.gone);
+    deletion.listed?;
+    if !look.events_on {
+        set_switch(head, unith, true).await?;
+    }
+    // UNITH may reuse the id of a deleted webhook.
+    let is_listed = |webhook: &Webhook| !head.deleted.contains(&webhook.id);
+    let search = Search {
+        unith,
+        head_id: head.id.clone(),
+        url: &task.declared.webhook_url,
+        before: look.listed.into_iter().filter(is_listed).collect(),
+    };
+    let registered = register(run, task.declared, &search, &mut head.notes).await?;
+    head.done.push(Step::Register(registered.id.clone()));
+    head.registered = Some(registered);
+    // A webhook never delivers if events were switched off before it was registered.
+    if !unith.events_on(&head.id).await? {
+        return Err(HeadError::SwitchedOff);
+    }
+    if !head.stays_on(task) {
+        set_switch(head, unith, false).await?;
+    }
+    Ok(())
+}
+
+async fn set_switch(head: &mut Head, unith: &UnithClient, on: bool) -> Result<(), HeadError> {
+    head.switched = true;
+    switch_events(unith, &head.id, on).await?;
+    head.events_on = on;
+    head.done.push(Step::Switch(on));
+    Ok(())
+}
+
+/// Registers the webhook. After an unknown outcome, it is looked for before it is registered again.
+async fn register(
+    run: &Reconciler,
+    declared: &Declared,
+    search: &Search<'_>,
+    notes: &mut Vec<String>,
+) -> Result<Registered, HeadError> {
+    let unith = search.unith;
+    let mut tries = 0;
+    let (key_in_response, is_live) = loop {
+        let (response, is_live) = register_unsubscribed(declared, unith, &search.head_id).await;
+        match response {
+            Ok(key) => break (key, is_live),
+            Err(error) if error.is_uncertain() => {
+                if let Some(found) = search.find(None, Instant::now() + REGISTER_PAUSE).await? {
+                    return Ok(Registered { is_live, ..found });
+                }
+                pause(tries, error, unith.deadline()).await?;
+                tries += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    if is_live {
+        notes.push(
+            "UNITH refuses a registration without subscriptions: deliveries are refused until its key can be read, and \
+             UNITH retries them"
+                .to_owned(),
+        );
+    }
+    let until = (Instant::now() + run.timing.list_within).min(unith.deadline());
+    match (search.find(key_in_response.as_ref(), until).await, key_in_response) {
+        (Ok(Some(found)), _) => Ok(Registered { is_live, ..found }),
+        (Ok(None), Some(key)) => Ok(Registered { id: None, key, is_live }),
+        (Ok(None), None) => Err(HeadError::NoKey),
+        // It is registered: the next run finds it by its key.
+        (Err(HeadError::Unith(error)), Some(key)) => {
+            notes.push(format!("the registered webhook was not found: {error}"));
+            Ok(Registered { id: None, key, is_live })
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Registers the webhook without subscriptions, or, if UNITH refuses that twice, with the declared ones. Returns the
+/// response, and whether the webhook is subscribed.
+async fn register_unsubscribed(
+    declared: &Declared,
+    unith: &UnithClient,
+    head_id: &HeadId,
+) -> (Result<Option<SharedKey>, UnithError>, bool) {
+    let url = declared.webhook_url.as_str();
+    let mut was_refused = false;
+    loop {
+        match unith.register(head_id, url, EventTypes::NONE).await {
+            Err(refusal) if refusal.is_about_the_request() => {
+                if !mem::replace(&mut was_refused, true) {
                     tokio::time::sleep(REFUSAL_PAUSE).await;
                     continue;
                 }
-                // A platform that says twice that it wants some subscription gets the declared ones, a moment earlier than
-                // is best.
-                Err(first) if first.is_about_the_request() => {
-                    match unith.register(&head.id, url, declared.subscriptions).await {
-                        Err(second) if second.is_refusal() => (Err(first), false),
-                        answer => (answer, true),
-                    }
-                }
-                answer => (answer, false),
-            };
-            let shown = match answer {
-                Ok(shown) => shown,
-                Err(error) if error.is_uncertain() => {
-                    let until = Instant::now() + REGISTER_PAUSE;
-                    if let Some(found) = self.find(declared, &head.id, unith, before, None, until).await? {
-                        return Ok(Registered { is_live, ..found });
-                    }
-                    pause(tries, error, unith.deadline()).await?;
-                    tries += 1;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            if is_live {
-                head.notes.push(
-                    "UNITH does not register a webhook without subscriptions: what it delivers is refused until its key \
-                     can be read, and comes again"
-                        .to_owned(),
-                );
+                return match unith.register(head_id, url, declared.subscriptions).await {
+                    Err(second) if second.is_refusal() => (Err(refusal), false),
+                    response => (response, true),
+                };
             }
-            let until = (Instant::now() + self.pace.list_within).min(unith.deadline());
-            let found = self.find(declared, &head.id, unith, before, shown.as_ref(), until).await;
-            return match (found, shown) {
-                (Ok(Some(found)), _) => Ok(Registered { is_live, ..found }),
-                // It is there, whatever keeps it from being found: the next run finds it by its key.
-                (Err(RunError::UnithClient(error)), Some(key)) => {
-                    head.notes.push(format!("it was not found: {error}"));
-                    Ok(Registered { id: None, key, is_live })
-                }
-                (Err(error), _) => Err(error),
-                (Ok(None), Some(key)) => Ok(Registered { id: None, key, is_live }),
-                (Ok(None), None) => Err(RunError::NoKey),
-            };
+            response => return (response, false),
         }
     }
+}
 
-    /// The webhook of ours that is listed now and was not `before`, with its key: as the list, the webhook itself or the
-    /// registration (`shown`) showed it. Looks again until `until`.
-    async fn find(
-        &self,
-        declared: &Declared,
-        head_id: &str,
-        unith: &UnithClient,
-        before: &[Webhook],
-        shown: Option<&SharedKey>,
-        until: Instant,
-    ) -> Result<Option<Registered>, RunError> {
+/// Looks for the webhook that a registration made: it has our URL and was not listed `before`.
+struct Search<'s> {
+    unith: &'s UnithClient,
+    head_id: HeadId,
+    url: &'s WebhookUrl,
+    before: Vec<Webhook>,
+}
+
+impl Search<'_> {
+    /// Looks until `until`.
+    async fn find(&self, key_in_response: Option<&SharedKey>, until: Instant) -> Result<Option<Registered>, HeadError> {
         let mut wait = Duration::from_millis(100);
         loop {
-            let listed = unith.webhooks(head_id).await?;
-            let is_new = |webhook: &Webhook| before.iter().all(|known| known.id != webhook.id);
-            let new: Vec<_> = ours(&listed, &declared.webhook_url).into_iter().filter(is_new).collect();
-            if let Some(found) = pick(&new, shown)? {
-                return self.with_key(unith, found, shown).await.map(Some);
+            let listed = self.unith.webhooks(&self.head_id).await?;
+            let is_new = |webhook: &Webhook| self.before.iter().all(|known| known.id != webhook.id);
+            let new: Vec<_> = ours(&listed, self.url).into_iter().filter(is_new).collect();
+            if let Some(found) = pick(&new, key_in_response)? {
+                return self.with_key(found, key_in_response).await.map(Some);
             }
             if Instant::now() + wait >= until {
                 return Ok(None);
@@ -179,75 +221,44 @@ impl Run {
         }
     }
 
-    async fn with_key(
-        &self,
-        unith: &UnithClient,
-        found: &Webhook,
-        shown: Option<&SharedKey>,
-    ) -> Result<Registered, RunError> {
-        let known = found.key.as_ref().or(shown).cloned();
-        let known = match known {
-            Some(key) => Some(key),
-            None => unith.webhook(&found.id).await.ok().and_then(|webhook| webhook.key),
+    /// A webhook with its key, as the list, the response to the registration, or the webhook itself shows it.
+    async fn with_key(&self, found: &Webhook, key_in_response: Option<&SharedKey>) -> Result<Registered, HeadError> {
+        let key = match found.key.as_ref().or(key_in_response) {
+            Some(key) => Some(key.clone()),
+            None => self.unith.webhook(&found.id).await.ok().and_then(|webhook| webhook.key),
         };
-        if let Some(key) = known {
+        if let Some(key) = key {
             return Ok(Registered { id: Some(found.id.clone()), key, is_live: false });
         }
-        // Each further run would leave one more.
-        unith.delete(&found.id).await?;
-        Err(RunError::NoKey)
-    }
-
-    /// Leaves a head that failed as it was found: without what was registered, and with the switch it had.
-    pub(crate) async fn take_back(&self, head: &mut HeadRun) {
-        let found_on = head.was_on();
-        if let Some(Registered { id: Some(id), is_live, .. }) = head.registered.take() {
-            let subscribed = if is_live { "subscribed as declared" } else { "subscribed to nothing" };
-            match self.unith.delete(&id).await {
-                Ok(()) => head.done.push(format!("delete webhook {id} again")),
-                Err(error) => head.notes.push(format!("webhook {id} stays registered, {subscribed}: {error}")),
-            }
-        }
-        if head.switched {
-            match switch(&self.unith, &head.id, found_on).await {
-                Ok(()) => head.events_on = found_on,
-                Err(error) => head.notes.push(format!(
-                    "the head's events could not be switched back {}: {error}",
-                    if found_on { "on" } else { "off" }
-                )),
-            }
-        }
+        // Without this, each further run would leave one more.
+        self.unith.delete(&found.id).await?;
+        Err(HeadError::NoKey)
     }
 }
 
-/// Which of the new webhooks is the one that was registered: the one with the key that was shown, else the only one whose
-/// key is not shown.
-fn pick<'w>(new: &'w [Webhook], shown: Option<&SharedKey>) -> Result<Option<&'w Webhook>, RunError> {
-    let Some(shown) = shown else {
-        let masked = new.iter().filter(|webhook| webhook.key.is_none()).count();
-        return if masked > 1 { Err(RunError::Ambiguous) } else { Ok(new.last()) };
-    };
-    let is_it = |webhook: &&Webhook| webhook.key.as_ref().is_some_and(|key| key.expose() == shown.expose());
-    if let Some(found) = new.iter().find(is_it) {
-        return Ok(Some(found));
-    }
+/// Picks the registered webhook among the new ones: the one with the key of the response, else the only masked one.
+fn pick<'w>(new: &'w [Webhook], key_in_response: Option<&SharedKey>) -> Result<Option<&'w Webhook>, HeadError> {
     let masked: Vec<_> = new.iter().filter(|webhook| webhook.key.is_none()).collect();
-    match masked.as_slice() {
-        [] => Ok(None),
-        [only] => Ok(Some(only)),
-        _ => Err(RunError::Ambiguous),
+    let found = match key_in_response {
+        Some(key) => new.iter().find(|webhook| webhook.key.as_ref().is_some_and(|own| own.expose() == key.expose())),
+        None => new.last().filter(|_| masked.len() < 2),
+    };
+    match (found, masked.as_slice()) {
+        (None, [_, _, ..]) => Err(HeadError::Ambiguous),
+        (None, [only]) => Ok(Some(only)),
+        (found, _) => Ok(found),
     }
 }
 
-/// Waits a little longer each time, or as long as UNITH asks; gives up where the time would be over.
-async fn pause(tries: u32, error: UnithError, deadline: Instant) -> Result<(), RunError> {
+/// Waits longer each time, and at least as long as UNITH asks; fails when the tries or the time are used up.
+async fn pause(tries: u32, error: UnithError, deadline: Instant) -> Result<(), HeadError> {
     let jitter = Duration::from_millis(fastrand::u64(0..200));
     let pause = (REGISTER_PAUSE * 2_u32.pow(tries) + jitter).max(error.retry_after().unwrap_or_default());
     let fits = Instant::now().checked_add(pause).is_some_and(|then| then < deadline);
     if tries + 1 >= REGISTER_TRIES || !fits {
         return Err(error.into());
     }
-    tracing::warn!("{error}; not listed either: registering again");
+    tracing::warn!("{error}; the webhook is not listed either: registering it again");
     tokio::time::sleep(pause).await;
     Ok(())
 }
