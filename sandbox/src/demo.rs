@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, ensure};
 use event_store::keys::{event_sk, session_pk};
 use fastrand::Rng;
-use provision::Provisioner;
+use provision::provisioner::Provisioner;
 use serde_json::{Value, json};
 use tokio::{
     task::JoinHandle,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context;
 use lambda_support::env::{Env, EnvError};
-use provision::Provisioner;
+use provision::provisioner::Provisioner;
 use receive::gateway::WEBHOOK_PATH;
 use serde_json::json;
 

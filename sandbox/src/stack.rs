@@ -13,7 +13,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     routing::put,
 };
-use provision::Provisioner;
+use provision::provisioner::Provisioner;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use unith_events::timestamp::Timestamp;

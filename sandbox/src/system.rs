@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use provision::Provisioner;
+use provision::provisioner::Provisioner;
 use receive::{config::Config, delivery_log::DeliveryLog, gateway::WEBHOOK_PATH, handler::Receiver, runtime};
 
 use crate::{

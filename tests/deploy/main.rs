@@ -24,12 +24,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sandbox::{
-    platform::{EMAIL, EventType, HEAD_ID, Platform, SECRET_KEY, Sent, Settings, Webhook},
-    server::listen,
-};
+use sandbox::platform::account::EMAIL;
+use sandbox::platform::account::HEAD_ID;
+use sandbox::platform::account::SECRET_KEY;
+use sandbox::platform::delivery::Sent;
+use sandbox::platform::settings::Settings;
+use sandbox::platform::simulator::Platform;
+use sandbox::platform::webhook::Webhook;
+use sandbox::server::listen;
 use serde_json::json;
 use tests::{repository, repository_text};
+use unith_events::event_type::EventType;
 use unith_events::timestamp::Timestamp;
 
 use crate::{

@@ -176,7 +176,7 @@ impl Deployed<'_> {
 
     /// The table's items, each as text, sorted.
     pub(crate) async fn items(&self) -> Vec<String> {
-        let client = sandbox::dynamodb_client(self.emulator.url()).unwrap();
+        let client = sandbox::clients::dynamodb_client(self.emulator.url()).unwrap();
         let scan = client.scan().table_name(self.output("TableName")).consistent_read(true);
         let items = scan.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await.unwrap();
         let text = |item: &tests::Item, name| tests::text(item, name).to_owned();
@@ -197,7 +197,7 @@ impl Deployed<'_> {
 
     /// The key ring.
     pub(crate) async fn ring(&self) -> KeyRing {
-        let client = sandbox::secrets_client(self.emulator.url()).unwrap();
+        let client = sandbox::clients::secrets_client(self.emulator.url()).unwrap();
         let value = client.get_secret_value().secret_id(self.output("KeyRingSecret")).send().await.unwrap();
         KeyRing::parse(value.secret_string().unwrap()).unwrap()
     }

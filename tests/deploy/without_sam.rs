@@ -1,10 +1,13 @@
 //! The commands of `docs/deploy.md` for those who do without SAM, run as they stand there.
 
-use sandbox::{
-    platform::{EMAIL, EventType, HEAD_ID, Platform, SECRET_KEY, Settings},
-    server::listen,
-};
+use sandbox::platform::account::EMAIL;
+use sandbox::platform::account::HEAD_ID;
+use sandbox::platform::account::SECRET_KEY;
+use sandbox::platform::settings::Settings;
+use sandbox::platform::simulator::Platform;
+use sandbox::server::listen;
 use tests::repository;
+use unith_events::event_type::EventType;
 use unith_events::timestamp::Timestamp;
 
 use crate::{

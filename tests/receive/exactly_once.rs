@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use sandbox::platform::Style;
+use sandbox::platform::style::Style;
 use serde_json::json;
 use tests::{
     delivery::{HEAD, KEY, SESSION, event, event_in},

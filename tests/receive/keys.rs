@@ -141,7 +141,7 @@ async fn a_ring_entry_with_a_misspelled_head_id_verifies_nothing() {
 #[tokio::test]
 async fn a_ring_may_be_a_binary_secret_and_must_be_utf_8() {
     let harness = ReceiveHarness::without_ring().await;
-    let client = sandbox::secrets_client(harness.secrets.url()).unwrap();
+    let client = sandbox::clients::secrets_client(harness.secrets.url()).unwrap();
     let put = async |bytes: &[u8]| {
         let blob = aws_sdk_secretsmanager::primitives::Blob::new(bytes);
         let put = client.put_secret_value().secret_id(RING_SECRET).secret_binary(blob.clone()).send().await;

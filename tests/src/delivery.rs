@@ -1,7 +1,7 @@
 //! The bodies that UNITH delivers, and their signatures.
 
 use hmac::{Hmac, KeyInit, Mac};
-use sandbox::platform::Style;
+use sandbox::platform::style::Style;
 use serde_json::{Value, json};
 use sha2::Sha256;
 

@@ -9,11 +9,10 @@ use std::{
 use lambda_http::Context;
 use lambda_support::env::Env;
 use receive::{config::Config, handler::Receiver};
-use sandbox::{
-    api_gateway::{self, Function},
-    secrets_manager::SecretsManager,
-    server::listen,
-};
+use sandbox::api_gateway;
+use sandbox::api_gateway::Function;
+use sandbox::secrets_manager::SecretsManager;
+use sandbox::server::listen;
 use serde_json::{Value, json};
 use unith_events::timestamp::Timestamp;
 
@@ -71,7 +70,7 @@ impl ReceiveHarness {
 
     /// Replaces the text of the key ring's secret.
     pub async fn set_ring(&self, secret: &str) {
-        let client = sandbox::secrets_client(self.secrets.url()).unwrap();
+        let client = sandbox::clients::secrets_client(self.secrets.url()).unwrap();
         let put = client.put_secret_value().secret_id(RING_SECRET).secret_string(secret).send().await;
         if put.is_err() {
             client.create_secret().name(RING_SECRET).secret_string(secret).send().await.unwrap();
@@ -88,9 +87,10 @@ impl ReceiveHarness {
     /// A receiver after a cold start.
     pub async fn receiver(&self) -> Caller {
         let config = Config::from_env(&self.env.clone().into_iter().collect::<Env>()).unwrap();
-        let dynamodb = sandbox::dynamodb_client(self.table.proxy.url()).unwrap();
+        let dynamodb = sandbox::clients::dynamodb_client(self.table.proxy.url()).unwrap();
         let secrets =
-            sandbox::secrets_client(self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url())).unwrap();
+            sandbox::clients::secrets_client(self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url()))
+                .unwrap();
         let receiver = Receiver::new(config, dynamodb, || secrets);
         receiver.warm_up().await;
         Caller::new(Arc::new(receiver))

@@ -16,7 +16,8 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use sandbox::server::{ServerHandle, listen};
+use sandbox::server::ServerHandle;
+use sandbox::server::listen;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use unith_events::timestamp::Timestamp;
@@ -207,7 +208,7 @@ mod tests {
         let mut api = RuntimeApi::start().await;
         let base = format!("http://{}/2018-06-01/runtime", api.address());
         let function = tokio::spawn(async move {
-            let http = provision::unith::http_client();
+            let http = sandbox::http_client::http_client().unwrap();
             let next = http.get(format!("{base}/invocation/next")).send().await.unwrap();
             let id = next.headers()["lambda-runtime-aws-request-id"].to_str().unwrap().to_owned();
             let (path, body) = respond(&id, &next.text().await.unwrap());

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use sandbox::{
-    dynamodb,
-    server::{ServerHandle, listen},
-};
+use sandbox::dynamodb;
+use sandbox::server::ServerHandle;
+use sandbox::server::listen;
 
 use crate::proxy::Proxy;
 
@@ -35,7 +34,7 @@ impl Table {
             let served = dynamodb::serve(listen("DynamoDB", 0).await.unwrap(), None).unwrap();
             embedded.insert(served).url().to_owned()
         };
-        let client = sandbox::dynamodb_client(&endpoint).unwrap();
+        let client = sandbox::clients::dynamodb_client(&endpoint).unwrap();
         let name = format!("events-{:08x}", fastrand::u32(..));
         dynamodb::create_table(&client, &name).await.unwrap();
         Self { proxy: Proxy::start(&endpoint).await, name, client, _embedded: embedded }

@@ -10,13 +10,18 @@ use std::{
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::put};
 use lambda_support::env::Env;
 use provision::{Failure, Provisioner, run::Timing};
-use sandbox::{
-    platform::{EMAIL, HEAD_ID, Platform, SECRET_KEY, Settings, Subscriptions, faults::Faults},
-    secrets_manager::SecretsManager,
-    server::{ServerHandle, listen},
-};
+use sandbox::platform::account::EMAIL;
+use sandbox::platform::account::HEAD_ID;
+use sandbox::platform::account::SECRET_KEY;
+use sandbox::platform::faults::Faults;
+use sandbox::platform::settings::Settings;
+use sandbox::platform::simulator::Platform;
+use sandbox::secrets_manager::SecretsManager;
+use sandbox::server::ServerHandle;
+use sandbox::server::listen;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use unith_events::event_type::EventTypes;
 use unith_events::{key_ring::KeyRing, timestamp::Timestamp};
 
 use crate::{RING_SECRET, proxy::Proxy};
@@ -99,7 +104,7 @@ impl ProvisionHarness {
 
     /// Writes a secret, whatever was in it.
     pub async fn set_secret(&self, name: &str, value: &str) {
-        let client = sandbox::secrets_client(self.secrets.url()).unwrap();
+        let client = sandbox::clients::secrets_client(self.secrets.url()).unwrap();
         if client.put_secret_value().secret_id(name).secret_string(value).send().await.is_err() {
             client.create_secret().name(name).secret_string(value).send().await.unwrap();
         }
@@ -112,7 +117,7 @@ impl ProvisionHarness {
 
     /// The ring's text.
     pub async fn ring_text(&self) -> String {
-        let client = sandbox::secrets_client(self.secrets.url()).unwrap();
+        let client = sandbox::clients::secrets_client(self.secrets.url()).unwrap();
         let value = client.get_secret_value().secret_id(RING_SECRET).send().await.unwrap();
         value.secret_string().unwrap().to_owned()
     }
@@ -126,7 +131,7 @@ impl ProvisionHarness {
     #[must_use]
     pub fn provisioner(&self) -> Arc<Provisioner> {
         let env: Env = self.env.clone().into_iter().collect();
-        let secrets = sandbox::secrets_client(self.secrets_proxy.url());
+        let secrets = sandbox::clients::secrets_client(self.secrets_proxy.url());
         let logged = Arc::clone(&self.logged);
         let log = move |line: &Value| {
             crate::log::assert_known(line);
@@ -249,7 +254,8 @@ impl ProvisionHarness {
     /// Asserts what must be true at any moment of a rotation: some webhook delivers, and what it signs is verified.
     pub async fn assert_never_deaf(&self, head_id: &str) {
         let ring = self.ring().await;
-        let delivers = |w: &&sandbox::platform::Webhook| w.head_id == head_id && w.subscriptions == Subscriptions::ALL;
+        let delivers =
+            |w: &&sandbox::platform::webhook::Webhook| w.head_id == head_id && w.subscriptions == EventTypes::ALL;
         let webhooks = self.platform.webhooks();
         let delivering: Vec<_> = webhooks.iter().filter(delivers).collect();
         assert!(!delivering.is_empty(), "no webhook delivers: {webhooks:?}");
