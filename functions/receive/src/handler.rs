@@ -1,6 +1,11 @@
 //! The handler: the path of a delivery, step by step.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use event_store::store::EventStore;
 use lambda_http::{Body, Response};
@@ -74,7 +79,7 @@ impl Receiver {
         let result = async {
             let (body, signature, received_at) = delivery.signed_body()?;
 
-            let verifying = self.keys.verify(body, signature, received_at);
+            let verifying = pin!(self.keys.verify(body, signature, received_at));
             let verification = before(due, "reading the key ring", verifying).await??;
             facts.key_ring_refreshed = verification.refreshed;
             let verified = verification.result?;
@@ -84,7 +89,8 @@ impl Receiver {
             let event = facts.event.insert(Event::parse(&verified));
 
             let writing = Instant::now();
-            let outcome = before(due, "writing to the table", self.store.ingest(&verified, event, received_at)).await;
+            let ingesting = pin!(self.store.ingest(&verified, event, received_at));
+            let outcome = before(due, "writing to the table", ingesting).await;
             facts.store_time = Some(writing.elapsed());
             Ok(outcome??)
         }
@@ -94,6 +100,11 @@ impl Receiver {
     }
 }
 
-async fn before<T>(due: Instant, step: &'static str, work: impl Future<Output = T>) -> Result<T, ReceiveError> {
+/// The result of `work`, which is pinned in its place because moving the SDK's large futures costs more than a timer.
+async fn before<T>(
+    due: Instant,
+    step: &'static str,
+    work: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, ReceiveError> {
     timeout_at(due, work).await.map_err(|_| ReceiveError::OutOfTime { step })
 }
