@@ -131,7 +131,9 @@ impl EventStore {
     async fn put(&self, item: Item, condition: &str, what: &'static str) -> Result<Written, StoreError> {
         let put = self.client.put_item().table_name(&self.table).set_item(Some(item)).condition_expression(condition);
         // The item that is present comes with the refusal, which saves reading it to compare.
-        match put.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld).send().await {
+        let put = put.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        // Boxed, because the SDK's future is large and every one around it is moved.
+        match Box::pin(put.send()).await {
             Ok(_) => Ok(Written::New),
             Err(SdkError::ServiceError(error)) if error.err().is_conditional_check_failed_exception() => {
                 match error.into_err() {
