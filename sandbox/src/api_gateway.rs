@@ -59,10 +59,9 @@ where
 }
 
 /// A simulated API Gateway on loopback.
-#[derive(Debug)]
 pub struct ApiGateway {
     server: ServerHandle,
-    responses_to_drop: Arc<AtomicUsize>,
+    routes: Routes,
 }
 
 #[derive(Clone)]
@@ -72,12 +71,11 @@ struct Routes {
 }
 
 impl ApiGateway {
-    /// Serves the functions of `routes` by their route keys: `POST /path`.
-    pub fn serve(listener: TcpListener, routes: BTreeMap<String, Function>) -> io::Result<Self> {
-        let responses_to_drop = Arc::new(AtomicUsize::new(0));
-        let routes = Routes { functions: Arc::new(routes), responses_to_drop: Arc::clone(&responses_to_drop) };
-        let gateway = Router::new().fallback(gateway).with_state(routes);
-        Ok(Self { server: ServerHandle::router(listener, gateway)?, responses_to_drop })
+    /// Serves functions by their route keys: `POST /path`.
+    pub fn serve(listener: TcpListener, functions: BTreeMap<String, Function>) -> io::Result<Self> {
+        let routes = Routes { functions: Arc::new(functions), responses_to_drop: Arc::default() };
+        let gateway = Router::new().fallback(gateway).with_state(routes.clone());
+        Ok(Self { server: ServerHandle::router(listener, gateway)?, routes })
     }
 
     /// The base URL.
@@ -88,7 +86,7 @@ impl ApiGateway {
 
     /// Lets the function handle the next request, and answers 503 in place of its response.
     pub fn drop_next_response(&self) {
-        self.responses_to_drop.fetch_add(1, Ordering::Relaxed);
+        self.routes.responses_to_drop.fetch_add(1, Ordering::Relaxed);
     }
 }
 

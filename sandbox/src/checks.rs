@@ -35,26 +35,16 @@ impl fmt::Display for Key {
 /// The items that the table must hold: those of before, and one for each expected event.
 #[derive(Debug, Default)]
 pub struct ExpectedTable {
-    before: BTreeSet<Key>,
-    bodies: BTreeMap<Key, Vec<u8>>,
+    pub before: BTreeSet<Key>,
+    /// The body of each expected event.
+    pub bodies: BTreeMap<Key, Vec<u8>>,
 }
 
 impl ExpectedTable {
     /// Expects the items that the table holds now.
     pub async fn read(client: &Client) -> anyhow::Result<Self> {
-        let before = scan(client).await?.into_iter().map(key).collect::<Result<_, _>>()?;
-        Ok(Self { before, bodies: BTreeMap::new() })
-    }
-
-    /// Whether the item was in the table before.
-    #[must_use]
-    pub fn was_there_before(&self, key: &Key) -> bool {
-        self.before.contains(key)
-    }
-
-    /// Expects an event that was delivered as `body`.
-    pub fn expect(&mut self, key: Key, body: Vec<u8>) {
-        self.bodies.insert(key, body);
+        let before: Vec<_> = serde_dynamo::from_items(scan(client).await?)?;
+        Ok(Self { before: before.into_iter().collect(), bodies: BTreeMap::new() })
     }
 
     /// Compares the table with this. Returns the items of the expected events, and a sentence for each mismatch.
@@ -66,7 +56,7 @@ impl ExpectedTable {
         let mut missing: BTreeSet<_> = self.bodies.keys().collect();
         let (mut stored, mut mismatches) = (Vec::new(), Vec::new());
         for item in items {
-            let key = key(item.clone())?;
+            let key: Key = serde_dynamo::from_item(item.clone())?;
             let Some(body) = self.bodies.get(&key) else {
                 if !self.before.contains(&key) {
                     mismatches.push(format!("{key} is stored unexpectedly"));
@@ -92,10 +82,6 @@ impl ExpectedTable {
 async fn scan(client: &Client) -> anyhow::Result<Vec<Item>> {
     let pages = client.scan().table_name(TABLE_NAME).consistent_read(true).into_paginator().items().send();
     pages.collect::<Result<Vec<_>, _>>().await.with_context(|| format!("cannot read table `{TABLE_NAME}`"))
-}
-
-fn key(item: Item) -> Result<Key, serde_dynamo::Error> {
-    serde_dynamo::from_item(item)
 }
 
 /// The first attribute that differs from the delivery.
@@ -171,7 +157,7 @@ mod tests {
         let end = |session| sent(session, "2026-01-15T09:57:33Z", "END_CONVERSATION");
         let right = stored("s", &end("a"));
         let mut table = ExpectedTable::default();
-        table.expect(at("s"), end("a"));
+        table.bodies.insert(at("s"), end("a"));
         let item = |item: &EventItem| serde_dynamo::to_item(item).unwrap();
         let mismatches = |table: &ExpectedTable, items: &[Item]| table.compare(items.to_vec()).unwrap().1;
         assert_eq!(mismatches(&table, &[item(&right)]), [""; 0]);

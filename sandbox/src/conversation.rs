@@ -13,16 +13,14 @@ use crate::random::uuid;
 pub struct Conversation {
     /// The session, a UUID.
     pub session_id: String,
-    /// The events in the order in which they occur.
+    /// In the order in which they occur.
     pub events: Vec<ScheduledEvent>,
 }
 
 /// The type and the instant of an event.
 #[derive(Debug, Clone, Copy)]
 pub struct ScheduledEvent {
-    /// The type.
     pub kind: EventType,
-    /// The instant.
     pub at: Timestamp,
 }
 

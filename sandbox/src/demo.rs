@@ -7,10 +7,7 @@ use event_store::keys::{event_sk, session_pk};
 use fastrand::Rng;
 use provision::provisioner::Provisioner;
 use serde_json::{Value, json};
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use unith_events::{event::Identity, event_type::EventType, signature::SharedKey, timestamp::Timestamp};
 
 use crate::{
@@ -18,9 +15,9 @@ use crate::{
     conversation::{Conversation, ScheduledEvent},
     platform::{
         account::{HEAD_ID, PUBLIC_ORG_ID},
-        delivery::{Attempt, Sent},
+        delivery::Attempt,
     },
-    report::{Delivered, Report, Verdict, response},
+    report::{Report, Verdict},
     services::WEBHOOK_URL,
     system::Sandbox,
 };
@@ -82,7 +79,8 @@ impl Demo {
         }
         let Stage { expected, mut verdict, .. } = stage;
         if let Some(rotation) = rotation {
-            finish(rotation, &mut verdict).await?;
+            verdict.rotations = ROTATIONS;
+            verdict.mismatches.extend(rotation.await?);
         }
         let (mut stored, mismatches) = expected.check(&client).await?;
         stored.sort_by_cached_key(|item| (positions.get(&*item.session_id).copied(), item.sk.clone()));
@@ -92,24 +90,17 @@ impl Demo {
     }
 }
 
-/// Rotates the key. Returns the result of each rotation.
-async fn rotate(provisioner: Arc<Provisioner>) -> Vec<Value> {
-    let mut results = Vec::new();
+/// Rotates the key. Returns a sentence for each rotation that failed.
+async fn rotate(provisioner: Arc<Provisioner>) -> Vec<String> {
+    let mut failed = Vec::new();
     for _ in 0..ROTATIONS {
         let result = provisioner.handle(json!({"action": "rotate"}), Instant::now() + ROTATION_LIMIT).await;
-        results.push(result.unwrap_or_else(|error| error.to_string().into()));
-    }
-    results
-}
-
-async fn finish(rotation: JoinHandle<Vec<Value>>, verdict: &mut Verdict) -> anyhow::Result<()> {
-    for result in rotation.await? {
-        verdict.rotations += 1;
+        let result = result.unwrap_or_else(|error| error.to_string().into());
         if result.get("ok") != Some(&Value::Bool(true)) {
-            verdict.mismatches.push(format!("the key was not rotated: {result}"));
+            failed.push(format!("the key was not rotated: {result}"));
         }
     }
-    Ok(())
+    failed
 }
 
 /// The conversations on their way to the table, and what is known of them so far.
@@ -137,42 +128,38 @@ impl Stage<'_> {
                 self.sandbox.api_gateway.drop_next_response();
                 note = "its response is lost, so UNITH delivers it again";
             }
-            let responses: &[_] = match (is_lost, self.expected.was_there_before(&key)) {
+            let responses: &[_] = match (is_lost, self.expected.before.contains(&key)) {
                 (true, _) => &[(503, ""), (200, "duplicate")],
                 (false, true) => &[(200, "duplicate")],
                 (false, false) => &[(200, "stored")],
             };
-            let sent = self.emit(session, event)?;
+            let sent = self.sandbox.services.platform.emit(HEAD_ID, session, event.kind, event.at);
+            ensure!(!sent.is_empty(), "no webhook is subscribed to {}", event.kind);
             let body = sent.first().map(|sent| sent.body.clone()).unwrap_or_default();
             // During a rotation two webhooks deliver the event, and either may be the first.
             let is_rotating = sent.len() > 1;
             for sent in sent {
                 let attempts = sent.attempts.await?;
                 self.verdict.delivered += 1;
-                let last = attempts.last().map(response);
+                let last = attempts.last().map(Attempt::summary);
                 self.verdict.duplicates += usize::from(last.is_some_and(|(_, outcome)| outcome == "duplicate"));
                 if is_rotating {
                     if !attempts.last().is_some_and(Attempt::succeeded) {
                         let mismatch = format!("{} of {session}: refused during the rotation", event.kind);
                         self.verdict.mismatches.push(mismatch);
                     }
-                    self.report(session, event, "two webhooks deliver it during the rotation", attempts)?;
+                    note = "two webhooks deliver it during the rotation";
                 } else {
-                    self.check(session, event, note, attempts, responses)?;
+                    self.check(session, event, &attempts, responses);
                 }
+                self.report.delivery(session, event.kind, note, &attempts)?;
             }
             if incidents.forged && event.kind == EventType::EndConversation {
                 self.forge(session, event, &body).await?;
             }
-            self.expected.expect(key, body);
+            self.expected.bodies.insert(key, body);
         }
         Ok(())
-    }
-
-    fn emit(&self, session: &str, event: ScheduledEvent) -> anyhow::Result<Vec<Sent>> {
-        let sent = self.sandbox.services.platform.emit(HEAD_ID, session, event.kind, event.at);
-        ensure!(!sent.is_empty(), "no webhook is subscribed to {}", event.kind);
-        Ok(sent)
     }
 
     /// Posts a tampered and a wrongly signed delivery, as somebody without the key can.
@@ -188,21 +175,16 @@ impl Stage<'_> {
         ] {
             let attempt = platform.post_as_attacker(WEBHOOK_URL, body, signature).await;
             self.verdict.refused += 1;
-            self.check(session, event, note, vec![attempt], &[(401, "Unauthorized")])?;
+            let attempts = [attempt];
+            self.check(session, event, &attempts, &[(401, "Unauthorized")]);
+            self.report.delivery(session, event.kind, note, &attempts)?;
         }
         Ok(())
     }
 
-    /// Compares the responses with the expected ones and reports the delivery. An empty outcome stands for any.
-    fn check(
-        &mut self,
-        session: &str,
-        event: ScheduledEvent,
-        note: &'static str,
-        attempts: Vec<Attempt>,
-        expected: &[(u16, &str)],
-    ) -> anyhow::Result<()> {
-        let responses: Vec<_> = attempts.iter().map(response).collect();
+    /// Compares the responses with the expected ones. An empty outcome stands for any.
+    fn check(&mut self, session: &str, event: ScheduledEvent, attempts: &[Attempt], expected: &[(u16, &str)]) {
+        let responses: Vec<_> = attempts.iter().map(Attempt::summary).collect();
         let is_expected = |((status, outcome), expected): (&(u16, String), &(u16, &str))| {
             *status == expected.0 && (expected.1.is_empty() || outcome == expected.1)
         };
@@ -210,17 +192,6 @@ impl Stage<'_> {
             let mismatch = format!("{} of {session}: responses {responses:?}, expected {expected:?}", event.kind);
             self.verdict.mismatches.push(mismatch);
         }
-        self.report(session, event, note, attempts)
-    }
-
-    fn report(
-        &mut self,
-        session: &str,
-        event: ScheduledEvent,
-        note: &'static str,
-        attempts: Vec<Attempt>,
-    ) -> anyhow::Result<()> {
-        Ok(self.report.delivery(&Delivered { session_id: session.to_owned(), kind: event.kind, note, attempts })?)
     }
 }
 

@@ -15,7 +15,7 @@ use sandbox::{
     checks::check_removed,
     demo::Demo,
     options::{Options, Ports},
-    platform::style::Style,
+    platform::{settings::Settings, style::Style},
     report::Report,
     services::Services,
     system::Sandbox,
@@ -80,21 +80,8 @@ struct Arguments {
     )]
     webhook_base: String,
 
-    /// Port of the API Gateway; 0 for a free one
-    #[arg(long, default_value_t = 0)]
-    port: u16,
-
-    /// Port of DynamoDB; 0 for a free one
-    #[arg(long, default_value_t = 0)]
-    dynamodb_port: u16,
-
-    /// Port of Secrets Manager; 0 for a free one
-    #[arg(long, default_value_t = 0)]
-    secrets_manager_port: u16,
-
-    /// Port of the simulated UNITH platform; 0 for a free one
-    #[arg(long, default_value_t = 0)]
-    unith_port: u16,
+    #[command(flatten)]
+    ports: Ports,
 }
 
 #[tokio::main]
@@ -121,17 +108,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut report = Report::new(arguments.json);
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let options = Options {
-        style: arguments.style,
-        ports: Ports {
-            api_gateway: arguments.port,
-            dynamodb: arguments.dynamodb_port,
-            secrets_manager: arguments.secrets_manager_port,
-            unith: arguments.unith_port,
+        // The pause is shorter than UNITH's, so that the demo is short.
+        platform: Settings {
+            style: arguments.style,
+            seed,
+            first_backoff: Duration::from_millis(100),
+            ..Settings::default()
         },
+        ports: arguments.ports,
         data: arguments.data,
-        seed,
-        // Short, so that the demo is. UNITH's own pause is longer.
-        first_backoff: Duration::from_millis(100),
     };
     if arguments.services_only {
         let services = Services::start(&options, arguments.webhook_base).await?;
@@ -165,7 +150,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         report.serving(&sandbox.services, sandbox.api_gateway.url())?;
         return pending().await;
     }
-    Ok(if verdict.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if verdict.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The start of the demo: fixed if a seed is given, so that the run can be repeated, and some minutes ago otherwise.

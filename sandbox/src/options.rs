@@ -1,29 +1,33 @@
 //! The options of a sandbox.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use crate::platform::style::Style;
+use crate::platform::settings::Settings;
 
 /// The options of a sandbox.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The spelling of deliveries.
-    pub style: Style,
+    /// The simulated platform, except its hosts.
+    pub platform: Settings,
     /// The ports of the services.
     pub ports: Ports,
     /// The file for the data of DynamoDB; `None` keeps it in memory.
     pub data: Option<PathBuf>,
-    /// The seed of the simulated platform.
-    pub seed: u64,
-    /// The platform's pause before its first retry.
-    pub first_backoff: Duration,
 }
 
 /// Ports on loopback; 0 is a free one.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct Ports {
-    pub api_gateway: u16,
-    pub dynamodb: u16,
-    pub secrets_manager: u16,
-    pub unith: u16,
+    /// Port of the API Gateway; 0 for a free one
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+    /// Port of DynamoDB; 0 for a free one
+    #[arg(long, default_value_t = 0)]
+    pub dynamodb_port: u16,
+    /// Port of Secrets Manager; 0 for a free one
+    #[arg(long, default_value_t = 0)]
+    pub secrets_manager_port: u16,
+    /// Port of the simulated UNITH platform; 0 for a free one
+    #[arg(long, default_value_t = 0)]
+    pub unith_port: u16,
 }

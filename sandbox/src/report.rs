@@ -27,16 +27,6 @@ const CYAN: anstyle::Style = AnsiColor::Cyan.on_default();
 const RED: anstyle::Style = AnsiColor::Red.on_default();
 const YELLOW: anstyle::Style = AnsiColor::Yellow.on_default();
 
-/// One delivery of the demo.
-#[derive(Debug)]
-pub struct Delivered {
-    pub session_id: String,
-    pub kind: EventType,
-    /// What is unusual about the delivery; empty for nothing.
-    pub note: &'static str,
-    pub attempts: Vec<Attempt>,
-}
-
 /// The result of the demo.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -50,25 +40,7 @@ pub struct Verdict {
     pub duplicates: usize,
     /// The number of forged deliveries.
     pub refused: usize,
-    /// The number of key rotations.
-    pub rotations: usize,
-}
-
-impl Verdict {
-    /// Whether nothing differs from what must be.
-    #[must_use]
-    pub fn is_ok(&self) -> bool {
-        self.mismatches.is_empty()
-    }
-}
-
-/// The status and the outcome of an attempt, or 0 and the reason why there was no response.
-#[must_use]
-pub fn response(attempt: &Attempt) -> (u16, String) {
-    match &attempt.response {
-        Ok(response) => (response.status, response.outcome()),
-        Err(error) => (0, error.to_string()),
-    }
+    pub rotations: u32,
 }
 
 /// The writer of the output.
@@ -94,11 +66,8 @@ impl Report {
         let noun = if conversations == 1 { "conversation" } else { "conversations" };
         writeln!(
             self.out,
-            "{DIM}The function provision registered the webhook, stored its key in the ring and switched events on.{DIM:#}"
-        )?;
-        writeln!(
-            self.out,
-            "{BOLD}{conversations} {noun} with the digital human {PUBLIC_HEAD_ID}{BOLD:#}, delivered to {WEBHOOK_URL} \
+            "{DIM}The function provision registered the webhook, stored its key and switched events on.{DIM:#}\n\
+             {BOLD}{conversations} {noun} with the digital human {PUBLIC_HEAD_ID}{BOLD:#}, delivered to {WEBHOOK_URL} \
              in the {style} style {DIM}(--style {style} --seed {seed} plays the same again){DIM:#}\n"
         )?;
         writeln!(
@@ -108,15 +77,15 @@ impl Report {
         )
     }
 
-    /// Writes a delivery and its attempts.
-    pub fn delivery(&mut self, delivered: &Delivered) -> io::Result<()> {
-        let event = delivered.kind.as_str();
-        for (index, attempt) in delivered.attempts.iter().enumerate() {
-            let (status, outcome) = response(attempt);
+    /// Writes the attempts of a delivery. `note` is what is unusual about it; empty for nothing.
+    pub fn delivery(&mut self, session: &str, kind: EventType, note: &str, attempts: &[Attempt]) -> io::Result<()> {
+        let event = kind.as_str();
+        for (index, attempt) in attempts.iter().enumerate() {
+            let (status, outcome) = attempt.summary();
             if self.json {
                 self.line(&json!({
-                    "type": "delivery", "session_id": delivered.session_id, "event_type": event,
-                    "attempt": index + 1, "status": status, "outcome": outcome, "note": delivered.note,
+                    "type": "delivery", "session_id": session, "event_type": event, "attempt": index + 1,
+                    "status": status, "outcome": outcome, "note": note,
                 }))?;
                 continue;
             }
@@ -126,14 +95,12 @@ impl Report {
                 503 => YELLOW,
                 _ => RED,
             };
-            let shown = format!("{status} {outcome}");
+            let (session, number, response) = (short(session), index + 1, format!("{status} {outcome}"));
             let ms = attempt.took.as_secs_f64() * 1000.0;
-            let note = if index == 0 { delivered.note } else { "" };
+            let note = if index == 0 { note } else { "" };
             writeln!(
                 self.out,
-                "{:<9} {event:<21} {:>3}  {colour}{shown:<28}{colour:#} {ms:>7.1}  {DIM}{note}{DIM:#}",
-                short(&delivered.session_id),
-                index + 1,
+                "{session:<9} {event:<21} {number:>3}  {colour}{response:<28}{colour:#} {ms:>7.1}  {DIM}{note}{DIM:#}"
             )?;
         }
         Ok(())
@@ -146,15 +113,14 @@ impl Report {
                 self.line(&stored_json(item))?;
             }
             return self.line(&json!({
-                "type": "verdict", "ok": verdict.is_ok(), "delivered": verdict.delivered,
+                "type": "verdict", "ok": verdict.mismatches.is_empty(), "delivered": verdict.delivered,
                 "stored": verdict.stored.len(), "duplicates": verdict.duplicates, "refused": verdict.refused,
                 "rotations": verdict.rotations, "removed": removed, "mismatches": verdict.mismatches,
             }));
         }
-        writeln!(self.out, "\n{BOLD}Items of the table {TABLE_NAME}{BOLD:#}\n")?;
         writeln!(
             self.out,
-            "{DIM}{:<9} {:<25} {:<21} {:<33} received_at{DIM:#}",
+            "\n{BOLD}Items of the table {TABLE_NAME}{BOLD:#}\n\n{DIM}{:<9} {:<25} {:<21} {:<33} received_at{DIM:#}",
             "session", "occurred_at", "event_type", "event_id"
         )?;
         for item in &verdict.stored {
@@ -185,7 +151,7 @@ impl Report {
         for mismatch in &verdict.mismatches {
             writeln!(self.out, "{RED}mismatch:{RED:#} {mismatch}")?;
         }
-        if verdict.is_ok() {
+        if verdict.mismatches.is_empty() {
             writeln!(self.out, "{GREEN}OK: the table holds exactly the expected events.{GREEN:#}")
         } else {
             writeln!(self.out, "{RED}FAILED: see the mismatches above.{RED:#}")
@@ -197,8 +163,10 @@ impl Report {
         if self.json {
             return self.line(&json!({"type": "serving", "api_gateway": api_gateway, "services": urls(services)}));
         }
-        writeln!(self.out, "\n{BOLD}The sandbox is running.{BOLD:#} Ctrl-C stops it.\n")?;
-        writeln!(self.out, "  webhook          {api_gateway}{WEBHOOK_PATH}")?;
+        writeln!(
+            self.out,
+            "\n{BOLD}The sandbox is running.{BOLD:#} Ctrl-C stops it.\n\n  webhook          {api_gateway}{WEBHOOK_PATH}"
+        )?;
         self.service_urls(services)?;
         writeln!(
             self.out,

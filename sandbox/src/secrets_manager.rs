@@ -1,4 +1,4 @@
-//! A simulated Secrets Manager: the operations on secret values that the functions and the AWS CLI use.
+//! A simulated Secrets Manager: the operations that the functions and the tests use.
 //!
 //! It speaks the protocol of the service, with versions, stages and request tokens. The crate
 //! `winterbaume-secretsmanager` does not replace it: it accepts a request token again with other content, which hides
@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -28,6 +27,8 @@ use crate::{random::uuid, server::ServerHandle};
 
 const CURRENT: &str = "AWSCURRENT";
 const PREVIOUS: &str = "AWSPREVIOUS";
+const STRING: &str = "SecretString";
+const BINARY: &str = "SecretBinary";
 /// AWS's quota of versions per secret.
 const MAX_VERSIONS: usize = 100;
 /// The age in seconds from which AWS may remove a version.
@@ -47,43 +48,28 @@ struct Store(Arc<Mutex<Contents>>);
 struct Contents {
     secrets: BTreeMap<String, Secret>,
     calls: HashMap<String, usize>,
-    /// The histories of deleted secrets by name.
-    deleted_histories: BTreeMap<String, History>,
 }
-
-type History = Vec<(Instant, SecretValue)>;
 
 #[derive(Debug)]
 struct Secret {
     arn: String,
-    created: f64,
-    /// The instant at which it was marked for deletion.
-    deleted: Option<f64>,
+    /// Whether it was marked for deletion.
+    is_marked: bool,
+    /// Whether it was deleted without recovery. Only its history is left then.
+    is_gone: bool,
     /// The oldest version first.
     versions: Vec<Version>,
-    /// Every value that became the current one, removed versions included.
-    history: History,
+    /// See [`SecretsManager::history`].
+    history: Vec<(Instant, String)>,
 }
 
 #[derive(Debug, Clone)]
 struct Version {
     id: String,
-    value: SecretValue,
+    /// The member of the protocol that holds the value, and the value. Binary is in base64.
+    value: (&'static str, String),
     stages: Vec<&'static str>,
     created: f64,
-}
-
-/// A value as in the protocol: text, or binary in base64.
-#[derive(Clone, PartialEq, Eq)]
-enum SecretValue {
-    Text(String),
-    Binary(String),
-}
-
-impl fmt::Debug for SecretValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
 }
 
 /// The parameters of all operations.
@@ -130,12 +116,6 @@ impl SecretsManager {
         self.store.lock().calls.get(operation).copied().unwrap_or_default()
     }
 
-    /// The number of versions of a secret; 0 for an unknown secret.
-    #[must_use]
-    pub fn versions(&self, secret: &str) -> usize {
-        self.store.lock().find(secret).map_or(0, |(_, secret)| secret.versions.len())
-    }
-
     /// Makes all versions older by this time.
     pub fn pass_time(&self, by: Duration) {
         self.store.lock().pass_time(by);
@@ -177,10 +157,7 @@ impl Contents {
             "CreateSecret" => self.create(parameters),
             "GetSecretValue" => self.get_value(&parameters),
             "PutSecretValue" => self.put_value(parameters),
-            "DescribeSecret" => self.describe(&parameters),
-            "ListSecrets" => Ok(self.list()),
             "DeleteSecret" => self.delete(&parameters),
-            "RestoreSecret" => self.restore(&parameters),
             _ => failure("UnknownOperationException", format!("the sandbox has no operation `{operation}`")),
         }
     }
@@ -190,18 +167,19 @@ impl Contents {
         let Some(name) = name else {
             return failure("ValidationException", "the request has no Name");
         };
-        match self.secrets.get(&name) {
-            Some(Secret { deleted: Some(_), .. }) => {
+        let history = match self.secrets.get(&name) {
+            None => Vec::new(),
+            Some(secret) if secret.is_gone => secret.history.clone(),
+            Some(Secret { is_marked: true, .. }) => {
                 let message = "You can't create this secret because a secret with this name is already scheduled for \
                                deletion.";
                 return failure("InvalidRequestException", message);
             }
             Some(_) => return failure("ResourceExistsException", format!("the secret {name} already exists")),
-            None => {}
-        }
+        };
         let arn = format!("arn:aws:secretsmanager:us-east-1:123456789012:secret:{name}-{:06x}", self.secrets.len());
-        let history = self.deleted_histories.get(&name).cloned().unwrap_or_default();
-        let mut secret = Secret { arn, created: now(), deleted: None, versions: Vec::new(), history };
+        let versions = Vec::new();
+        let mut secret = Secret { arn, is_marked: false, is_gone: false, versions, history };
         let has_value = parameters.secret_string.is_some() || parameters.secret_binary.is_some();
         let version = if has_value { Some(secret.put(parameters)?) } else { None };
         let response = json!({"ARN": secret.arn, "Name": name, "VersionId": version});
@@ -223,12 +201,9 @@ impl Contents {
             "ARN": secret.arn, "Name": name, "VersionId": version.id,
             "VersionStages": version.stages, "CreatedDate": version.created,
         });
-        let (field, value) = match &version.value {
-            SecretValue::Text(text) => ("SecretString", text),
-            SecretValue::Binary(base64) => ("SecretBinary", base64),
-        };
-        if let Some(fields) = response.as_object_mut() {
-            fields.insert(field.to_owned(), value.clone().into());
+        let (member, value) = &version.value;
+        if let Some(members) = response.as_object_mut() {
+            members.insert((*member).to_owned(), value.as_str().into());
         }
         Ok(response)
     }
@@ -240,45 +215,19 @@ impl Contents {
         Ok(json!({"ARN": secret.arn, "Name": name, "VersionId": id, "VersionStages": stages}))
     }
 
-    fn describe(&mut self, parameters: &Parameters) -> Result<Value, Failure> {
-        let (name, secret) = self.find(parameters.id())?;
-        let in_use = secret.versions.iter().filter(|version| !version.stages.is_empty());
-        let stages: BTreeMap<_, _> = in_use.map(|version| (&version.id, &version.stages)).collect();
-        Ok(json!({
-            "ARN": secret.arn, "Name": name, "CreatedDate": secret.created, "DeletedDate": secret.deleted,
-            "VersionIdsToStages": stages,
-        }))
-    }
-
-    fn list(&self) -> Value {
-        let usable = self.secrets.iter().filter(|(_, secret)| secret.deleted.is_none());
-        let secrets = usable.map(|(name, secret)| json!({"ARN": secret.arn, "Name": name}));
-        json!({"SecretList": secrets.collect::<Vec<_>>()})
-    }
-
     /// Marks a secret for deletion. With `ForceDeleteWithoutRecovery` it removes the secret at once.
     fn delete(&mut self, parameters: &Parameters) -> Result<Value, Failure> {
         let force = parameters.force_delete_without_recovery;
         let (name, secret) = if force { self.find(parameters.id()) } else { self.find_usable(parameters) }?;
-        let now = now();
-        let response = json!({"ARN": secret.arn, "Name": name, "DeletionDate": now});
-        secret.deleted = Some(now);
-        if force && let Some(secret) = self.secrets.remove(&name) {
-            self.deleted_histories.insert(name, secret.history);
-        }
-        Ok(response)
-    }
-
-    fn restore(&mut self, parameters: &Parameters) -> Result<Value, Failure> {
-        let (name, secret) = self.find(parameters.id())?;
-        secret.deleted = None;
-        Ok(json!({"ARN": secret.arn, "Name": name}))
+        secret.is_marked = true;
+        secret.is_gone = force;
+        Ok(json!({"ARN": secret.arn, "Name": name, "DeletionDate": now()}))
     }
 
     /// A secret that is not marked for deletion.
     fn find_usable(&mut self, parameters: &Parameters) -> Result<(String, &mut Secret), Failure> {
         let (name, secret) = self.find(parameters.id())?;
-        if secret.deleted.is_some() {
+        if secret.is_marked {
             let message = "You can't perform this operation on the secret because it was marked for deletion.";
             return failure("InvalidRequestException", message);
         }
@@ -289,7 +238,7 @@ impl Contents {
     fn find(&mut self, id: &str) -> Result<(String, &mut Secret), Failure> {
         let without_ending = |arn: &str| arn.rsplit_once('-').is_some_and(|(stem, _)| stem == id);
         let is_meant = |name: &str, secret: &Secret| name == id || secret.arn == id || without_ending(&secret.arn);
-        match self.secrets.iter_mut().find(|(name, secret)| is_meant(name, secret)) {
+        match self.secrets.iter_mut().find(|(name, secret)| !secret.is_gone && is_meant(name, secret)) {
             Some((name, secret)) => Ok((name.clone(), secret)),
             None => failure("ResourceNotFoundException", "Secrets Manager can't find the specified secret."),
         }
@@ -301,14 +250,8 @@ impl Contents {
         }
     }
 
-    fn history(&mut self, id: &str) -> Vec<(Instant, String)> {
-        let text = |value: &SecretValue| match value {
-            SecretValue::Text(text) => text.clone(),
-            SecretValue::Binary(_) => String::new(),
-        };
-        let left = self.deleted_histories.get(id).cloned().unwrap_or_default();
-        let history = self.find(id).map_or(left, |(_, secret)| secret.history.clone());
-        history.iter().map(|(at, value)| (*at, text(value))).collect()
+    fn history(&self, name: &str) -> Vec<(Instant, String)> {
+        self.secrets.get(name).map(|secret| secret.history.clone()).unwrap_or_default()
     }
 }
 
@@ -324,8 +267,8 @@ impl Secret {
     /// A request token that was used before is a retry if the content is the same, and a conflict otherwise.
     fn put(&mut self, parameters: Parameters) -> Result<String, Failure> {
         let value = match (parameters.secret_string, parameters.secret_binary) {
-            (Some(text), None) => SecretValue::Text(text),
-            (None, Some(binary)) => SecretValue::Binary(binary),
+            (Some(text), None) => (STRING, text),
+            (None, Some(binary)) => (BINARY, binary),
             _ => {
                 return failure("InvalidParameterException", "expected exactly one of SecretString and SecretBinary");
             }
@@ -343,7 +286,8 @@ impl Secret {
             let was_current = version.stages.contains(&CURRENT);
             version.stages = if was_current { vec![PREVIOUS] } else { Vec::new() };
         }
-        self.history.push((Instant::now(), value.clone()));
+        let text = if value.0 == STRING { value.1.clone() } else { String::new() };
+        self.history.push((Instant::now(), text));
         self.versions.push(Version { id: id.clone(), value, stages: vec![CURRENT], created: now() });
         Ok(id)
     }
@@ -377,37 +321,27 @@ fn now() -> f64 {
 mod tests {
     use super::*;
 
-    fn put(contents: &mut Contents, text: &str, token: &str) -> Result<Value, &'static str> {
-        let parameters = Parameters {
-            secret_id: Some("ring".into()),
-            secret_string: Some(text.into()),
-            client_request_token: Some(token.into()),
-            ..Parameters::default()
-        };
-        contents.call("PutSecretValue", parameters).map_err(|failure| failure.kind)
-    }
-
-    fn get(contents: &mut Contents, id: &str, stage: &str) -> Option<String> {
-        let parameters =
-            Parameters { secret_id: Some(id.into()), version_stage: Some(stage.into()), ..Parameters::default() };
-        let response = contents.call("GetSecretValue", parameters).ok()?;
-        response["SecretString"].as_str().map(str::to_owned)
-    }
-
-    /// The response to an operation on the ring, or the kind of its error.
-    fn on_ring(contents: &mut Contents, operation: &str, force: bool) -> Result<Value, &'static str> {
-        let parameters = Parameters {
-            secret_id: Some("ring".into()),
-            force_delete_without_recovery: force,
-            ..Parameters::default()
-        };
-        contents.call(operation, parameters).map_err(|failure| failure.kind)
+    /// The response of an operation, or the kind of its error.
+    fn call(contents: &mut Contents, operation: &str, parameters: Value) -> Result<Value, &'static str> {
+        contents.call(operation, serde_json::from_value(parameters).unwrap()).map_err(|failure| failure.kind)
     }
 
     fn create(contents: &mut Contents, text: &str) -> Result<Value, &'static str> {
-        let parameters =
-            Parameters { name: Some("ring".into()), secret_string: Some(text.into()), ..Parameters::default() };
-        contents.call("CreateSecret", parameters).map_err(|failure| failure.kind)
+        call(contents, "CreateSecret", json!({"Name": "ring", "SecretString": text}))
+    }
+
+    fn put(contents: &mut Contents, text: &str, token: &str) -> Result<Value, &'static str> {
+        let parameters = json!({"SecretId": "ring", "SecretString": text, "ClientRequestToken": token});
+        call(contents, "PutSecretValue", parameters)
+    }
+
+    fn get(contents: &mut Contents, id: &str, stage: &str) -> Option<String> {
+        let response = call(contents, "GetSecretValue", json!({"SecretId": id, "VersionStage": stage})).ok()?;
+        response["SecretString"].as_str().map(str::to_owned)
+    }
+
+    fn on_ring(contents: &mut Contents, operation: &str, force: bool) -> Result<Value, &'static str> {
+        call(contents, operation, json!({"SecretId": "ring", "ForceDeleteWithoutRecovery": force}))
     }
 
     fn texts(contents: &mut Contents) -> Vec<String> {
@@ -448,10 +382,7 @@ mod tests {
         for number in 101..=200 {
             put(&mut contents, &number.to_string(), &format!("token-{number}")).unwrap();
             assert_eq!(contents.secrets["ring"].versions.len(), 100);
-            let oldest: u32 = match &contents.secrets["ring"].versions[0].value {
-                SecretValue::Text(text) => text.parse().unwrap(),
-                SecretValue::Binary(_) => panic!("it is text"),
-            };
+            let oldest: u32 = contents.secrets["ring"].versions[0].value.1.parse().unwrap();
             assert_eq!(oldest, number - 99, "the oldest version is removed first");
         }
         assert_eq!(
@@ -465,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_secret_is_unusable_until_it_is_restored() {
+    fn a_secret_marked_for_deletion_is_unusable_and_its_name_is_taken() {
         let mut contents = Contents::default();
         create(&mut contents, "1").unwrap();
         assert!(on_ring(&mut contents, "DeleteSecret", false).is_ok());
@@ -474,12 +405,6 @@ mod tests {
         }
         assert_eq!(put(&mut contents, "2", "token-2"), Err("InvalidRequestException"));
         assert_eq!(create(&mut contents, "2"), Err("InvalidRequestException"), "its name is still taken");
-        assert!(on_ring(&mut contents, "DescribeSecret", false).unwrap()["DeletedDate"].is_number());
-        assert_eq!(contents.list(), json!({"SecretList": []}));
-
-        assert!(on_ring(&mut contents, "RestoreSecret", false).is_ok());
-        assert_eq!(get(&mut contents, "ring", CURRENT).as_deref(), Some("1"));
-        assert!(put(&mut contents, "2", "token-2").is_ok());
     }
 
     #[test]
@@ -491,7 +416,7 @@ mod tests {
                 on_ring(&mut contents, "DeleteSecret", false).unwrap();
             }
             assert!(on_ring(&mut contents, "DeleteSecret", true).is_ok());
-            for operation in ["GetSecretValue", "DescribeSecret", "DeleteSecret", "RestoreSecret"] {
+            for operation in ["GetSecretValue", "DeleteSecret"] {
                 assert_eq!(on_ring(&mut contents, operation, false), Err("ResourceNotFoundException"), "{operation}");
             }
             assert_eq!(put(&mut contents, "2", "token-2"), Err("ResourceNotFoundException"));
@@ -505,9 +430,7 @@ mod tests {
     fn a_binary_value_is_an_empty_text_in_the_history() {
         let mut contents = Contents::default();
         create(&mut contents, "1").unwrap();
-        let binary =
-            Parameters { secret_id: Some("ring".into()), secret_binary: Some("AAE=".into()), ..Parameters::default() };
-        assert!(contents.call("PutSecretValue", binary).is_ok());
+        call(&mut contents, "PutSecretValue", json!({"SecretId": "ring", "SecretBinary": "AAE="})).unwrap();
         assert_eq!(texts(&mut contents), ["1", ""]);
     }
 }

@@ -2,23 +2,15 @@
 
 use std::{future::Future, io, net::Ipv4Addr, pin::Pin};
 
+use anyhow::anyhow;
 use axum::Router;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
-
-/// A port that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot listen on port {port} for {service}: {source}; choose another port, or leave the option out for a free one"
-)]
-pub struct ListenError {
-    service: &'static str,
-    port: u16,
-    source: io::Error,
-}
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 
 /// Listens on a port of loopback, or on a free one for port 0.
-pub async fn listen(service: &'static str, port: u16) -> Result<TcpListener, ListenError> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|source| ListenError { service, port, source })
+pub async fn listen(service: &str, port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
+        anyhow!("cannot listen on port {port} for {service}: {error}; choose another port, or 0 for a free one")
+    })
 }
 
 /// A server on loopback. It stops when this is dropped.
@@ -26,7 +18,8 @@ pub async fn listen(service: &'static str, port: u16) -> Result<TcpListener, Lis
 pub struct ServerHandle {
     url: String,
     _stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    /// Dropping it stops the task, and the listener with it.
+    _task: JoinSet<()>,
 }
 
 impl ServerHandle {
@@ -49,19 +42,14 @@ impl ServerHandle {
             // Nothing is ever sent: the sender is dropped.
             let _ = stopped.await;
         });
-        Ok(Self { url, _stop: stop, task: tokio::spawn(serve(listener, stopped)) })
+        let task = JoinSet::from_iter([serve(listener, stopped)]);
+        Ok(Self { url, _stop: stop, _task: task })
     }
 
     /// The base URL: `http://127.0.0.1:<port>`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
-    }
-}
-
-impl Drop for ServerHandle {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -22,13 +22,10 @@ use crate::{
     stack::{LOGICAL_ID, STACK_GUID, Stack},
 };
 
-/// The name of the events table.
 pub const TABLE_NAME: &str = "unith-events";
-/// The name of the key ring secret.
 pub const KEYS_SECRET: &str = "unith-webhook-keys";
 /// The name of the secret with the credentials of the UNITH account.
 pub const CREDENTIALS_SECRET: &str = "unith-credentials";
-/// The URL of the webhook.
 pub const WEBHOOK_URL: &str = "https://webhooks.example.com/webhooks/head-events";
 /// The host in [`WEBHOOK_URL`].
 const WEBHOOK_HOST: &str = "webhooks.example.com";
@@ -47,17 +44,13 @@ pub struct Services {
 impl Services {
     /// Starts the services. Deliveries go to `webhook_base`, e.g. `http://127.0.0.1:9000`.
     pub async fn start(options: &Options, webhook_base: String) -> anyhow::Result<Self> {
-        let listener = listen("DynamoDB", options.ports.dynamodb).await?;
+        let listener = listen("DynamoDB", options.ports.dynamodb_port).await?;
         let dynamodb = dynamodb::serve(listener, options.data.as_deref())?;
-        let secrets_manager = SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager).await?)?;
-        let settings = Settings {
-            style: options.style,
-            hosts: BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base.clone())]),
-            first_backoff: options.first_backoff,
-            seed: options.seed,
-            ..Settings::default()
-        };
-        let platform = Platform::serve(listen("UNITH", options.ports.unith).await?, settings)?;
+        let secrets_manager =
+            SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager_port).await?)?;
+        let hosts = BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base.clone())]);
+        let settings = Settings { hosts, ..options.platform.clone() };
+        let platform = Platform::serve(listen("UNITH", options.ports.unith_port).await?, settings)?;
         let services = Self { dynamodb, secrets_manager, platform, webhook_base };
         dynamodb::create_table(&services.dynamodb_client()?, TABLE_NAME).await?;
         let secrets = services.secrets_client()?;

@@ -29,7 +29,7 @@ impl Sandbox {
         options: &Options,
         write_log: impl Fn(&DeliveryLog) + Clone + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        let listener = listen("API Gateway", options.ports.api_gateway).await?;
+        let listener = listen("API Gateway", options.ports.port).await?;
         let services = Services::start(options, format!("http://{}", listener.local_addr()?)).await?;
         let config = Config::from_env(&services.environment().into_iter().collect())?;
         let provisioner = services.provisioner();

@@ -1,4 +1,4 @@
-//! The sandbox's own parts: if the simulation is wrong, everything tested against it may be.
+//! Tests of the simulators. If a simulator is wrong, every test that uses it may be wrong.
 
 #![allow(
     clippy::expect_used,
@@ -10,3 +10,10 @@
 
 mod api_gateway;
 mod platform;
+
+use std::{future::Future, time::Duration};
+
+/// Waits for `work`, at most half a minute.
+async fn within_limit<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), work).await.expect("nothing happened within 30 s")
+}

@@ -1,100 +1,117 @@
-//! The simulated platform does what UNITH's developer kit shows, and spells deliveries as the guide does if asked to.
+//! The simulated platform does what UNITH's developer kit shows. In the other style it spells deliveries as the guide.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode, routing::post};
 use sandbox::{
+    http_client::http_client,
     platform::{
-        EMAIL, EventType, FIRST_SHARED_KEY, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, Platform, SECRET_KEY, Settings,
-        Style, Subscriptions,
-        delivery::{Attempt, NoAnswer},
+        account::{EMAIL, FIRST_SHARED_KEY, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID, SECRET_KEY},
+        call::Call,
+        delivery::{Attempt, NoResponse, Sent},
+        faults::{FailingCall, Fault, Faults},
+        settings::Settings,
+        simulator::Platform,
+        style::Style,
     },
     server::{ServerHandle, listen},
 };
 use serde_json::{Value, json};
 use unith_events::{
+    event_type::{EventType, EventTypes},
     signature::{SharedKey, Signature},
     timestamp::Timestamp,
 };
 
+use crate::within_limit;
+
 const URL: &str = "https://hooks.example.com/in";
-
-/// Another head.
 const HEAD_B: &str = "head-b";
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// A webhook that answers as it is told, and remembers.
-#[derive(Clone)]
+/// The deliveries to a webhook, and its responses.
 struct Hook {
-    answers: Arc<Mutex<Vec<u16>>>,
-    bodies: Arc<Mutex<Vec<Value>>>,
+    /// The next status is the last one; 0 stands for no response, and an empty list for 200.
+    statuses: Vec<u16>,
+    bodies: Vec<Value>,
     /// The keys that may sign.
-    keys: Arc<Mutex<Vec<String>>>,
-    /// Which of them signed each delivery.
-    signed_with: Arc<Mutex<Vec<String>>>,
+    keys: Vec<String>,
+    /// The key of each delivery.
+    signed_with: Vec<String>,
 }
 
-impl Default for Hook {
-    fn default() -> Self {
-        let keys = Arc::new(Mutex::new(vec![FIRST_SHARED_KEY.to_owned()]));
-        Self { answers: Arc::default(), bodies: Arc::default(), keys, signed_with: Arc::default() }
-    }
-}
-
-impl Hook {
-    async fn serve(&self) -> ServerHandle {
-        let router = Router::new().route("/in", post(receive)).with_state(self.clone());
-        ServerHandle::router(listen("a webhook", 0).await.unwrap(), router).unwrap()
-    }
-}
-
-/// 0 stands for no answer at all.
-async fn receive(State(hook): State<Hook>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let signature = Signature::parse(headers["x-signature-256"].as_bytes()).unwrap();
-    let keys = hook.keys.lock().unwrap().clone();
-    let key = keys.into_iter().find(|key| SharedKey::parse(key.as_str()).unwrap().signed(&body, &signature));
-    hook.signed_with.lock().unwrap().push(key.expect("an unknown key signed"));
+async fn receive(State(hook): State<Arc<Mutex<Hook>>>, headers: HeaderMap, body: Bytes) -> StatusCode {
     assert_eq!(
         (&headers["host"], &headers["content-type"]),
         (&"hooks.example.com".parse().unwrap(), &"application/json".parse().unwrap())
     );
-    hook.bodies.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
-    let next = hook.answers.lock().unwrap().pop().unwrap_or(200);
-    if next == 0 {
+    let signature = Signature::parse(headers["x-signature-256"].as_bytes()).unwrap();
+    let status = {
+        let mut hook = hook.lock().unwrap();
+        let signed = |key: &&String| SharedKey::parse(key.as_str()).unwrap().verify(&body, &signature);
+        let key = hook.keys.iter().find(signed).expect("an unknown key signed").clone();
+        hook.signed_with.push(key);
+        hook.bodies.push(serde_json::from_slice(&body).unwrap());
+        hook.statuses.pop().unwrap_or(200)
+    };
+    if status == 0 {
         std::future::pending::<()>().await;
     }
-    StatusCode::from_u16(next).unwrap()
+    StatusCode::from_u16(status).unwrap()
 }
 
+/// A platform, a client of its API, and a webhook at [`URL`].
 struct Api {
     platform: Platform,
     http: reqwest::Client,
     bearer: String,
+    hook: Arc<Mutex<Hook>>,
+    _hook_server: ServerHandle,
 }
 
 impl Api {
-    async fn start(hook: Option<&ServerHandle>) -> Self {
-        Self::start_with(hook, Settings::default()).await
+    async fn start() -> Self {
+        Self::start_with(Settings::default()).await
     }
 
-    async fn start_with(hook: Option<&ServerHandle>, settings: Settings) -> Self {
-        let hosts: BTreeMap<_, _> =
-            hook.iter().map(|hook| ("hooks.example.com".to_owned(), hook.url().to_owned())).collect();
+    async fn start_with(settings: Settings) -> Self {
+        let keys = vec![FIRST_SHARED_KEY.to_owned()];
+        let hook = Hook { statuses: Vec::new(), bodies: Vec::new(), keys, signed_with: Vec::new() };
+        let hook = Arc::new(Mutex::new(hook));
+        let router = Router::new().route("/in", post(receive)).with_state(Arc::clone(&hook));
+        let hook_server = ServerHandle::router(listen("a webhook", 0).await.unwrap(), router).unwrap();
         let settings = Settings {
-            hosts,
-            give_up_after: Duration::from_millis(300),
+            hosts: [("hooks.example.com".to_owned(), hook_server.url().to_owned())].into(),
+            response_timeout: RESPONSE_TIMEOUT,
             first_backoff: Duration::from_millis(10),
             seed: 1,
             ..settings
         };
         let platform = Platform::serve(listen("UNITH", 0).await.unwrap(), settings).unwrap();
-        let mut api = Self { platform, http: provision::unith::http_client(), bearer: String::new() };
+        let (http, bearer) = (http_client().unwrap(), String::new());
+        let mut api = Self { platform, http, bearer, hook, _hook_server: hook_server };
         let (status, token) = api.call("POST", "/auth/token", &json!({"email": EMAIL, "secretKey": SECRET_KEY})).await;
         assert_eq!(status, 200);
         token["data"]["bearer"].as_str().unwrap().clone_into(&mut api.bearer);
+        api
+    }
+
+    fn hook(&self) -> MutexGuard<'_, Hook> {
+        self.hook.lock().unwrap()
+    }
+
+    fn delivered_types(&self) -> Vec<Value> {
+        self.hook().bodies.iter().map(|body| body["event_type"].clone()).collect()
+    }
+
+    /// A platform with a webhook that gets all events.
+    async fn delivering() -> Self {
+        let api = Self::start().await;
+        api.enable(true).await;
+        api.register(&all()).await;
         api
     }
 
@@ -104,14 +121,20 @@ impl Api {
         if !body.is_null() {
             request = request.json(body);
         }
-        let response = request.send().await.unwrap();
-        (response.status().as_u16(), response.json().await.unwrap_or_default())
+        let response = within_limit(request.send()).await.unwrap();
+        (response.status().as_u16(), within_limit(response.json()).await.unwrap_or_default())
     }
 
     async fn register(&self, flags: &Value) -> (u16, Value) {
-        let mut body = json!({"headId": HEAD_ID, "webhookUrl": URL});
-        body.as_object_mut().unwrap().extend(flags.as_object().unwrap().clone());
-        self.call("POST", "/head-events", &body).await
+        self.call("POST", "/head-events", &registration(flags)).await
+    }
+
+    async fn change(&self, id: &str, flags: &Value) -> (u16, Value) {
+        self.call("PATCH", &format!("/head-events/{id}"), &registration(flags)).await
+    }
+
+    async fn delete(&self, id: &str) -> u16 {
+        self.call("DELETE", &format!("/head-events/{id}"), &Value::Null).await.0
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
@@ -124,13 +147,10 @@ impl Api {
         list
     }
 
-    fn faults(&self, faults: Value) {
-        self.platform.set_faults(serde_json::from_value(faults).unwrap());
-    }
-
-    /// The journal as webhook id, key and whether it began.
+    /// The journal as webhook id, key and whether the webhook became live.
     fn journal(&self) -> Vec<(u64, String, bool)> {
-        self.platform.journal().into_iter().map(|change| (change.webhook_id, change.shared_key, change.live)).collect()
+        let changes = self.platform.journal().into_iter();
+        changes.map(|change| (change.webhook.id, change.webhook.shared_key, change.live)).collect()
     }
 
     async fn enable(&self, on: bool) {
@@ -138,22 +158,44 @@ impl Api {
         assert_eq!(self.call("PUT", &path, &Value::Null).await.0, 200);
     }
 
+    fn send(&self, kind: EventType) -> Vec<Sent> {
+        self.platform.emit(HEAD_ID, "session", kind, Timestamp::now())
+    }
+
     async fn emit(&self, kind: EventType) -> Vec<Attempt> {
-        let sent = self.platform.emit(HEAD_ID, "session", kind, Timestamp::now()).pop();
-        match sent {
-            Some(sent) => sent.attempts.await.unwrap(),
+        match self.send(kind).pop() {
+            Some(sent) => attempts(sent).await,
             None => Vec::new(),
         }
     }
+
+    /// Lets a call fail once; the response, its body not read yet.
+    async fn failing(&self, how: Fault) -> reqwest::Response {
+        self.platform.set_faults(FailingCall::new(Call::ShowAccount, how));
+        let request = self.http.get(format!("{}/user/me", self.platform.url())).bearer_auth(&self.bearer);
+        within_limit(request.send()).await.unwrap()
+    }
+}
+
+async fn attempts(sent: Sent) -> Vec<Attempt> {
+    within_limit(sent.attempts).await.unwrap()
 }
 
 fn all() -> Value {
     json!({"startConversation": true, "endConversation": true, "timeoutConversation": true, "inactivityWarning": true})
 }
 
+/// The body of a registration or a change with these flags.
+fn registration(flags: &Value) -> Value {
+    let mut body = flags.clone();
+    body["headId"] = HEAD_ID.into();
+    body["webhookUrl"] = URL.into();
+    body
+}
+
 #[tokio::test]
-async fn every_call_but_the_token_needs_a_bearer() {
-    let mut api = Api::start(None).await;
+async fn every_call_except_the_token_needs_a_bearer_token() {
+    let mut api = Api::start().await;
     let wrong = json!({"email": EMAIL, "secretKey": "wrong"});
     assert_eq!(api.call("POST", "/auth/token", &wrong).await.0, 401);
     api.bearer = "made up".to_owned();
@@ -174,14 +216,14 @@ async fn every_call_but_the_token_needs_a_bearer() {
 
 #[tokio::test]
 async fn a_webhook_is_registered_listed_changed_and_deleted() {
-    let api = Api::start(None).await;
-    let (status, answer) = api.register(&json!({"startConversation": true})).await;
-    assert_eq!((status, answer), (200, json!({"sharedKey": FIRST_SHARED_KEY})), "the key, and no id");
+    let api = Api::start().await;
+    let registered = api.register(&json!({"startConversation": true})).await;
+    assert_eq!(registered, (200, json!({"sharedKey": FIRST_SHARED_KEY})), "the key without an id");
     let (_, second) = api.register(&all()).await;
     assert_ne!(second["sharedKey"], FIRST_SHARED_KEY);
 
     let list = api.list(HEAD_ID).await;
-    assert_eq!(list.as_array().unwrap().len(), 2, "a second registration with the same URL is added");
+    assert_eq!(list.as_array().unwrap().len(), 2, "another registration with the same URL is added");
     assert_eq!(list[1]["sharedKey"], second["sharedKey"]);
     let names: Vec<_> = list[0].as_object().unwrap().keys().map(String::as_str).collect();
     let shown = "createdAt endConversation headId id inactivityWarning orgId sharedKey startConversation \
@@ -196,37 +238,32 @@ async fn a_webhook_is_registered_listed_changed_and_deleted() {
     assert_eq!(api.list("other").await, Value::Null, "an empty list");
     assert_eq!(api.get("/head-events/1").await, (200, first.clone()));
 
-    let mut changed = all();
-    changed["headId"] = HEAD_ID.into();
-    changed["webhookUrl"] = URL.into();
-    let (status, patched) = api.call("PATCH", "/head-events/1", &changed).await;
+    let (status, patched) = api.change("1", &all()).await;
     assert_eq!((status, &patched["endConversation"]), (200, &json!(true)));
     assert_eq!(patched["sharedKey"], FIRST_SHARED_KEY);
 
-    assert_eq!(api.call("DELETE", "/head-events/1", &Value::Null).await.0, 204);
+    assert_eq!(api.delete("1").await, 204);
     for method in ["GET", "DELETE"] {
         assert_eq!(api.call(method, "/head-events/1", &Value::Null).await.0, 404, "{method}");
     }
 }
 
 #[tokio::test]
-async fn what_cannot_be_registered_is_refused() {
-    let api = Api::start(None).await;
+async fn an_http_url_an_unknown_head_and_a_public_head_id_cannot_be_registered() {
+    let api = Api::start().await;
     for (head, url, status) in
         [(HEAD_ID, "http://hooks.example.com/in", 400), ("no-head", URL, 404), (PUBLIC_HEAD_ID, URL, 404)]
     {
-        let (answered, body) = api.call("POST", "/head-events", &json!({"headId": head, "webhookUrl": url})).await;
-        assert_eq!(answered, status, "{body}");
+        let (refused, body) = api.call("POST", "/head-events", &json!({"headId": head, "webhookUrl": url})).await;
+        assert_eq!(refused, status, "{body}");
     }
     assert!(api.platform.webhooks().is_empty());
 }
 
 #[tokio::test]
-async fn only_enabled_heads_and_chosen_types_are_delivered() {
-    let hook = Hook::default();
-    let served = hook.serve().await;
-    let api = Api::start(Some(&served)).await;
-    assert!(!api.platform.events_enabled(HEAD_ID), "off is the default");
+async fn only_events_of_enabled_heads_and_subscribed_types_are_delivered() {
+    let api = Api::start().await;
+    assert!(!api.platform.events_enabled(HEAD_ID), "events are off by default");
     api.enable(true).await;
     api.register(&json!({"startConversation": true, "inactivityWarning": true})).await;
     for (kind, delivered) in [
@@ -241,13 +278,16 @@ async fn only_enabled_heads_and_chosen_types_are_delivered() {
     assert!(api.emit(EventType::StartConversation).await.is_empty());
     assert_eq!(api.platform.webhooks().len(), 1, "the registration stays");
     api.enable(true).await;
-    assert_eq!(api.emit(EventType::StartConversation).await.len(), 1, "off and on again keeps a registration working");
-    let types: Vec<_> = hook.bodies.lock().unwrap().iter().map(|body| body["event_type"].clone()).collect();
-    assert_eq!(types, ["start_conversation", "inactivity_warning", "start_conversation"]);
+    assert_eq!(
+        api.emit(EventType::StartConversation).await.len(),
+        1,
+        "switching off and on keeps a registration working"
+    );
+    assert_eq!(api.delivered_types(), ["start_conversation", "inactivity_warning", "start_conversation"]);
 }
 
 #[tokio::test]
-async fn each_style_spells_deliveries_its_own_way() {
+async fn each_style_has_its_own_spelling_of_deliveries() {
     assert_eq!(Settings::default().style, Style::Kit);
     let kinds = [
         (EventType::StartConversation, "start_conversation"),
@@ -256,9 +296,7 @@ async fn each_style_spells_deliveries_its_own_way() {
         (EventType::EndConversation, "end_conversation"),
     ];
     for (style, timestamp) in [(Style::Kit, "2026-08-31 06:56:30"), (Style::Guide, "2026-08-31T06:56:30Z")] {
-        let hook = Hook::default();
-        let served = hook.serve().await;
-        let api = Api::start_with(Some(&served), Settings { style, ..Settings::default() }).await;
+        let api = Api::start_with(Settings { style, ..Settings::default() }).await;
         api.enable(true).await;
         api.register(&all()).await;
         let at = Timestamp::parse("2026-08-31T08:56:30.999+02:00").unwrap();
@@ -269,28 +307,24 @@ async fn each_style_spells_deliveries_its_own_way() {
                 + &format!(
                     r#""public_head_id":"{PUBLIC_HEAD_ID}","public_org_id":"{PUBLIC_ORG_ID}","event_type":"{event_type}"}}"#
                 );
-            assert_eq!(String::from_utf8(sent.body).unwrap(), expected);
-            assert!(sent.attempts.await.unwrap()[0].succeeded());
+            assert_eq!(String::from_utf8(sent.body.clone()).unwrap(), expected);
+            assert!(attempts(sent).await[0].succeeded());
         }
-        assert_eq!(hook.bodies.lock().unwrap().len(), 4, "{style:?}");
+        assert_eq!(api.hook().bodies.len(), 4, "{style:?}");
     }
 }
 
 #[tokio::test]
 async fn each_registration_delivers_signed_with_its_own_key() {
-    let hook = Hook::default();
-    let served = hook.serve().await;
-    let api = Api::start(Some(&served)).await;
-    api.enable(true).await;
-    api.register(&all()).await;
+    let api = Api::delivering().await;
     let second = api.register(&all()).await.1["sharedKey"].as_str().unwrap().to_owned();
-    hook.keys.lock().unwrap().push(second.clone());
-    let sent = api.platform.emit(HEAD_ID, "session", EventType::StartConversation, Timestamp::now());
+    api.hook().keys.push(second.clone());
+    let sent = api.send(EventType::StartConversation);
     assert_eq!(sent.len(), 2);
     for sent in sent {
-        assert!(sent.attempts.await.unwrap()[0].succeeded());
+        assert!(attempts(sent).await[0].succeeded());
     }
-    let mut signed_with = hook.signed_with.lock().unwrap().clone();
+    let mut signed_with = api.hook().signed_with.clone();
     signed_with.sort();
     let mut keys = [FIRST_SHARED_KEY.to_owned(), second];
     keys.sort();
@@ -299,45 +333,44 @@ async fn each_registration_delivers_signed_with_its_own_key() {
 
 #[tokio::test]
 async fn a_registration_made_while_events_are_off_never_delivers() {
-    let hook = Hook::default();
-    let served = hook.serve().await;
-    let api = Api::start(Some(&served)).await;
+    let api = Api::start().await;
     api.register(&all()).await;
     assert!(!api.platform.webhooks()[0].made_while_on);
     api.enable(true).await;
     assert!(api.emit(EventType::StartConversation).await.is_empty());
 
-    let mut changed = all();
-    changed["headId"] = HEAD_ID.into();
-    changed["webhookUrl"] = URL.into();
-    assert_eq!(api.call("PATCH", "/head-events/1", &changed).await.0, 200);
+    assert_eq!(api.change("1", &all()).await.0, 200);
     api.enable(false).await;
     api.enable(true).await;
-    assert!(api.emit(EventType::StartConversation).await.is_empty(), "neither a PATCH nor the switch mends it");
+    assert!(api.emit(EventType::StartConversation).await.is_empty(), "neither a PATCH nor the switch changes that");
 
     let key = api.register(&all()).await.1["sharedKey"].as_str().unwrap().to_owned();
-    hook.keys.lock().unwrap().push(key);
-    assert_eq!(api.emit(EventType::StartConversation).await.len(), 1, "one made while they are on delivers");
+    api.hook().keys.push(key);
+    assert_eq!(
+        api.emit(EventType::StartConversation).await.len(),
+        1,
+        "a registration made while events are on delivers"
+    );
     api.platform.delete_in_console(2);
-    api.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
+    api.platform.register_in_console(HEAD_ID, URL, EventTypes::ALL);
     assert!(api.platform.webhooks()[1].made_while_on);
 }
 
 #[tokio::test]
-async fn the_switch_for_a_heads_events_is_in_the_query_alone() {
-    let api = Api::start(None).await;
+async fn the_switch_of_a_head_is_read_from_the_query_only() {
+    let api = Api::start().await;
     let path = format!("/head/{HEAD_ID}/enable-events");
     assert_eq!(api.get(&path).await, (200, json!(false)));
     let body = json!({"enableEvents": true});
     let ignored = (200, json!({"headId": HEAD_ID, "enableEvents": false}));
-    assert_eq!(api.call("PUT", &path, &body).await, ignored, "a body is ignored in silence");
+    assert_eq!(api.call("PUT", &path, &body).await, ignored, "a body is ignored without an error");
     assert_eq!(api.get(&path).await, (200, json!(false)));
 
     let on = format!("{path}?enableEvents=true");
-    let answer = (200, json!({"headId": HEAD_ID, "enableEvents": true}));
-    assert_eq!(api.call("PUT", &on, &json!({"enableEvents": false})).await, answer);
+    let switched_on = (200, json!({"headId": HEAD_ID, "enableEvents": true}));
+    assert_eq!(api.call("PUT", &on, &json!({"enableEvents": false})).await, switched_on);
     assert_eq!(api.get(&path).await, (200, json!(true)));
-    assert_eq!(api.call("PUT", &path, &json!({"enableEvents": false})).await, answer, "nothing changed");
+    assert_eq!(api.call("PUT", &path, &json!({"enableEvents": false})).await, switched_on, "nothing changed");
     assert_eq!(api.call("PUT", &format!("{path}?enableEvents=false"), &Value::Null).await.0, 200);
     assert_eq!(api.get(&path).await, (200, json!(false)));
 
@@ -352,9 +385,9 @@ async fn the_switch_for_a_heads_events_is_in_the_query_alone() {
 }
 
 #[tokio::test]
-async fn heads_are_listed_in_pages_and_order_of_creation() {
+async fn heads_are_listed_in_pages_in_the_order_of_their_creation() {
     let more_heads = vec![HEAD_B.to_owned(), "head-a".to_owned()];
-    let api = Api::start_with(None, Settings { more_heads, ..Settings::default() }).await;
+    let api = Api::start_with(Settings { more_heads, ..Settings::default() }).await;
     let (status, list) = api.get("/head/all").await;
     assert_eq!((status, &list["meta"]), (200, &json!({"page": 1, "take": 50, "itemCount": 3, "pageCount": 1})));
     let first = json!({"id": HEAD_ID, "publicId": PUBLIC_HEAD_ID, "name": "Jane 1", "operationMode": "ttt"});
@@ -379,8 +412,8 @@ async fn heads_are_listed_in_pages_and_order_of_creation() {
 }
 
 #[tokio::test]
-async fn heads_come_and_go() {
-    let api = Api::start(None).await;
+async fn heads_are_added_and_deleted_with_their_webhooks() {
+    let api = Api::start().await;
     let public_ids = async || -> Vec<String> {
         let (_, list) = api.get("/head/all").await;
         let heads = list["data"].as_array().unwrap().clone();
@@ -389,26 +422,26 @@ async fn heads_come_and_go() {
     api.platform.add_head(HEAD_B);
     api.platform.add_head(HEAD_B);
     api.platform.add_head("head-c");
-    let made = public_ids().await;
-    assert_eq!((made.len(), made[0].as_str()), (3, PUBLIC_HEAD_ID));
-    assert!(made[1] != made[2] && made[1] != made[0] && made[2] != made[0], "{made:?}");
+    let added = public_ids().await;
+    assert_eq!((added.len(), added[0].as_str()), (3, PUBLIC_HEAD_ID));
+    assert!(added[1] != added[2] && added[1] != added[0] && added[2] != added[0], "{added:?}");
 
     api.platform.enable_in_console(HEAD_B, true);
-    api.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
-    api.platform.register_in_console(HEAD_B, URL, Subscriptions::ALL);
+    api.platform.register_in_console(HEAD_ID, URL, EventTypes::ALL);
+    api.platform.register_in_console(HEAD_B, URL, EventTypes::ALL);
     let delivered = api.platform.emit(HEAD_B, "session", EventType::StartConversation, Timestamp::now()).remove(0);
     let body: Value = serde_json::from_slice(&delivered.body).unwrap();
-    assert_eq!((body["head_id"].as_str(), body["public_head_id"].as_str()), (Some(HEAD_B), Some(made[1].as_str())));
+    assert_eq!((body["head_id"].as_str(), body["public_head_id"].as_str()), (Some(HEAD_B), Some(added[1].as_str())));
 
     api.platform.remove_head(HEAD_B);
-    assert_eq!(public_ids().await, [made[0].clone(), made[2].clone()]);
+    assert_eq!(public_ids().await, [added[0].clone(), added[2].clone()]);
     let left: Vec<_> = api.platform.webhooks().into_iter().map(|webhook| webhook.head_id).collect();
-    assert_eq!(left, [HEAD_ID], "its webhooks go too");
+    assert_eq!(left, [HEAD_ID], "the webhooks of the head are deleted too");
     assert_eq!(api.get(&format!("/head/{HEAD_B}/enable-events")).await.0, 404);
 
     api.platform.add_head(HEAD_B);
     let again = public_ids().await;
-    assert!(!made.contains(&again[2]), "{again:?}: a public id is used once");
+    assert!(!added.contains(&again[2]), "{again:?}: a public id is used only once");
     assert!(!api.platform.events_enabled(HEAD_B));
     api.platform.remove_head(HEAD_ID);
     api.platform.add_head(HEAD_ID);
@@ -416,8 +449,8 @@ async fn heads_come_and_go() {
 }
 
 #[tokio::test]
-async fn the_account_has_an_organisation() {
-    let api = Api::start(None).await;
+async fn the_account_has_the_organisation_of_its_webhooks() {
+    let api = Api::start().await;
     let (status, account) = api.get("/user/me").await;
     assert_eq!((status, &account["email"]), (200, &json!(EMAIL)));
     assert!(account["id"].is_string());
@@ -429,57 +462,52 @@ async fn the_account_has_an_organisation() {
 }
 
 #[tokio::test]
-async fn calls_are_counted_by_method_and_route_also_those_that_fail() {
-    let mut api = Api::start(None).await;
-    assert_eq!((api.platform.calls("POST /auth/token"), api.platform.total_calls()), (1, 1));
+async fn calls_are_counted_by_method_and_route_even_if_they_fail() {
+    let mut api = Api::start().await;
+    assert_eq!((api.platform.calls(Call::CreateToken), api.platform.calls(Call::Any)), (1, 1));
     api.enable(true).await;
     api.get(&format!("/head/{HEAD_ID}/enable-events")).await;
     api.register(&all()).await;
     api.list(HEAD_ID).await;
     api.get("/head-events/1").await;
-    api.call("DELETE", "/head-events/9", &Value::Null).await;
+    api.delete("9").await;
     api.get("/head/all?page=1").await;
     api.get("/user/me").await;
-    api.faults(json!({"failing": [{"call": "POST /head-events", "how": {"status": [503, null]}, "times": 1}]}));
+    api.platform.set_faults(FailingCall::new(Call::Register, Fault::status(503)));
     assert_eq!(api.register(&all()).await.0, 503);
     api.bearer = "made up".to_owned();
     assert_eq!(api.register(&all()).await.0, 401);
     api.get("/no-such-path").await;
     for (call, count) in [
-        ("PUT /head/{head_id}/enable-events", 1),
-        ("GET /head/{head_id}/enable-events", 1),
-        ("POST /head-events", 3),
-        ("GET /head-events", 1),
-        ("GET /head-events/{id}", 1),
-        ("DELETE /head-events/{id}", 1),
-        ("GET /head/all", 1),
-        ("GET /user/me", 1),
-        ("PATCH /head-events/{id}", 0),
+        (Call::SetSwitch, 1),
+        (Call::ShowSwitch, 1),
+        (Call::Register, 3),
+        (Call::ListWebhooks, 1),
+        (Call::ShowWebhook, 1),
+        (Call::DeleteWebhook, 1),
+        (Call::ListHeads, 1),
+        (Call::ShowAccount, 1),
+        (Call::ChangeWebhook, 0),
     ] {
-        assert_eq!(api.platform.calls(call), count, "{call}");
+        assert_eq!(api.platform.calls(call), count, "{call:?}");
     }
-    assert_eq!(api.platform.total_calls(), 11);
+    assert_eq!(api.platform.calls(Call::Any), 11);
 }
 
 #[tokio::test]
-async fn the_journal_has_each_begin_and_end_of_being_live() {
-    let api = Api::start(None).await;
+async fn the_journal_has_each_change_of_a_webhook_to_and_from_being_live() {
+    let api = Api::start().await;
     let key = |id: u64| api.platform.webhooks().into_iter().find(|webhook| webhook.id == id).unwrap().shared_key;
     let mut expected = Vec::new();
     api.register(&all()).await;
     api.enable(true).await;
-    assert_eq!(api.journal(), expected, "made while events were off");
+    assert_eq!(api.journal(), expected, "it was registered while events were off");
 
     api.register(&json!({})).await;
     assert_eq!(api.journal(), expected, "subscribed to nothing");
     let second = key(2);
-    let body = |flags: Value| {
-        let mut body = json!({"headId": HEAD_ID, "webhookUrl": URL});
-        body.as_object_mut().unwrap().extend(flags.as_object().unwrap().clone());
-        body
-    };
     for (flags, live) in [(json!({"endConversation": true}), Some(true)), (all(), None), (json!({}), Some(false))] {
-        assert_eq!(api.call("PATCH", "/head-events/2", &body(flags)).await.0, 200);
+        assert_eq!(api.change("2", &flags).await.0, 200);
         expected.extend(live.map(|live| (2, second.clone(), live)));
         assert_eq!(api.journal(), expected);
     }
@@ -488,7 +516,7 @@ async fn the_journal_has_each_begin_and_end_of_being_live() {
     let third = key(3);
     expected.push((3, third.clone(), true));
     api.enable(true).await;
-    assert_eq!(api.journal(), expected, "on twice is on");
+    assert_eq!(api.journal(), expected, "switching on again changes nothing");
     for live in [false, true] {
         api.enable(live).await;
         expected.push((3, third.clone(), live));
@@ -497,21 +525,21 @@ async fn the_journal_has_each_begin_and_end_of_being_live() {
         api.platform.enable_in_console(HEAD_ID, live);
         expected.push((3, third.clone(), live));
     }
-    api.platform.change_in_console(2, Subscriptions::ALL);
+    api.platform.change_in_console(2, EventTypes::ALL);
     expected.push((2, second.clone(), true));
     api.platform.delete_in_console(2);
     expected.push((2, second, false));
-    assert_eq!(api.call("DELETE", "/head-events/3", &Value::Null).await.0, 204);
+    assert_eq!(api.delete("3").await, 204);
     expected.push((3, third, false));
-    api.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
+    api.platform.register_in_console(HEAD_ID, URL, EventTypes::ALL);
     let fourth = key(4);
     expected.push((4, fourth.clone(), true));
     assert_eq!(api.journal(), expected);
 
-    api.faults(json!({"patch_changes_key": true}));
-    assert_eq!(api.call("PATCH", "/head-events/4", &body(all())).await.0, 200);
+    api.platform.set_faults(Faults { patch_changes_key: true, ..Faults::default() });
+    assert_eq!(api.change("4", &all()).await.0, 200);
     expected.extend([(4, fourth, false), (4, key(4), true)]);
-    assert_eq!(api.journal(), expected, "a new key is a new beginning");
+    assert_eq!(api.journal(), expected, "with a new key it becomes live again");
 
     let last = key(4);
     api.platform.remove_head(HEAD_ID);
@@ -519,202 +547,180 @@ async fn the_journal_has_each_begin_and_end_of_being_live() {
     assert_eq!(api.journal(), expected);
     let journal = api.platform.journal();
     assert!(journal.is_sorted_by_key(|change| change.at));
-    assert!(journal.iter().all(|change| change.head_id == HEAD_ID && change.webhook_url == URL));
+    assert!(journal.iter().all(|change| change.webhook.head_id == HEAD_ID && change.webhook.webhook_url == URL));
 }
 
 #[tokio::test]
-async fn ids_can_be_strings_with_leading_zeros() {
-    let api = Api::start(None).await;
+async fn webhook_ids_can_be_strings_with_leading_zeros() {
+    let api = Api::start().await;
     api.register(&all()).await;
-    assert_eq!(api.get("/head-events/000001").await.0, 404, "not without the fault");
-    api.faults(json!({"string_ids": true}));
+    assert_eq!(api.get("/head-events/000001").await.0, 404, "without the fault it is a number");
+    api.platform.set_faults(Faults { string_ids: true, ..Faults::default() });
     assert_eq!(api.list(HEAD_ID).await[0]["id"], "000001");
     let (status, webhook) = api.get("/head-events/000001").await;
     assert_eq!((status, &webhook["id"]), (200, &json!("000001")));
-    assert_eq!(api.get("/head-events/1").await.0, 404, "the id is the text");
-    let body = json!({"headId": HEAD_ID, "webhookUrl": URL});
-    assert_eq!(api.call("PATCH", "/head-events/000001", &body).await.1["id"], "000001");
-    assert_eq!(api.call("DELETE", "/head-events/000001", &Value::Null).await.0, 204);
+    assert_eq!(api.get("/head-events/1").await.0, 404, "the text is the id");
+    assert_eq!(api.change("000001", &json!({})).await.1["id"], "000001");
+    assert_eq!(api.delete("000001").await, 204);
     assert!(api.platform.webhooks().is_empty());
 }
 
 #[tokio::test]
 async fn a_registration_can_be_missing_from_lists_for_a_while() {
-    let api = Api::start(None).await;
+    let api = Api::start().await;
     api.register(&all()).await;
-    api.faults(json!({"unlisted_for_ms": u64::MAX}));
+    api.platform.set_faults(Faults { unlisted_for_ms: u64::MAX, ..Faults::default() });
     assert_eq!(api.list(HEAD_ID).await, Value::Null);
-    assert_eq!(api.get("/head-events/1").await.0, 200, "it is there");
+    assert_eq!(api.get("/head-events/1").await.0, 200, "the webhook exists");
 
-    api.faults(json!({"unlisted_for_ms": 400}));
-    let started = std::time::Instant::now();
+    api.platform.set_faults(Faults { unlisted_for_ms: 400, ..Faults::default() });
+    let started = Instant::now();
     api.register(&all()).await;
-    let listed = async || api.list(HEAD_ID).await.as_array().map_or(0, Vec::len);
-    while listed().await < 2 {
-        assert!(started.elapsed() < Duration::from_secs(10), "it is never listed");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    within_limit(async {
+        while api.list(HEAD_ID).await.as_array().map_or(0, Vec::len) < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     assert!(started.elapsed() >= Duration::from_millis(400));
 }
 
 #[tokio::test]
-async fn a_list_can_ignore_its_filter() {
+async fn a_list_can_ignore_its_head_id() {
     let settings = Settings { more_heads: vec![HEAD_B.to_owned()], ..Settings::default() };
-    let api = Api::start_with(None, settings).await;
-    api.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
-    api.platform.register_in_console(HEAD_B, URL, Subscriptions::ALL);
+    let api = Api::start_with(settings).await;
+    api.platform.register_in_console(HEAD_ID, URL, EventTypes::ALL);
+    api.platform.register_in_console(HEAD_B, URL, EventTypes::ALL);
     let heads = async || -> Vec<Value> {
         let list = api.list(HEAD_B).await;
         list.as_array().unwrap().iter().map(|webhook| webhook["headId"].clone()).collect()
     };
     assert_eq!(heads().await, [HEAD_B]);
-    api.faults(json!({"unfiltered_list": true}));
+    api.platform.set_faults(Faults { unfiltered_list: true, ..Faults::default() });
     assert_eq!(heads().await, [HEAD_ID, HEAD_B]);
 }
 
 #[tokio::test]
 async fn a_patch_can_change_the_key() {
-    let hook = Hook::default();
-    let served = hook.serve().await;
-    let api = Api::start(Some(&served)).await;
-    api.enable(true).await;
-    api.register(&all()).await;
-    api.faults(json!({"patch_changes_key": true}));
-    let mut body = all();
-    body["headId"] = HEAD_ID.into();
-    body["webhookUrl"] = URL.into();
+    let api = Api::delivering().await;
+    api.platform.set_faults(Faults { patch_changes_key: true, ..Faults::default() });
     let mut keys = vec![FIRST_SHARED_KEY.to_owned()];
     for _ in 0..2 {
-        let (_, patched) = api.call("PATCH", "/head-events/1", &body).await;
+        let (_, patched) = api.change("1", &all()).await;
         let key = patched["sharedKey"].as_str().unwrap().to_owned();
-        assert!(!keys.contains(&key), "each PATCH gives a new one");
+        assert!(!keys.contains(&key), "each PATCH gives a new key");
         assert_eq!(api.list(HEAD_ID).await[0]["sharedKey"], key.as_str());
         keys.push(key);
     }
-    hook.keys.lock().unwrap().clone_from(&keys);
+    api.hook().keys.clone_from(&keys);
     assert!(api.emit(EventType::StartConversation).await[0].succeeded());
-    assert_eq!(*hook.signed_with.lock().unwrap(), keys[2..]);
+    assert_eq!(api.hook().signed_with, keys[2..]);
 }
 
 #[tokio::test]
 async fn masked_keys_are_masked_wherever_a_webhook_is_shown() {
-    let api = Api::start(None).await;
+    let api = Api::start().await;
     api.register(&all()).await;
-    api.faults(json!({"masked_keys": true}));
-    let mut body = all();
-    body["headId"] = HEAD_ID.into();
-    body["webhookUrl"] = URL.into();
-    let (_, patched) = api.call("PATCH", "/head-events/1", &body).await;
+    api.platform.set_faults(Faults { masked_keys: true, ..Faults::default() });
+    let (_, patched) = api.change("1", &all()).await;
     for webhook in [&api.list(HEAD_ID).await[0], &api.get("/head-events/1").await.1, &patched] {
         assert_eq!(webhook["sharedKey"], "****************************feb3");
     }
 }
 
-/// A call fails in a way; the response, its body not read yet.
-async fn failing(api: &Api, how: Value) -> reqwest::Response {
-    api.faults(json!({"failing": [{"call": "GET /user/me", "how": how, "times": 1}]}));
-    let request = api.http.get(format!("{}/user/me", api.platform.url())).bearer_auth(&api.bearer);
-    request.send().await.unwrap()
-}
-
 #[tokio::test]
-async fn a_call_can_be_answered_with_what_is_no_answer() {
-    let api = Api::start(None).await;
-    let response = failing(&api, json!("html")).await;
+async fn a_call_can_fail_with_html_a_redirect_or_any_json_body() {
+    let api = Api::start().await;
+    let response = api.failing(Fault::Html).await;
     assert_eq!((response.status().as_u16(), &response.headers()["content-type"]), (200, &"text/html".parse().unwrap()));
     assert!(response.text().await.unwrap().starts_with("<!doctype html>"));
 
-    // A 304 with a location, since the client would follow a redirect.
-    let response = failing(&api, json!({"redirect": [304, "https://elsewhere.example.com/"]})).await;
+    let response = api.failing(Fault::Redirect(307, "https://elsewhere.example.com/".to_owned())).await;
     let location = "https://elsewhere.example.com/".parse().unwrap();
-    assert_eq!((response.status().as_u16(), &response.headers()["location"]), (304, &location));
+    assert_eq!((response.status().as_u16(), &response.headers()["location"]), (307, &location));
 
-    let response = failing(&api, json!({"body": [418, r#"{"a": 1}"#]})).await;
+    let response = api.failing(Fault::Body(418, r#"{"a": 1}"#.to_owned())).await;
     assert_eq!(response.headers()["content-type"], "application/json");
     assert_eq!((response.status().as_u16(), response.json().await.unwrap()), (418, json!({"a": 1})));
-    assert_eq!(api.get("/user/me").await.0, 200, "then it works again");
+    assert_eq!(api.get("/user/me").await.0, 200, "the call works again");
 }
 
 #[tokio::test]
-async fn an_answer_can_be_endless() {
-    let api = Api::start(None).await;
-    let mut response = failing(&api, json!("endless")).await;
+async fn a_response_can_be_endless() {
+    let api = Api::start().await;
+    let mut response = api.failing(Fault::Endless).await;
     assert_eq!(response.headers()["content-type"], "application/json");
     let mut read = Vec::new();
     while read.len() < 8 * 1024 * 1024 {
-        read.extend(response.chunk().await.unwrap().expect("it does not end"));
+        read.extend(within_limit(response.chunk()).await.unwrap().expect("the response ends"));
     }
     assert_eq!(read[0], b'[');
     assert!(read[1..].iter().all(u8::is_ascii_whitespace));
 }
 
 #[tokio::test]
-async fn the_new_calls_can_be_made_to_fail() {
-    let api = Api::start(None).await;
+async fn each_call_that_reads_heads_or_the_account_can_fail() {
+    let api = Api::start().await;
     for (call, path) in [
-        ("GET /head/{head_id}/enable-events", format!("/head/{HEAD_ID}/enable-events")),
-        ("GET /head/all", "/head/all".to_owned()),
-        ("GET /user/me", "/user/me".to_owned()),
+        (Call::ShowSwitch, format!("/head/{HEAD_ID}/enable-events")),
+        (Call::ListHeads, "/head/all".to_owned()),
+        (Call::ShowAccount, "/user/me".to_owned()),
     ] {
-        api.faults(json!({"failing": [{"call": call, "how": {"status": [503, null]}, "times": 1}]}));
+        api.platform.set_faults(FailingCall::new(call, Fault::status(503)));
         let statuses = [api.get(&path).await.0, api.get(&path).await.0];
-        assert_eq!(statuses, [503, 200], "{call}");
+        assert_eq!(statuses, [503, 200], "{call:?}");
     }
 }
 
 #[tokio::test]
-async fn an_unknown_fault_is_refused() {
-    let api = Api::start(None).await;
-    for (faults, status) in [(json!({"string_ids": true}), 204), (json!({"one_registration": "refuses"}), 422)] {
+async fn unknown_faults_and_calls_are_refused() {
+    let api = Api::start().await;
+    let unknown_call = json!({"failing": [{"call": "GET /nothing", "how": "reset", "times": 1}]});
+    for (faults, status) in
+        [(json!({"string_ids": true}), 204), (json!({"one_registration": "refuses"}), 422), (unknown_call, 422)]
+    {
         assert_eq!(api.call("PUT", "/_sandbox/faults", &faults).await.0, status, "{faults}");
     }
 }
 
 #[tokio::test]
-async fn a_delivery_is_tried_four_times_and_then_given_up() {
-    let hook = Hook::default();
-    let served = hook.serve().await;
-    let api = Api::start(Some(&served)).await;
-    api.enable(true).await;
-    api.register(&all()).await;
+async fn a_delivery_is_tried_at_most_four_times() {
+    let api = Api::delivering().await;
 
-    // Answered from the back of the list.
-    *hook.answers.lock().unwrap() = vec![200, 503, 0];
+    api.hook().statuses = vec![200, 503, 0];
     let attempts = api.emit(EventType::StartConversation).await;
-    let answers: Vec<_> = attempts.iter().map(|attempt| attempt.answer.as_ref().map(|answer| answer.status)).collect();
-    assert_eq!(answers, [Err(&NoAnswer::TimedOut(Duration::from_millis(300))), Ok(503), Ok(200)]);
+    let statuses: Vec<_> = attempts.iter().map(|attempt| attempt.response.clone().map(|it| it.status)).collect();
+    assert_eq!(statuses, [Err(NoResponse::TimedOut(RESPONSE_TIMEOUT)), Ok(503), Ok(200)]);
 
-    *hook.answers.lock().unwrap() = vec![200, 500, 500, 401, 404];
+    api.hook().statuses = vec![200, 500, 500, 401, 404];
     let attempts = api.emit(EventType::EndConversation).await;
     assert_eq!(attempts.len(), 4);
     assert!(attempts.iter().all(|attempt| !attempt.succeeded()));
-    let bodies = hook.bodies.lock().unwrap();
-    assert!(bodies[3..].windows(2).all(|pair| pair[0] == pair[1]), "a retry says the same");
+    let bodies = &api.hook().bodies;
+    assert!(bodies[3..].windows(2).all(|pair| pair[0] == pair[1]), "a retry has the same body");
 }
 
 #[tokio::test]
-async fn deliveries_keep_their_order() {
-    let hook = Hook::default();
-    let served = hook.serve().await;
-    let api = Api::start(Some(&served)).await;
-    api.enable(true).await;
-    api.register(&all()).await;
-    *hook.answers.lock().unwrap() = vec![200, 200, 200, 500];
+async fn events_are_delivered_in_order_even_if_one_is_retried() {
+    let api = Api::delivering().await;
+    api.hook().statuses = vec![200, 200, 200, 500];
     let kinds = [EventType::StartConversation, EventType::TimeoutConversation, EventType::EndConversation];
-    let sent: Vec<_> = kinds.iter().flat_map(|kind| api.platform.emit(HEAD_ID, "s", *kind, Timestamp::now())).collect();
-    for sent in sent {
-        assert!(sent.attempts.await.unwrap().last().unwrap().succeeded());
+    for sent in kinds.map(|kind| api.send(kind)).into_iter().flatten() {
+        assert!(attempts(sent).await.last().unwrap().succeeded());
     }
-    let types: Vec<_> = hook.bodies.lock().unwrap().iter().map(|body| body["event_type"].clone()).collect();
-    assert_eq!(types, ["start_conversation", "start_conversation", "timeout_conversation", "end_conversation"]);
+    assert_eq!(
+        api.delivered_types(),
+        ["start_conversation", "start_conversation", "timeout_conversation", "end_conversation"]
+    );
 }
 
 #[tokio::test]
-async fn no_host_is_reached_that_is_not_mapped() {
-    let api = Api::start(None).await;
+async fn a_host_that_is_not_mapped_is_not_reached() {
+    let api = Api::start().await;
     api.enable(true).await;
-    api.register(&all()).await;
+    let unknown = "https://other.example.com/in";
+    api.platform.register_in_console(HEAD_ID, unknown, EventTypes::ALL);
     let attempts = api.emit(EventType::StartConversation).await;
     assert_eq!(attempts.len(), 4);
-    assert_eq!(attempts[0].answer, Err(NoAnswer::UnknownHost(URL.to_owned())));
+    assert_eq!(attempts[0].response, Err(NoResponse::UnknownHost(unknown.to_owned())));
 }

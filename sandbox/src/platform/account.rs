@@ -1,14 +1,11 @@
 //! The UNITH account of the sandbox: its credentials, its organisation and its first head.
 
-/// The e-mail address of the account.
 pub const EMAIL: &str = "sandbox@example.com";
-/// The secret key of the account.
 pub const SECRET_KEY: &str = "sandbox-secret-key";
 /// The head of UNITH's guide. The platform has it from the start.
 pub const HEAD_ID: &str = "8eab5b23-024a-45cb-a0e1-9d3ffd6c9610";
 /// The public id of [`HEAD_ID`].
 pub const PUBLIC_HEAD_ID: &str = "jane-15326";
-/// The public id of the organisation.
 pub const PUBLIC_ORG_ID: &str = "acme";
 /// The shared key of UNITH's guide.
 ///

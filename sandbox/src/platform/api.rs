@@ -207,32 +207,24 @@ async fn set_switch(
 }
 
 #[derive(Deserialize)]
-#[serde(default)]
 struct HeadsQuery {
-    order: Order,
-    page: usize,
-    take: usize,
+    order: Option<Order>,
+    page: Option<usize>,
+    take: Option<usize>,
 }
 
-#[derive(Default, PartialEq, Eq, Deserialize)]
+#[derive(PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 enum Order {
-    #[default]
     Asc,
     Desc,
 }
 
-impl Default for HeadsQuery {
-    fn default() -> Self {
-        Self { order: Order::default(), page: 1, take: 50 }
-    }
-}
-
 async fn list_heads(Shared(engine): Shared<Engine>, Query(query): Query<HeadsQuery>) -> Json<Value> {
     let state = engine.lock();
-    let (page, take) = (query.page.max(1), query.take.max(1));
+    let (page, take) = (query.page.unwrap_or(1).max(1), query.take.unwrap_or(50).max(1));
     let mut heads: Vec<_> = state.heads.iter().collect();
-    if query.order == Order::Desc {
+    if query.order == Some(Order::Desc) {
         heads.reverse();
     }
     let on_page = heads.iter().skip((page - 1).saturating_mul(take)).take(take);

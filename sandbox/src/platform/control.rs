@@ -9,7 +9,7 @@ use axum::{
 use serde_json::{Value, json};
 use unith_events::timestamp::Timestamp;
 
-use super::{account::HEAD_ID, engine::Engine, faults::Faults};
+use super::{account::HEAD_ID, delivery::Attempt, engine::Engine, faults::Faults};
 use crate::conversation::Conversation;
 
 pub(super) fn router(engine: Engine) -> Router {
@@ -33,10 +33,7 @@ async fn converse(State(engine): State<Engine>) -> Json<Value> {
     for event in &conversation.events {
         for sent in engine.emit(HEAD_ID, &conversation.session_id, event.kind, event.at) {
             let attempts = sent.attempts.await.unwrap_or_default();
-            let last = attempts.last().map(|attempt| match &attempt.response {
-                Ok(response) => format!("{} {}", response.status, response.outcome()),
-                Err(error) => error.to_string(),
-            });
+            let last = attempts.last().map(Attempt::summary).map(|(status, outcome)| format!("{status} {outcome}"));
             deliveries.push(json!({"event_type": event.kind.as_str(), "attempts": attempts.len(), "response": last}));
         }
     }

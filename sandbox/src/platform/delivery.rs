@@ -34,9 +34,7 @@ pub(super) struct Delivery {
 /// One event on its way to one webhook.
 #[derive(Debug)]
 pub struct Sent {
-    /// The id of the webhook.
     pub webhook_id: u64,
-    /// The raw body.
     pub body: Vec<u8>,
     /// The value of the signature header.
     pub signature: String,
@@ -54,6 +52,15 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// The status and the outcome of the response, or 0 and the reason why there was none.
+    #[must_use]
+    pub fn summary(&self) -> (u16, String) {
+        match &self.response {
+            Ok(response) => (response.status, response.outcome()),
+            Err(error) => (0, error.to_string()),
+        }
+    }
+
     /// Whether the response is a 2xx, which ends the delivery.
     #[must_use]
     pub fn succeeded(&self) -> bool {
@@ -64,9 +71,7 @@ impl Attempt {
 /// An HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// The status code.
     pub status: u16,
-    /// The body as text.
     pub body: String,
 }
 

@@ -2,7 +2,8 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    ops::DerefMut,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::Serialize;
@@ -12,7 +13,7 @@ use super::{
     account::PUBLIC_ORG_ID,
     delivery::{Delivery, DeliveryWorker, Sent},
     settings::Settings,
-    state::{LockedState, State},
+    state::State,
     style::Style,
     webhook::Webhook,
 };
@@ -41,8 +42,13 @@ impl Engine {
         Ok(Self { state, style: settings.style, worker: DeliveryWorker::new(settings)? })
     }
 
-    pub(super) fn lock(&self) -> LockedState<'_> {
-        LockedState(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Locks the state.
+    ///
+    /// Invariants: the journal has every change, because this is the only access to the state, and updates the journal
+    /// at its end.
+    pub(super) fn lock(&self) -> impl DerefMut<Target = MutexGuard<'_, State>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        scopeguard::guard(state, |mut state| state.update_journal())
     }
 
     pub(super) fn emit(&self, head_id: &str, session_id: &str, kind: EventType, at: Timestamp) -> Vec<Sent> {

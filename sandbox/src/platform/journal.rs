@@ -10,7 +10,6 @@ use super::webhook::Webhook;
 /// least one type. If the head, URL or key of a live webhook changes, it stops being live and becomes live again.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// The instant of the change.
     pub at: Instant,
     /// The webhook: as it is now if it became live, as it was before otherwise.
     pub webhook: Webhook,

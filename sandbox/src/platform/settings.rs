@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{faults::Faults, style::Style};
+use super::style::Style;
 
 /// The settings of a simulated platform.
 #[derive(Debug, Clone)]
@@ -19,8 +19,6 @@ pub struct Settings {
     pub seed: u64,
     /// Heads besides the one of UNITH's guide.
     pub more_heads: Vec<String>,
-    /// The faults at the start.
-    pub faults: Faults,
 }
 
 impl Default for Settings {
@@ -32,7 +30,6 @@ impl Default for Settings {
             first_backoff: Duration::from_secs(1),
             seed: 0,
             more_heads: Vec::new(),
-            faults: Faults::default(),
         }
     }
 }

@@ -1,11 +1,6 @@
 //! The state of the platform: heads, webhooks, tokens, faults, and what has happened so far.
 
-use std::{
-    collections::HashMap,
-    ops::{Deref, DerefMut},
-    sync::MutexGuard,
-    time::Instant,
-};
+use std::{collections::HashMap, time::Instant};
 
 use unith_events::{
     event_type::{EventType, EventTypes},
@@ -55,7 +50,7 @@ impl State {
             webhooks: Vec::new(),
             last_webhook_id: 0,
             tokens: HashMap::new(),
-            faults: settings.faults.clone(),
+            faults: Faults::default(),
             calls: Vec::new(),
             journal: Journal::default(),
             random: fastrand::Rng::with_seed(settings.seed),
@@ -121,6 +116,11 @@ impl State {
         })
     }
 
+    pub(super) fn update_journal(&mut self) {
+        let live = self.live_webhooks().cloned().collect();
+        self.journal.record(live);
+    }
+
     fn is_on(&self, head_id: &str) -> bool {
         self.head(head_id).is_some_and(|head| head.events_enabled)
     }
@@ -128,32 +128,5 @@ impl State {
     /// 32 random hex digits, the form of UNITH's shared keys.
     pub(super) fn random_hex(&mut self) -> String {
         format!("{:032x}", self.random.u128(..))
-    }
-}
-
-/// Access to the state, which is locked meanwhile.
-///
-/// Invariants: the journal has every change, because this is the only access to the state and updates the journal when
-/// it is dropped.
-pub(super) struct LockedState<'a>(pub(super) MutexGuard<'a, State>);
-
-impl Deref for LockedState<'_> {
-    type Target = State;
-
-    fn deref(&self) -> &State {
-        &self.0
-    }
-}
-
-impl DerefMut for LockedState<'_> {
-    fn deref_mut(&mut self) -> &mut State {
-        &mut self.0
-    }
-}
-
-impl Drop for LockedState<'_> {
-    fn drop(&mut self) {
-        let live = self.0.live_webhooks().cloned().collect();
-        self.0.journal.record(live);
     }
 }

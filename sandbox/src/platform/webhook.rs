@@ -7,7 +7,6 @@ use unith_events::{event_type::EventTypes, timestamp::Timestamp};
 /// A registered webhook.
 #[derive(Debug, Clone)]
 pub struct Webhook {
-    /// The id that the platform gave it.
     pub id: u64,
     /// The head whose events it gets.
     pub head_id: String,
