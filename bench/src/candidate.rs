@@ -1,4 +1,4 @@
-//! What is measured: a command that runs a function, what would be uploaded of it, and what is expected of it.
+//! The candidates: the command that runs each function, the artifact that is uploaded, and the contract it must keep.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,42 +7,42 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-/// The names of the candidates in the tree, in the order in which they are measured.
+/// The candidates of this repository, in the order in which they are measured.
 pub const NAMES: [&str; 7] =
     ["floor", "floor-static", "receive", "hand-signed", "tutorial", "python-powertools", "node"];
 
-/// What a function is expected to do.
+/// The expected behaviour of a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contract {
-    /// Answer 200 to anything, and store nothing.
+    /// Responds with 200 to anything, and stores nothing.
     Nothing,
-    /// The receiver's: stored, duplicate, or refused with a 401; one item an event.
+    /// The receiver's: stored, duplicate, or rejected with a 401. One item per event.
     Receiver,
-    /// The same, with an idempotency record of Powertools' beside each item, in a table of their own.
+    /// The same, with one idempotency record of Powertools per item, in a second table.
     ReceiverWithIdempotencyTable,
 }
 
-/// A function that can be run.
+/// A function that can be run and measured.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// What it is called in the report.
+    /// The name in the report.
     pub name: String,
-    /// The program.
+    /// The executable.
     pub program: PathBuf,
-    /// Its arguments.
+    /// The arguments of the executable.
     pub arguments: Vec<String>,
-    /// Where it runs; Lambda's task root.
+    /// The working directory: Lambda's task root.
     pub folder: PathBuf,
-    /// The file or folder that would be uploaded.
+    /// The file or folder that is uploaded to Lambda.
     pub artifact: PathBuf,
-    /// What is expected of it.
+    /// The contract that its responses and items are checked against.
     pub contract: Contract,
-    /// Whether it can take its keys from a ring in Secrets Manager.
-    pub takes_key_ring: bool,
+    /// Whether it can read a key ring from Secrets Manager.
+    pub reads_key_ring: bool,
 }
 
 impl Candidate {
-    /// One of [`NAMES`], built under the folder `target`; of `receive` the binary of this path.
+    /// One of [`NAMES`], built in the folder `target`. The binary of `receive` is at the path `receive`.
     pub fn named(name: &str, target: &Path, receive: &Path) -> anyhow::Result<Self> {
         let built = target.join("bench");
         let candidate = match name {
@@ -51,8 +51,8 @@ impl Candidate {
                 Self { contract: Contract::Nothing, ..Self::binary(name, &built.join("floor-static/bootstrap")) }
             }
             "receive" => Self::binary(name, receive),
-            "hand-signed" => Self { takes_key_ring: false, ..Self::binary(name, &built.join("hand-signed/bootstrap")) },
-            "tutorial" => Self { takes_key_ring: false, ..Self::binary(name, &built.join("rust/tutorial/tutorial")) },
+            "hand-signed" => Self { reads_key_ring: false, ..Self::binary(name, &built.join("hand-signed/bootstrap")) },
+            "tutorial" => Self { reads_key_ring: false, ..Self::binary(name, &built.join("rust/tutorial/tutorial")) },
             "python-powertools" => Self {
                 contract: Contract::ReceiverWithIdempotencyTable,
                 ..Self::interpreted(
@@ -66,7 +66,7 @@ impl Candidate {
                 let client = absolute(&built.join("node-modules/node_modules/aws-lambda-ric/bin/index.mjs"))?;
                 let client = client.display().to_string();
                 Self {
-                    takes_key_ring: false,
+                    reads_key_ring: false,
                     ..Self::interpreted(
                         name,
                         &["node", "--print", "process.execPath"],
@@ -75,20 +75,23 @@ impl Candidate {
                     )?
                 }
             }
-            _ => bail!("no candidate is called `{name}`; there are {}, and --command for others", NAMES.join(", ")),
+            _ => bail!("unknown candidate `{name}`: choose from {}, or use --command", NAMES.join(", ")),
         };
         let artifact = candidate.artifact.display();
-        ensure!(candidate.artifact.exists(), "{name} is not built ({artifact} is not there): bench/prepare {name}");
+        ensure!(
+            candidate.artifact.exists(),
+            "{name} is not built: {artifact} does not exist; run bench/prepare {name}"
+        );
         candidate.absolute()
     }
 
-    /// Any other one, given as `<name>=<command>`; the words of the command are separated by spaces.
+    /// Another candidate: `<name>=<command>`, with the words of the command separated by spaces.
     pub fn command(text: &str) -> anyhow::Result<Self> {
         let usage = || format!("--command {text}: expected <name>=<command>, e.g. arm=/path/to/bootstrap");
         let (name, command) = text.split_once('=').with_context(usage)?;
         let mut words = command.split_whitespace();
         let program = PathBuf::from(words.next().with_context(usage)?);
-        ensure!(program.exists(), "--command {text}: {} is not there", program.display());
+        ensure!(program.exists(), "--command {text}: {} does not exist", program.display());
         let arguments = words.map(str::to_owned).collect();
         Self { arguments, ..Self::binary(name, &program) }.absolute()
     }
@@ -101,17 +104,17 @@ impl Candidate {
             folder: program.parent().map(Path::to_owned).unwrap_or_default(),
             artifact: program.to_owned(),
             contract: Contract::Receiver,
-            takes_key_ring: true,
+            reads_key_ring: true,
         }
     }
 
-    /// `ask` prints the interpreter's own path: what is on the `PATH` may be a script that looks for it.
+    /// `ask` prints the interpreter's own path. The command on the `PATH` may be a wrapper script.
     fn interpreted(name: &str, ask: &[&str], arguments: &[&str], folder: &Path) -> anyhow::Result<Self> {
-        let [program, question @ ..] = ask else { bail!("nothing to ask for the interpreter of {name}") };
+        let [program, question @ ..] = ask else { bail!("the interpreter of {name} has no command") };
         let asked = Command::new(program).args(question).output();
-        let answer = asked.with_context(|| format!("{name} needs {program}, which cannot be started"))?;
-        let program = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
-        ensure!(program.is_absolute(), "{name} needs {}, which did not tell its own path", ask.join(" "));
+        let output = asked.with_context(|| format!("{name} needs {program}, which cannot be started: install it"))?;
+        let program = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        ensure!(program.is_absolute(), "{name} needs {}, which did not print an absolute path", ask.join(" "));
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         Ok(Self {
             program,
@@ -122,7 +125,7 @@ impl Candidate {
         })
     }
 
-    /// The process runs in its own folder, so relative paths would lead elsewhere.
+    /// The process runs in its own folder, where relative paths would lead elsewhere.
     fn absolute(self) -> anyhow::Result<Self> {
         Ok(Self {
             program: absolute(&self.program)?,
@@ -134,7 +137,7 @@ impl Candidate {
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))
+    std::path::absolute(path).with_context(|| format!("{} is not a path", path.display()))
 }
 
 #[cfg(test)]
@@ -151,13 +154,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_run_says_what_to_do() {
+    fn errors_say_how_to_get_a_missing_candidate() {
         let nowhere = Path::new("/no/such/folder");
         let message = |name| Candidate::named(name, nowhere, &nowhere.join("receive")).unwrap_err().to_string();
-        assert!(message("floor").ends_with(": bench/prepare floor"), "{}", message("floor"));
-        assert!(message("receive").ends_with(": bench/prepare receive"));
-        assert!(message("rust").contains("there are floor, floor-static, receive,"));
+        assert!(message("floor").ends_with("; run bench/prepare floor"), "{}", message("floor"));
+        assert!(message("receive").ends_with("; run bench/prepare receive"));
+        assert!(message("rust").contains("choose from floor, floor-static, receive,"));
         assert!(Candidate::command("no-equals-sign").unwrap_err().to_string().contains("expected <name>=<command>"));
-        assert!(Candidate::command("a=/no/such/file").unwrap_err().to_string().ends_with("/no/such/file is not there"));
+        assert!(
+            Candidate::command("a=/no/such/file").unwrap_err().to_string().ends_with("/no/such/file does not exist")
+        );
     }
 }

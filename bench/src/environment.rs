@@ -1,4 +1,4 @@
-//! One execution environment: a process, started and asked as Lambda does, and what it used.
+//! One execution environment: a process that is started and invoked as Lambda does, and the resources it used.
 
 use std::{
     fs,
@@ -6,36 +6,39 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::tests::runtime_api::{Invocation, RuntimeApi, RuntimeApiError};
 use anyhow::{Context, bail};
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeVal,
 };
-use tokio::runtime::Runtime;
-
-use crate::{
-    candidate::Candidate,
-    cores::Cores,
-    output::Output,
-    runtime_api::{Answer, Poll, RuntimeApi},
+use tokio::{
+    runtime::{Handle, Runtime},
+    time::{Interval, MissedTickBehavior, interval_at},
 };
 
-/// A process that runs a function. It is idle, its long poll waiting, whenever nobody waits for it.
+use crate::{candidate::Candidate, cores::Cores, output::Output};
+
+/// Longer than any step of a function takes.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The time between two checks that the process still runs, while the host waits for it.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+
+/// A process that runs a function. Between two calls it is idle, and its long poll waits.
 pub struct Environment {
-    child: Child,
+    process: Process,
     api: RuntimeApi,
     output: Option<Output>,
-    poll: Option<Poll>,
     init: Duration,
     cpu_before: Duration,
 }
 
-/// What an environment used in its life.
+/// The resources that an environment used from start to end.
 #[derive(Debug, Clone, Copy)]
 pub struct Used {
-    /// User and system time of the process and those it waited for.
+    /// User and system time of the process and of the children it waited for.
     pub cpu: Duration,
-    /// The most memory it had resident, in KiB.
+    /// Peak resident memory, in KiB.
     pub peak_kib: u64,
 }
 
@@ -47,7 +50,7 @@ impl Environment {
         cores: &Cores,
         runtime: &Runtime,
     ) -> anyhow::Result<Self> {
-        let api = RuntimeApi::start(runtime)?;
+        let api = runtime.block_on(RuntimeApi::start());
         let (reader, writer) = std::io::pipe()?;
         let mut command = Command::new(&candidate.program);
         command.args(&candidate.arguments).current_dir(&candidate.folder).stdin(Stdio::null());
@@ -57,12 +60,13 @@ impl Environment {
         let spawned_at = Instant::now();
         let child = cores.on_measured(|| command.spawn())?;
         let child = child.with_context(|| format!("{} cannot be started", candidate.program.display()))?;
-        // It holds our ends of the pipe: the output would never be over.
+        // The command holds our ends of the pipe, so the output would never end.
         drop(command);
         let output = Some(Output::read(reader));
-        let mut environment = Self { child, api, output, poll: None, init: Duration::ZERO, cpu_before };
-        environment.wait_for_poll().map_err(|error| environment.with_last_words(error, "before its first poll"))?;
-        environment.init = environment.poll.as_ref().map(|poll| poll.at - spawned_at).unwrap_or_default();
+        let process = Process::new(child, runtime);
+        let mut environment = Self { process, api, output, init: Duration::ZERO, cpu_before };
+        let polled_at = environment.wait_for_poll();
+        environment.init = environment.with_last_output(polled_at, "before its first poll")? - spawned_at;
         Ok(environment)
     }
 
@@ -72,51 +76,89 @@ impl Environment {
         self.init
     }
 
-    /// Hands it an event, and waits for the answer and for its next long poll.
-    pub fn invoke(&mut self, event: &str) -> anyhow::Result<Answer> {
-        let poll = self.poll.take().context("the function is not waiting for an event")?;
-        let child = &mut self.child;
-        let answer = self.api.invoke(poll, event.to_owned(), || still_runs(child));
-        let answer = answer.map_err(|error| self.with_last_words(error, "with an event"))?;
-        self.wait_for_poll().map_err(|error| self.with_last_words(error, "after an event"))?;
-        Ok(answer)
+    /// Invokes the function with an event, and waits for its next long poll too.
+    pub fn invoke(&mut self, event: &str) -> anyhow::Result<Invocation> {
+        let invocation = self.process.wait("respond to an event", self.api.invoke(event.to_owned()));
+        let invocation = self.with_last_output(invocation, "with an event")?;
+        let polled_at = self.wait_for_poll();
+        self.with_last_output(polled_at, "after an event")?;
+        Ok(invocation)
     }
 
-    /// Ends it, as idle as it is.
+    /// Kills the idle process.
     pub fn end(mut self) -> anyhow::Result<Used> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.child.id()))?;
         let peak_kib = peak_kib(&status).context("the process has no VmHWM")?;
-        self.stop();
+        self.process.stop();
         Ok(Used { cpu: cpu_of_children()?.saturating_sub(self.cpu_before), peak_kib })
     }
 
-    fn wait_for_poll(&mut self) -> anyhow::Result<()> {
-        let child = &mut self.child;
-        self.poll = Some(self.api.poll(|| still_runs(child))?);
-        Ok(())
+    fn wait_for_poll(&mut self) -> anyhow::Result<Instant> {
+        self.process.wait("ask for an event", self.api.wait_for_poll())
     }
 
-    /// An error, with the last the function said.
-    fn with_last_words(&mut self, error: anyhow::Error, when: &str) -> anyhow::Error {
-        self.stop();
-        let said = self.output.take().map(Output::end).unwrap_or_default();
-        error.context(format!("the function went wrong {when}; the last it said:\n{}\n", said.trim_end()))
+    /// Adds the last output of the function to an error.
+    fn with_last_output<T>(&mut self, result: anyhow::Result<T>, when: &str) -> anyhow::Result<T> {
+        result.map_err(|error| {
+            self.process.stop();
+            let output = self.output.take().map(Output::end).unwrap_or_default();
+            error.context(format!("the function failed {when}; its last output:\n{}\n", output.trim_end()))
+        })
+    }
+}
+
+/// The function's process; it is killed when this is dropped.
+struct Process {
+    child: Child,
+    runtime: Handle,
+    /// One timer for all waits: a new one per event would wake the host's threads while it is measured.
+    check: Interval,
+}
+
+impl Process {
+    fn new(child: Child, runtime: &Runtime) -> Self {
+        let _context = runtime.enter();
+        let mut check = interval_at(tokio::time::Instant::now() + CHECK_EVERY, CHECK_EVERY);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { child, runtime: runtime.handle().clone(), check }
+    }
+
+    /// Waits until the function takes a step. Fails if its process ends first, or if that takes too long.
+    fn wait<T>(&mut self, step: &str, taken: impl Future<Output = Result<T, RuntimeApiError>>) -> anyhow::Result<T> {
+        let Self { child, runtime, check } = self;
+        let started = Instant::now();
+        runtime.block_on(async {
+            tokio::pin!(taken);
+            loop {
+                tokio::select! {
+                    biased;
+                    result = &mut taken => return Ok(result?),
+                    _ = check.tick() => {}
+                }
+                if let Some(status) = child.try_wait()? {
+                    bail!("the process ended ({status})");
+                }
+                if started.elapsed() > PATIENCE {
+                    bail!("the function did not {step} within {} s", PATIENCE.as_secs());
+                }
+            }
+        })
     }
 
     fn stop(&mut self) {
-        // It may have ended by itself; waiting for it is what makes its CPU time ours to read.
+        // It may have ended by itself. Its CPU time can be read once it was waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Drop for Environment {
+impl Drop for Process {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-/// What Lambda sets, but for the variables of its own logging and tracing.
+/// Lambda's own variables, without those of its logging and tracing.
 fn lambda_variables(candidate: &Candidate, runtime_api: &str) -> Vec<(&'static str, String)> {
     let fixed = [
         ("AWS_LAMBDA_FUNCTION_NAME", "receive"),
@@ -135,22 +177,16 @@ fn lambda_variables(candidate: &Candidate, runtime_api: &str) -> Vec<(&'static s
         ("_HANDLER", "bootstrap"),
     ];
     let mut variables: Vec<_> = fixed.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
-    // As long as real ones are: it is sent, and signed, with every request.
+    // Every request sends and signs the token, so it is as long as a real one.
     variables.push(("AWS_SESSION_TOKEN", "IQoJb3JpZ2luX2Vj".repeat(60)));
     variables.push(("AWS_LAMBDA_RUNTIME_API", runtime_api.to_owned()));
     variables.push(("LAMBDA_TASK_ROOT", candidate.folder.display().to_string()));
     variables
 }
 
-fn still_runs(child: &mut Child) -> anyhow::Result<()> {
-    match child.try_wait()? {
-        Some(status) => bail!("the process ended ({status})"),
-        None => Ok(()),
-    }
-}
-
-/// User and system time of all children that were waited for. Environments run one at a time, and nothing else is
-/// started meanwhile, so the difference is one environment's.
+/// User and system time of all children that were waited for.
+///
+/// Environments run one at a time and nothing else is started meanwhile, so the difference is the time of one environment.
 fn cpu_of_children() -> anyhow::Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let duration = |time: TimeVal| {
@@ -169,9 +205,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_is_read_from_the_kernels_words() {
+    fn peak_memory_is_read_from_the_status_of_a_process() {
         assert_eq!(peak_kib("VmPeak:\t  9000 kB\nVmHWM:\t    5432 kB\nVmRSS:\t 1 kB\n"), Some(5432));
         assert_eq!(peak_kib("State:\tZ (zombie)\n"), None);
         assert!(peak_kib(&fs::read_to_string("/proc/self/status").unwrap()).unwrap() > 0);
+    }
+
+    #[test]
+    fn an_ended_process_ends_every_wait() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut process = Process::new(Command::new("true").spawn().unwrap(), &runtime);
+        let error = process.wait::<()>("ask for an event", std::future::pending()).unwrap_err();
+        assert_eq!(error.to_string(), "the process ended (exit status: 0)");
     }
 }

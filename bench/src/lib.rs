@@ -1,8 +1,10 @@
-//! Measures Lambda functions as whole processes: a Runtime API host starts any command as an execution environment,
-//! feeds it deliveries, checks each answer, and counts what was stored.
+//! Measures Lambda functions as whole processes.
 //!
-//! What always holds: one environment runs at a time, on a core of its own where one is given; the services behind the
-//! function are reached over TLS, as on AWS; a wrong answer, a missing or a surplus item fails the run.
+//! A Runtime API starts any command as an execution environment and invokes it with deliveries. Every response is checked, and
+//! the stored items are counted.
+//!
+//! Invariants: one environment runs at a time, on its own core if one is given. Functions reach their services over TLS, as
+//! on AWS. A wrong response, a missing item or a surplus item fails the run.
 
 pub mod candidate;
 pub mod cores;
@@ -11,7 +13,6 @@ pub mod machine;
 pub mod output;
 pub mod report;
 pub mod rounds;
-pub mod runtime_api;
 pub mod services;
 pub mod statistics;
 pub mod tls;

@@ -1,22 +1,22 @@
-//! The machine that was measured on: no figure means anything without it.
+//! The machine that the figures were measured on.
 
 use std::fs;
 
 use serde::Serialize;
 
-/// What it is.
+/// A description of this machine.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     /// The CPU's model.
     pub cpu: String,
-    /// Its cores, as this system sees them.
+    /// The number of cores that this system sees.
     pub cores: usize,
-    /// The kernel.
+    /// The release of the kernel.
     pub kernel: String,
 }
 
 impl Machine {
-    /// This one.
+    /// Reads the description from `/proc`.
     #[must_use]
     pub fn this() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -29,7 +29,7 @@ impl Machine {
     }
 }
 
-/// The first `model name`; there is none on ARM.
+/// The first `model name`. ARM has none.
 fn model(cpuinfo: &str) -> Option<String> {
     let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_model_is_read_where_there_is_one() {
+    fn the_cpu_model_is_read_if_there_is_one() {
         assert_eq!(model("processor\t: 0\nmodel name\t: Some CPU\n").as_deref(), Some("Some CPU"));
         assert_eq!(model("processor\t: 0\nBogoMIPS\t: 50\n"), None);
     }

@@ -1,4 +1,4 @@
-//! `cargo run --release -p bench`: the candidates, measured side by side.
+//! Measures the candidates side by side: `cargo run --release -p bench`.
 
 use std::{
     io::IsTerminal as _,
@@ -18,28 +18,28 @@ use clap::Parser;
 
 /// Runs Lambda functions as execution environments, and measures them side by side.
 ///
-/// `bench/prepare` builds them first. Each round gives every candidate a turn: an environment that gets one event, and
-/// one that gets many. All answers are checked and all items counted; anything wrong fails the run.
+/// `bench/prepare` builds them first. In each round every candidate has a turn: one environment gets one event, another
+/// gets many. All responses are checked and all items counted. A difference fails the run.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// How often each candidate has its turn
+    /// Turns per candidate
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
-    /// The events of a turn's long run
+    /// Events in the long run of a turn
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u16).range(2..))]
     events: u16,
 
-    /// Run the candidates on this core, and the rest on the others
+    /// Run the candidates on this core, and everything else on the others
     #[arg(long, value_name = "CORE")]
     pin: Option<usize>,
 
-    /// Only these candidates, separated by commas
+    /// Measure these candidates alone, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
 
-    /// Another candidate, with the receiver's contract; can be given several times
+    /// Measure another candidate with the receiver's contract; can be repeated
     #[arg(long, value_name = "NAME=COMMAND")]
     command: Vec<String>,
 
@@ -47,11 +47,11 @@ struct Arguments {
     #[arg(long, value_name = "PATH", default_value = "target/lambda/receive/bootstrap")]
     receive: PathBuf,
 
-    /// Have keys fetched from Secrets Manager, by the candidates that can
+    /// Use a key ring in Secrets Manager, with the candidates that can read it
     #[arg(long)]
     key_ring: bool,
 
-    /// Tell in one JSON document
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let target = Path::new("target");
     let folder = target.join("bench");
-    std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
     let candidates = candidates(arguments, target)?;
     let settings = Settings {
         rounds: arguments.rounds.into(),
@@ -77,11 +77,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         pin: arguments.pin,
         key_ring: arguments.key_ring,
     };
-    // Before any thread is started: they inherit where they may run.
+    // Threads inherit their cores, so this comes before any thread is started.
     let cores = Cores::split(arguments.pin)?;
     let folder = std::path::absolute(&folder)?;
     let measured = Bench { folder: &folder, cores: &cores, settings }
-        .rounds(&candidates, |round, name| tell_progress(round, settings.rounds, name));
+        .rounds(&candidates, |round, name| print_progress(round, settings.rounds, name));
     if std::io::stderr().is_terminal() {
         anstream::eprint!("\r{:40}\r", "");
     }
@@ -105,16 +105,16 @@ fn candidates(arguments: &Arguments, target: &Path) -> anyhow::Result<Vec<Candid
         candidates.push(Candidate::command(command)?);
     }
     if arguments.key_ring {
-        let unable = candidates.iter().find(|candidate| !candidate.takes_key_ring);
-        if let Some(unable) = unable.filter(|unable| arguments.only.contains(&unable.name)) {
-            bail!("{} takes its key from the environment alone: leave it out of --only with --key-ring", unable.name);
+        let without_ring = candidates.iter().find(|candidate| !candidate.reads_key_ring);
+        if let Some(without_ring) = without_ring.filter(|without_ring| arguments.only.contains(&without_ring.name)) {
+            bail!("{} cannot read a key ring: remove it from --only, or run without --key-ring", without_ring.name);
         }
-        candidates.retain(|candidate| candidate.takes_key_ring);
+        candidates.retain(|candidate| candidate.reads_key_ring);
     }
     Ok(candidates)
 }
 
-fn tell_progress(round: usize, rounds: usize, name: &str) {
+fn print_progress(round: usize, rounds: usize, name: &str) {
     if std::io::stderr().is_terminal() {
         anstream::eprint!("\r{:40}\rround {round} of {rounds}: {name}", "");
     }

@@ -1,4 +1,4 @@
-//! What a measured process prints: read as it comes, as Lambda does, and its end kept for the message of a failure.
+//! The output of a measured process: read at once, as Lambda does, with its end kept for error messages.
 
 use std::{
     collections::VecDeque,
@@ -7,10 +7,10 @@ use std::{
     thread::JoinHandle,
 };
 
-/// As much of the end as is kept.
+/// The size of the end that is kept.
 const KEPT_BYTES: usize = 4096;
 
-/// A process's standard output and standard error, being read.
+/// The output of a running process.
 #[derive(Debug)]
 pub struct Output {
     end: Arc<Mutex<VecDeque<u8>>>,
@@ -18,7 +18,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Reads until all who can write have closed it.
+    /// Reads in a thread, until all writers have closed the pipe.
     #[must_use]
     pub fn read(mut pipe: PipeReader) -> Self {
         let end = Arc::new(Mutex::new(VecDeque::with_capacity(2 * KEPT_BYTES)));
@@ -35,10 +35,10 @@ impl Output {
         Self { end, reader }
     }
 
-    /// The last it said, when it is over.
+    /// Waits for the end of the output, and returns the last part of it.
     #[must_use]
     pub fn end(self) -> String {
-        // A reader that panicked has nothing more to say than it kept.
+        // After a panic of the reader, the part that it kept is still there.
         let _ = self.reader.join();
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&end.iter().copied().collect::<Vec<_>>()).into_owned()
@@ -51,7 +51,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn the_end_is_kept_and_no_more() {
+    fn only_the_end_of_the_output_is_kept() {
         let (reader, mut writer) = std::io::pipe().unwrap();
         let output = Output::read(reader);
         writer.write_all(&b"a".repeat(100_000)).unwrap();

@@ -1,4 +1,4 @@
-//! The report: a table for people, a document for programs, the same figures in both.
+//! The report: the same figures as a table and as a JSON document.
 
 use std::fmt::Write as _;
 
@@ -10,34 +10,34 @@ use crate::{
     rounds::{Measured, Settings, Turn},
 };
 
-/// The candidate the others are compared with.
+/// The candidate that the others are compared with.
 const REFERENCE: &str = "floor";
 const BYTES_PER_MIB: f64 = 1024.0 * 1024.0;
 
-/// All that was found out in a run.
+/// The result of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// How.
+    /// The settings.
     pub settings: Settings,
-    /// What.
+    /// The figures of each candidate.
     #[serde(serialize_with = "in_json")]
     pub candidates: Vec<Measured>,
 }
 
 /// A figure of the report.
 struct Figure {
-    /// Its name in the document.
+    /// The name in the document.
     name: &'static str,
-    /// Its name in the table.
+    /// The label in the table.
     label: &'static str,
     decimals: usize,
     of: Of,
 }
 
 enum Of {
-    /// A figure of each turn: the median is reported, and the range where asked for.
+    /// A figure of each turn. The median is reported, and optionally the range.
     Turns { figure: fn(&Turn) -> f64, range: bool },
     /// A figure of the artifact.
     Artifact(fn(&Measured) -> u64),
@@ -84,7 +84,7 @@ impl Figure {
         Some(self.value(measured) / self.value(reference)).filter(|ratio| ratio.is_finite())
     }
 
-    /// The range over the turns, where it is reported.
+    /// The range over the turns, if it is reported.
     fn range(&self, measured: &Measured) -> Option<(f64, f64)> {
         match self.of {
             Of::Turns { figure, range: true } => Some(measured.range(figure)),
@@ -94,7 +94,7 @@ impl Figure {
 }
 
 impl Report {
-    /// The table, with its head and foot.
+    /// The table, with header and footer.
     #[must_use]
     pub fn table(&self) -> String {
         let Machine { cpu, cores, kernel } = &self.machine;
@@ -139,7 +139,7 @@ fn ratio_text(ratio: f64) -> String {
     if ratio < 10.0 { format!("×{ratio:.2}") } else { format!("×{ratio:.1}") }
 }
 
-/// The first column to the left, values to the right, ratios beside their values.
+/// Aligns the first column left and values right, with ratios beside their values.
 fn aligned(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let mut text = String::new();
@@ -159,7 +159,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Each candidate with its medians, ranges, ratios to the floor, and all turns.
+/// Serializes each candidate with its medians, ranges, ratios to the floor, and turns.
 fn in_json<S: serde::Serializer>(candidates: &[Measured], serializer: S) -> Result<S::Ok, S::Error> {
     let reference = reference(candidates);
     serializer.collect_seq(candidates.iter().map(|measured| {
@@ -211,13 +211,13 @@ mod tests {
         assert_eq!(words("init, ms"), ["init,", "ms", "2.00", "5.00", "×2.50"]);
         assert_eq!(words("  least"), ["least", "…", "most", "1.00", "…", "4.00", "4.00", "…", "30.00"]);
         assert_eq!(words("artifact"), ["artifact,", "MiB", "1.00", "8.00", "×8.00"]);
-        // Nothing was measured of it, and nothing is no reference.
+        // A figure of 0 has no ratio.
         assert_eq!(words("warm p50"), ["warm", "p50,", "ms", "0.000", "0.000"]);
         assert!(table.starts_with("A CPU, 2 cores, Linux 6.1\n3 rounds of 1 and of 100 events; candidates on core 1;"));
     }
 
     #[test]
-    fn columns_are_aligned() {
+    fn the_columns_of_the_table_are_aligned() {
         let table = report().table();
         let at = |start: &str, what: &str| {
             let line = table.lines().find(|line| line.starts_with(start)).unwrap();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_says_the_same() {
+    fn the_document_has_the_figures_of_the_table() {
         let document = serde_json::to_value(report()).unwrap();
         let receive = &document["candidates"][1];
         assert_eq!(receive["median"]["init_ms"], 5.0);

@@ -1,5 +1,4 @@
-//! The measuring itself: rounds, in each of which every candidate has its turn, so that what the machine does besides
-//! meets them all.
+//! The measurement: every candidate has a turn in each round, so other load on the machine meets them all.
 
 use std::{path::Path, time::Duration};
 
@@ -18,59 +17,59 @@ use crate::{
     statistics::{median, percentile},
 };
 
-/// How it is measured.
+/// The settings of a measurement.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Settings {
-    /// How often each candidate has its turn.
+    /// Turns per candidate.
     pub rounds: usize,
-    /// The events of a turn's long run.
+    /// Events in the long run of a turn.
     pub events: usize,
-    /// The core the candidates run on.
+    /// The core that candidates run on.
     pub pin: Option<usize>,
-    /// Whether keys come from a ring in Secrets Manager.
+    /// Whether keys come from a key ring in Secrets Manager.
     pub key_ring: bool,
 }
 
-/// What one turn of a candidate gave.
+/// The figures of one turn of a candidate.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Turn {
     /// From the start of the process to its first long poll.
     pub init_ms: f64,
-    /// The first event.
+    /// Duration of the first event.
     pub first_event_ms: f64,
-    /// Both together.
+    /// Init and first event together.
     pub cold_ms: f64,
-    /// CPU time of a process that was started and given one event.
+    /// CPU time of a process that got one event, from start to end.
     pub cold_cpu_ms: f64,
-    /// The middle of the events after the first.
+    /// Median of the events after the first.
     pub p50_ms: f64,
-    /// What 99 % of them were not above.
+    /// 99th percentile of the events after the first.
     pub p99_ms: f64,
-    /// CPU time per event: of the run with many, less the run with one.
+    /// CPU time per event: the difference between the long run and the run with one event.
     pub event_cpu_ms: f64,
-    /// Peak memory after many events.
+    /// Peak memory of the long run.
     pub peak_mib: f64,
 }
 
-/// All turns of a candidate.
+/// The figures of a candidate.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
-    /// The candidate.
+    /// The candidate's name.
     pub name: String,
-    /// What would be uploaded.
+    /// The size of the artifact.
     pub size: Size,
-    /// In order.
+    /// The turns, in order.
     pub turns: Vec<Turn>,
 }
 
 impl Measured {
-    /// The median over the turns of one of their figures.
+    /// The median of a figure over the turns.
     #[must_use]
     pub fn median(&self, figure: fn(&Turn) -> f64) -> f64 {
         median(&self.turns.iter().map(figure).collect::<Vec<_>>())
     }
 
-    /// The least and the greatest of one of the turns' figures.
+    /// The least and the greatest value of a figure over the turns.
     #[must_use]
     pub fn range(&self, figure: fn(&Turn) -> f64) -> (f64, f64) {
         let figures: Vec<_> = self.turns.iter().map(figure).collect();
@@ -78,17 +77,17 @@ impl Measured {
     }
 }
 
-/// What is measured with.
+/// The measuring set-up.
 pub struct Bench<'a> {
-    /// Where its files go.
+    /// The folder for files of the run.
     pub folder: &'a Path,
-    /// Where functions and services run.
+    /// The cores of functions and services.
     pub cores: &'a Cores,
-    /// How.
+    /// The settings.
     pub settings: Settings,
 }
 
-/// One environment's life: start, events, end.
+/// The measurements of one environment, from start to end.
 struct Run {
     init: Duration,
     events: Vec<Duration>,
@@ -96,15 +95,19 @@ struct Run {
 }
 
 impl Bench<'_> {
-    /// Measures all candidates; `told` is told of each turn before it begins.
-    pub fn rounds(&self, candidates: &[Candidate], mut told: impl FnMut(usize, &str)) -> anyhow::Result<Vec<Measured>> {
+    /// Measures all candidates. `on_turn` gets the round and the candidate before each turn.
+    pub fn rounds(
+        &self,
+        candidates: &[Candidate],
+        mut on_turn: impl FnMut(usize, &str),
+    ) -> anyhow::Result<Vec<Measured>> {
         let measured = |candidate: &Candidate| {
             Ok(Measured { name: candidate.name.clone(), size: Size::of(&candidate.artifact)?, turns: Vec::new() })
         };
         let mut all = candidates.iter().map(measured).collect::<anyhow::Result<Vec<_>>>()?;
         for round in 1..=self.settings.rounds {
             for (candidate, measured) in candidates.iter().zip(&mut all) {
-                told(round, &candidate.name);
+                on_turn(round, &candidate.name);
                 let turn = self.turn(candidate, round);
                 measured.turns.push(turn.with_context(|| format!("{}, round {round}", candidate.name))?);
             }
@@ -113,7 +116,7 @@ impl Bench<'_> {
     }
 
     fn turn(&self, candidate: &Candidate, round: usize) -> anyhow::Result<Turn> {
-        // New ones each time: the embedded DynamoDB gets slower with all that it has seen.
+        // Each turn has new services: the embedded DynamoDB slows down with its history.
         let services = Services::start(self.folder)?;
         let run = |what, events| self.run(&services, candidate, &format!("{}-{round}-{what}", candidate.name), events);
         let (cold, warm) = (run("cold", 1)?, run("warm", self.settings.events)?);
@@ -144,10 +147,10 @@ impl Bench<'_> {
         let init = environment.init();
         let mut took = Vec::with_capacity(events);
         for (index, delivery) in deliveries.iter().enumerate() {
-            let answer = environment.invoke(&delivery.event)?;
-            check(candidate.contract, delivery.expected, &answer.body)
-                .with_context(|| format!("event {} of {events} was answered wrongly", index + 1))?;
-            took.push(answer.took);
+            let invocation = environment.invoke(&delivery.event)?;
+            check(candidate.contract, delivery.expected, &invocation.response)
+                .with_context(|| format!("event {} of {events} got a wrong response", index + 1))?;
+            took.push(invocation.took);
         }
         let used = environment.end()?;
         let expected = if candidate.contract == Contract::Nothing { 0 } else { deliveries.stored() };
@@ -182,18 +185,18 @@ impl Bench<'_> {
 
 fn count(services: &Services, table: &str, expected: usize) -> anyhow::Result<()> {
     let items = services.count_and_delete(table)?;
-    ensure!(items == expected, "the table {table} holds {items} items, and must hold {expected}");
+    ensure!(items == expected, "table {table} holds {items} items, expected {expected}");
     Ok(())
 }
 
-/// Whole microseconds: more digits are noise.
+/// Rounds to microseconds; further digits are noise.
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct HttpAnswer {
+struct HttpResponse {
     status_code: u16,
     #[serde(default)]
     body: Option<String>,
@@ -204,20 +207,21 @@ struct Receipt {
     status: String,
 }
 
-/// Checks an answer against what the contract says about the delivery.
-fn check(contract: Contract, expected: Expected, answer: &[u8]) -> anyhow::Result<()> {
-    let told = || String::from_utf8_lossy(answer).into_owned();
-    let http: HttpAnswer = serde_json::from_slice(answer).with_context(|| format!("no HTTP answer: {}", told()))?;
-    let (status, word) = match expected {
+/// Checks a response against the contract.
+fn check(contract: Contract, expected: Expected, response: &[u8]) -> anyhow::Result<()> {
+    let shown = || String::from_utf8_lossy(response).into_owned();
+    let http: HttpResponse =
+        serde_json::from_slice(response).with_context(|| format!("not an HTTP response: {}", shown()))?;
+    let (status, outcome) = match expected {
         _ if contract == Contract::Nothing => (200, None),
         Expected::Stored => (200, Some("stored")),
         Expected::Duplicate => (200, Some("duplicate")),
-        Expected::Refused => (401, None),
+        Expected::Rejected => (401, None),
     };
     let body = http.body.unwrap_or_default();
-    let said = serde_json::from_str::<Receipt>(&body).ok().map(|receipt| receipt.status);
-    let right = http.status_code == status && word.is_none_or(|word| said.as_deref() == Some(word));
-    ensure!(right, "expected {status} {}, got {}", word.unwrap_or_default(), told());
+    let got = serde_json::from_str::<Receipt>(&body).ok().map(|receipt| receipt.status);
+    let is_expected = http.status_code == status && outcome.is_none_or(|outcome| got.as_deref() == Some(outcome));
+    ensure!(is_expected, "expected {status} {}, got {}", outcome.unwrap_or_default(), shown());
     Ok(())
 }
 
@@ -226,28 +230,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_expected_answer_is_right() {
+    fn only_the_expected_response_passes_the_check() {
         let stored = br#"{"statusCode": 200, "headers": {}, "body": "{\"status\": \"stored\"}"}"#;
-        let refused = br#"{"statusCode": 401, "body": "{\"status\": 401}"}"#;
+        let rejected = br#"{"statusCode": 401, "body": "{\"status\": 401}"}"#;
         let empty = br#"{"statusCode": 200, "body": null}"#;
-        for (contract, expected, answer, right) in [
+        for (contract, expected, response, passes) in [
             (Contract::Receiver, Expected::Stored, &stored[..], true),
             (Contract::Receiver, Expected::Duplicate, stored, false),
-            (Contract::Receiver, Expected::Refused, stored, false),
-            (Contract::Receiver, Expected::Refused, refused, true),
-            (Contract::Receiver, Expected::Stored, refused, false),
+            (Contract::Receiver, Expected::Rejected, stored, false),
+            (Contract::Receiver, Expected::Rejected, rejected, true),
+            (Contract::Receiver, Expected::Stored, rejected, false),
             (Contract::Receiver, Expected::Stored, empty, false),
             (Contract::Receiver, Expected::Stored, b"stored", false),
-            (Contract::Nothing, Expected::Refused, empty, true),
-            (Contract::Nothing, Expected::Stored, refused, false),
+            (Contract::Nothing, Expected::Rejected, empty, true),
+            (Contract::Nothing, Expected::Stored, rejected, false),
         ] {
-            let text = String::from_utf8_lossy(answer);
-            assert_eq!(check(contract, expected, answer).is_ok(), right, "{contract:?} {expected:?} {text}");
+            let text = String::from_utf8_lossy(response);
+            assert_eq!(check(contract, expected, response).is_ok(), passes, "{contract:?} {expected:?} {text}");
         }
     }
 
     #[test]
-    fn medians_and_ranges_are_over_the_turns() {
+    fn medians_and_ranges_are_taken_over_the_turns() {
         let turns = [3.0, 1.0, 8.0].map(|init_ms| Turn { init_ms, ..Turn::default() }).to_vec();
         let measured = Measured { name: "any".into(), size: Size { bytes: 1, zip_bytes: 1 }, turns };
         assert!((measured.median(|turn| turn.init_ms) - 3.0).abs() < f64::EPSILON);

@@ -1,6 +1,6 @@
-//! Medians and percentiles of what was measured.
+//! Medians and percentiles of measured values.
 
-/// The value that `percent` of all are not above: the nearest rank, so always one that was measured. 0 of none.
+/// The percentile by nearest rank, so always a measured value; 0 for no values.
 #[must_use]
 pub fn percentile(values: &[f64], percent: usize) -> f64 {
     let mut sorted = values.to_vec();
@@ -9,7 +9,7 @@ pub fn percentile(values: &[f64], percent: usize) -> f64 {
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
-/// The middle one; of an even number the mean of the two in the middle. 0 of none.
+/// The median: for an even number of values, the mean of the middle two; 0 for no values.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_percentile_is_the_nearest_rank() {
+    fn a_percentile_is_the_value_of_the_nearest_rank() {
         let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
         for (percent, value) in [(50, 50.0), (99, 99.0), (100, 100.0), (1, 1.0), (0, 1.0)] {
             assert!((percentile(&hundred, percent) - value).abs() < f64::EPSILON, "{percent}");
@@ -35,7 +35,7 @@ mod tests {
     }
 
     #[test]
-    fn a_median_is_in_the_middle() {
+    fn a_median_is_the_middle_value_or_the_mean_of_two() {
         for (values, middle) in [(vec![], 0.0), (vec![5.0], 5.0), (vec![9.0, 1.0], 5.0), (vec![9.0, 1.0, 2.0], 2.0)] {
             assert!((median(&values) - middle).abs() < f64::EPSILON, "{values:?}");
         }

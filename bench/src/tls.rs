@@ -1,4 +1,4 @@
-//! TLS in front of the embedded services, under a throw-away CA: over plain HTTP most of a cold start would not show.
+//! TLS in front of the embedded services, with a throw-away CA. Plain HTTP would hide most of a cold start.
 
 use std::{
     fs,
@@ -21,21 +21,21 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// A CA made for this run, and the certificate it gave to `localhost`. Its key is kept nowhere.
+/// A CA for one run, and the certificate that it issued for `localhost`. Its key is not kept.
 #[derive(Clone)]
 pub struct Authority {
     bundle: PathBuf,
     acceptor: TlsAcceptor,
 }
 
-/// A service behind TLS; it ends when this is dropped.
+/// An HTTP service behind TLS; it ends when this is dropped.
 #[derive(Debug)]
-pub struct ApiGateway {
-    served: ServerHandle,
+pub struct TlsEndpoint {
+    server: ServerHandle,
 }
 
 impl Authority {
-    /// Makes it; `bundle` is the file of roots that functions are told to trust.
+    /// Creates the CA, and writes its certificate to the file `bundle`.
     pub fn create(bundle: &Path) -> anyhow::Result<Self> {
         let mut ca = CertificateParams::default();
         ca.distinguished_name.push(DnType::CommonName, "bench, for one run");
@@ -56,37 +56,37 @@ impl Authority {
         Ok(Self { bundle: bundle.to_owned(), acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 
-    /// The file of roots to trust.
+    /// The file of the root certificate that functions trust.
     #[must_use]
     pub fn bundle(&self) -> &Path {
         &self.bundle
     }
 
     /// Serves the HTTP service at `upstream` over TLS.
-    pub async fn front(&self, what: &'static str, upstream: &str) -> anyhow::Result<ApiGateway> {
+    pub async fn serve(&self, what: &'static str, upstream: &str) -> anyhow::Result<TlsEndpoint> {
         let upstream: SocketAddr = upstream.trim_start_matches("http://").parse()?;
         let acceptor = self.acceptor.clone();
-        let served = ServerHandle::start(listen(what, 0).await?, move |listener, stop| async move {
+        let server = ServerHandle::start(listen(what, 0).await?, move |listener, stop| async move {
             tokio::select! {
                 () = stop => {}
                 () = accept(&listener, &acceptor, upstream) => {}
             }
         })?;
-        Ok(ApiGateway { served })
+        Ok(TlsEndpoint { server })
     }
 }
 
-impl ApiGateway {
-    /// Its base URL, `https://localhost:<port>`.
+impl TlsEndpoint {
+    /// The base URL: `https://localhost:<port>`.
     #[must_use]
     pub fn url(&self) -> String {
-        self.served.url().replace("http://127.0.0.1", "https://localhost")
+        self.server.url().replace("http://127.0.0.1", "https://localhost")
     }
 }
 
 async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, upstream: SocketAddr) {
     loop {
-        // What goes wrong with one connection is its client's to notice: the function's answer tells of it.
+        // A broken connection shows in the function's response.
         if let Ok((connection, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {

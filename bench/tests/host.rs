@@ -1,6 +1,6 @@
-//! The host end to end: a real function in a process of its own, behind TLS, and functions that go wrong.
+//! The bench end to end: a real function in its own process, with its services behind TLS, and functions that fail.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop right there, in its helpers too")]
+#![allow(clippy::unwrap_used, reason = "a failed assumption should stop the test where it is, in helpers too")]
 
 use std::path::{Path, PathBuf};
 
@@ -9,16 +9,16 @@ use bench::{
     cores::Cores,
     rounds::{Bench, Measured, Settings},
 };
-use receive::{Receiver, config::Config, runtime};
 use lambda_support::{aws, env::Env};
+use receive::{config::Config, handler::Receiver, runtime};
 
-/// Not a test: what the tests start as the function. It is this binary that they run, and this is its `main`.
+/// The `main` of the function that the tests start: they run this very binary.
 #[tokio::test]
-#[ignore = "started by the other tests, with a function's environment"]
+#[ignore = "not a test: the other tests start it, with the environment of a function"]
 async fn function() {
     let env = Env::from_process();
     if env.optional("AWS_LAMBDA_RUNTIME_API").is_none() {
-        return; // somebody runs all ignored tests
+        return; // a run of all ignored tests
     }
     let aws = aws::config(&env).unwrap();
     let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
@@ -35,7 +35,7 @@ fn receiver() -> Candidate {
         artifact: Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"),
         program: std::env::current_exe().unwrap(),
         contract: Contract::Receiver,
-        takes_key_ring: true,
+        reads_key_ring: true,
     }
 }
 
@@ -43,7 +43,7 @@ fn shell(script: &str) -> Candidate {
     Candidate { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()], ..receiver() }
 }
 
-/// One round; `test` keeps the tests' files apart.
+/// Runs one round, with its files in a folder called `test`.
 fn round(test: &str, candidate: Candidate, key_ring: bool) -> Result<Vec<Measured>, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
     std::fs::create_dir_all(&folder).unwrap();
@@ -66,20 +66,19 @@ fn a_function_that_keeps_the_contract_is_measured() {
 }
 
 #[test]
-fn a_wrong_answer_fails_the_run_and_names_the_event() {
+fn a_wrong_response_fails_the_run_and_the_event_is_named() {
     let function = receiver();
     let program = function.program.display();
     let other_key = format!("UNITH_SHARED_KEY=another-key-than-ours exec {program} {}", function.arguments.join(" "));
-    let error = round("answer", shell(&other_key), false).unwrap_err();
-    let start = "function, round 1: event 1 of 1 was answered wrongly: expected 200 stored, got {\"statusCode\":401";
+    let error = round("response", shell(&other_key), false).unwrap_err();
+    let start = "function, round 1: event 1 of 1 got a wrong response: expected 200 stored, got {\"statusCode\":401";
     assert!(error.starts_with(start), "{error}");
 }
 
-/// Behind TLS, the embedded DynamoDB stands under a CA that was made for this run.
 #[test]
 fn a_function_that_does_not_trust_the_authority_stores_nothing() {
     let function = receiver();
-    let roots = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/src/roots/amazon-root-ca-1.pem");
+    let roots = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/lambda-support/src/roots/amazon-root-ca-1.pem");
     let program = function.program.display();
     let other_roots = format!("AWS_CA_BUNDLE={roots} exec {program} {}", function.arguments.join(" "));
     let error = round("authority", shell(&other_roots), false).unwrap_err();
@@ -89,25 +88,25 @@ fn a_function_that_does_not_trust_the_authority_stores_nothing() {
 #[test]
 fn a_surplus_item_fails_the_run() {
     let error = round("surplus", Candidate { contract: Contract::Nothing, ..receiver() }, false).unwrap_err();
-    assert!(error.ends_with("the table function-1-cold holds 1 items, and must hold 0"), "{error}");
+    assert!(error.ends_with("table function-1-cold holds 1 items, expected 0"), "{error}");
 }
 
 #[test]
 fn a_missing_item_fails_the_run() {
     let contract = Contract::ReceiverWithIdempotencyTable;
     let error = round("items", Candidate { contract, ..receiver() }, false).unwrap_err();
-    assert!(error.starts_with("function, round 1: the table function-1-cold-idempotency holds 0 items"), "{error}");
+    assert!(error.starts_with("function, round 1: table function-1-cold-idempotency holds 0 items"), "{error}");
 }
 
 #[test]
-fn a_function_that_ends_shows_its_last_words() {
+fn the_last_output_of_a_function_that_ends_is_shown() {
     let error = round("ends", shell("echo the key is missing; exit 3"), false).unwrap_err();
     assert!(error.contains("before its first poll") && error.contains("the key is missing"), "{error}");
     assert!(error.ends_with("the process ended (exit status: 3)"), "{error}");
 }
 
 #[test]
-fn a_program_that_is_not_there_is_named() {
+fn a_missing_program_is_named() {
     let error = round("missing", Candidate { program: "/no/such/program".into(), ..receiver() }, false).unwrap_err();
     assert!(error.contains("/no/such/program cannot be started"), "{error}");
 }

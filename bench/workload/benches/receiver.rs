@@ -1,23 +1,29 @@
-//! Micro-benchmarks of the receiver's steps: verify, parse, the event's id, the log line, and all of it together with
-//! and without the write to the table (which has no network behind it here).
+//! Micro-benchmarks of the receiver's steps, and of the whole path with and without the write to the table.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark that cannot go on should stop right there")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a failed assumption should stop the benchmark where it is")]
 
-use std::hint::black_box;
+use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use event_store::ingest::Outcome;
 use lambda_http::{Body, Request};
-use receive::{answer::Accepted, delivery::Delivery, record::Record};
+use receive::{delivery::Delivery, delivery_log::DeliveryLog};
 use serde_json::json;
-use unith_events::{event::Event, key_ring::{KeyRing, KeyState}, signature::{SharedKey, Signature}, timestamp::Timestamp, verify::{Verified, verify}};
+use unith_events::{
+    event::Event,
+    key_ring::KeyRing,
+    signature::{SharedKey, Signature},
+    timestamp::Timestamp,
+    verify::{Verified, verify},
+};
 use workload::{
     delivery::{Deliveries, HEAD, KEY},
-    offline::{Path, receiving},
+    offline::{Path, receiver_without_network},
 };
 
 const KIB: usize = 1024;
 
-/// A ring of so many keys, the one that signs being the last.
+/// A key ring of `keys` keys; the last one signs.
 fn ring(keys: usize) -> KeyRing {
     let entry = |index: usize| {
         let key = if index + 1 == keys { KEY.to_owned() } else { format!("{index:032x}") };
@@ -26,7 +32,7 @@ fn ring(keys: usize) -> KeyRing {
     KeyRing::parse(&json!({"keys": (0..keys).map(entry).collect::<Vec<_>>()}).to_string()).unwrap()
 }
 
-/// An event of about this many bytes.
+/// An event of about `bytes` bytes.
 fn body(bytes: usize) -> Vec<u8> {
     let event = |note: &str| {
         let event = json!({
@@ -38,19 +44,19 @@ fn body(bytes: usize) -> Vec<u8> {
     event(&"x".repeat(bytes.saturating_sub(event("").len())))
 }
 
-fn signed(body: &[u8]) -> Signature {
+fn sign(body: &[u8]) -> Signature {
     SharedKey::parse(KEY).unwrap().sign(body)
 }
 
 fn verified<'b>(body: &'b [u8], ring: &KeyRing) -> Verified<'b> {
-    verify(body, &signed(body), ring, Timestamp::now()).unwrap()
+    verify(body, &sign(body), ring, Timestamp::now()).unwrap()
 }
 
 fn verification(c: &mut Criterion) {
     let mut group = c.benchmark_group("verify");
     for bytes in [300, 256 * KIB] {
         let body = body(bytes);
-        let signature = signed(&body);
+        let signature = sign(&body);
         for keys in [1, 10, 500] {
             let ring = ring(keys);
             let now = Timestamp::now();
@@ -80,35 +86,37 @@ fn identity(c: &mut Criterion) {
 }
 
 fn log_line(c: &mut Criterion) {
-    let event = Event::parse(&verified(&body(300), &ring(1))).unwrap();
+    let (body, ring) = (body(300), ring(1));
+    let verified = verified(&body, &ring);
+    let event = Event::parse(&verified);
+    let stored = || Outcome::Stored { event_id: event.as_ref().unwrap().event_id.clone() };
+    let (ingested, result) = (Ok(Ok(stored())), Ok(stored()));
     let delivery = Delivery::from_request(Request::new(Body::Empty), Timestamp::now());
-    let accepted = Ok(Accepted::Stored { event_id: event.event_id.clone() });
     c.bench_function("log line", |b| {
         b.iter(|| {
-            let mut record = Record::begin(&delivery);
-            record.verified_by(KeyState::Active);
-            record.about(black_box(&event));
-            record.table_asked();
-            record.table_answered();
-            record.finish(&accepted, Some("UnithWebhooks"));
-            serde_json::to_vec(&record).unwrap()
+            let mut log = DeliveryLog::start(&delivery);
+            log.verified(&verified);
+            log.parsed(black_box(&event));
+            log.ingested(Duration::from_millis(3), &ingested);
+            log.finish(&result, Some("UnithWebhooks"));
+            serde_json::to_vec(&log).unwrap()
         });
     });
 }
 
-/// From the gateway event's JSON to the answer's.
+/// From the gateway event's JSON to the response's.
 fn whole_path(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let deliveries = Deliveries::of("bench", 1).unwrap();
     let event = &deliveries.iter().next().unwrap().event;
     let mut group = c.benchmark_group("delivery");
     for (name, path) in [("expired: up to the write", Path::Expired), ("stored: the write as well", Path::Stored)] {
-        // The line is made and dropped: a million of them on a terminal would be what is measured.
-        let log = |record: &Record| {
-            black_box(serde_json::to_vec(record).unwrap());
+        // The line is serialized and dropped: printing a million of them would dominate.
+        let write_log = |log: &DeliveryLog| {
+            black_box(serde_json::to_vec(log).unwrap());
         };
-        let mut receiving = receiving(path, log).unwrap();
-        group.bench_function(name, |b| b.iter(|| runtime.block_on(receiving.take(event.as_bytes())).unwrap()));
+        let mut receiver = receiver_without_network(path, write_log).unwrap();
+        group.bench_function(name, |b| b.iter(|| runtime.block_on(receiver.invoke(event.as_bytes())).unwrap()));
     }
     group.finish();
 }

@@ -1,10 +1,9 @@
-//! The budget: what the receiver may cost at most, as figures that are the same on a busy machine as on a quiet one.
+//! The budget: the most that the receiver may cost, in figures that are the same on a busy machine as on a quiet one.
 //!
-//! Instructions are counted by callgrind, which knows no SHA instructions and so counts those of the portable code: a
-//! figure to compare with itself, not with a clock.
+//! callgrind counts the instructions. It has no SHA instructions and counts those of the portable code instead, so compare a
+//! count with other counts, not with a clock.
 
 use std::{
-    collections::BTreeSet,
     fs,
     path::Path,
     process::{Command, Output},
@@ -13,40 +12,43 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::size::Size;
+use crate::{
+    crates::{Crates, FUNCTIONS},
+    size::Size,
+};
 
-/// Events counted; the start of the program is taken off by a second run with one event.
+/// Events counted. A second run with one event measures the start of the program, which is subtracted.
 const EVENTS: u64 = 1_000;
 
-/// The figures, measured ones or the most they may be.
+/// The figures: measured, or their limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Figures {
-    /// From a gateway event's JSON to the answer's JSON, the write to the table as an HTTP request included.
+    /// From a gateway event's JSON to the response's JSON, including the write to the table as an HTTP request.
     pub instructions_per_event: u64,
-    /// The same without the write: verified, parsed, answered, logged.
+    /// The same without the write: verify, parse, respond, log.
     pub instructions_before_the_table: u64,
     /// The size of the binary.
     pub receive_bytes: u64,
     /// The size of its zip.
     pub receive_zip_bytes: u64,
-    /// The crates it is made of, itself included.
+    /// The number of crates that `receive` is made of, itself included.
     pub receive_crates: u64,
 }
 
-/// One of the figures, beside its limit.
+/// A figure and its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
-    /// Its name in the file.
+    /// The name in the budget file.
     pub name: &'static str,
-    /// What it is.
+    /// The measured value.
     pub measured: u64,
-    /// The most it may be.
+    /// The greatest allowed value.
     pub limit: u64,
 }
 
 impl Line {
-    /// Whether it is more than it may be.
+    /// Whether the value exceeds the limit.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.measured > self.limit
@@ -57,23 +59,23 @@ impl Figures {
     /// Reads the limits.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read(path).with_context(|| format!("the budget {} cannot be read", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is no budget", path.display()))
+        serde_json::from_slice(&text).with_context(|| format!("{} is not a budget", path.display()))
     }
 
-    /// Measures: `receive` is the deployed binary, `program` this one.
+    /// Measures the deployed binary `receive`, and `program`, which is this one.
     pub fn measure(receive: &Path, program: &Path) -> anyhow::Result<Self> {
-        ensure!(receive.exists(), "{} is not there: cargo build --release -p receive", receive.display());
+        ensure!(receive.exists(), "{} does not exist: run `cargo lambda build --release`", receive.display());
         let size = Size::of(receive)?;
         Ok(Self {
             instructions_per_event: instructions_per_event(program, "stored")?,
             instructions_before_the_table: instructions_per_event(program, "expired")?,
             receive_bytes: size.bytes,
             receive_zip_bytes: size.zip_bytes,
-            receive_crates: crates()?,
+            receive_crates: u64::try_from(Crates::of_receive(FUNCTIONS)?.count())?,
         })
     }
 
-    /// These figures beside `limits`.
+    /// Pairs these figures with `limits`.
     #[must_use]
     pub fn beside(&self, limits: &Self) -> [Line; 5] {
         let line = |name, of: fn(&Self) -> u64| Line { name, measured: of(self), limit: of(limits) };
@@ -99,35 +101,22 @@ fn instructions(program: &Path, path: &str, events: u64) -> anyhow::Result<u64> 
     let mut command = Command::new("valgrind");
     command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", counts.display()));
     command.arg(program).args(["per-event", "--path", path, &events.to_string()]);
-    let output = command.output().context("valgrind cannot be started: apt-get install valgrind")?;
-    succeeded(&output, "valgrind")?;
-    let text = fs::read_to_string(&counts).context("callgrind left no counts")?;
+    let output = command.output().context("valgrind cannot be started: run `apt-get install valgrind`")?;
+    ensure_success(&output, "valgrind")?;
+    let text = fs::read_to_string(&counts).context("callgrind wrote no counts")?;
     fs::remove_file(&counts)?;
     total(&text).context("callgrind's counts have no total")
 }
 
-/// The line `totals: <instructions>` that ends callgrind's file.
+/// callgrind's file ends with `totals: <instructions>`.
 fn total(counts: &str) -> Option<u64> {
     counts.lines().rev().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()
 }
 
-fn crates() -> anyhow::Result<u64> {
-    let mut command = Command::new("cargo");
-    command.args(["tree", "--locked", "--package", "receive", "--edges", "normal", "--prefix", "none"]);
-    let output = command.output().context("cargo cannot be started")?;
-    succeeded(&output, "cargo tree")?;
-    Ok(u64::try_from(distinct(&String::from_utf8_lossy(&output.stdout)))?)
-}
-
-/// Lines are `<name> v<version> …`; one that was shown before is marked at its end.
-fn distinct(tree: &str) -> usize {
-    let name_and_version = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-    tree.lines().map(name_and_version).filter(|line| !line.is_empty()).collect::<BTreeSet<_>>().len()
-}
-
-fn succeeded(output: &Output, what: &str) -> anyhow::Result<()> {
+/// Fails with the standard error of a command that failed.
+pub(crate) fn ensure_success(output: &Output, command: &str) -> anyhow::Result<()> {
     if !output.status.success() {
-        bail!("{what} failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        bail!("{command} failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
     Ok(())
 }
@@ -137,12 +126,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_in_the_repository_is_a_budget() {
+    fn the_budget_of_the_repository_can_be_read() {
         Figures::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../budget.json"))).unwrap();
     }
 
     #[test]
-    fn only_what_is_above_its_limit_is_over() {
+    fn only_a_figure_above_its_limit_is_over_budget() {
         let limits = Figures {
             instructions_per_event: 10,
             instructions_before_the_table: 10,
@@ -156,13 +145,8 @@ mod tests {
     }
 
     #[test]
-    fn callgrinds_total_is_found() {
+    fn the_total_is_read_from_callgrinds_file() {
         assert_eq!(total("version: 1\nsummary: 5\nfn=(1)\n1 2\n\ntotals: 123456\n"), Some(123_456));
         assert_eq!(total("version: 1\n"), None);
-    }
-
-    #[test]
-    fn a_crate_counts_once_and_its_versions_each() {
-        assert_eq!(distinct("a v1.0.0 (/a)\nb v1.0.0\nb v2.0.0\n\nb v1.0.0 (*)\nc v1.0.0 (proc-macro)\n"), 4);
     }
 }

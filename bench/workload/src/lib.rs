@@ -1,7 +1,11 @@
-//! What measurements of the receiver work on: the deliveries they feed, the receiver's whole path without a network, the
-//! sizes of what is deployed, and the budget all of it must keep.
+//! The workload of measurements: deliveries, the receiver's path without a network, and the budget that it must keep.
 
 pub mod budget;
+pub mod crates;
 pub mod delivery;
+/// The harness's maker of gateway events. Its file alone: the harness would build the receiver with features that are not
+/// deployed.
+#[path = "../../../tests/src/gateway_event.rs"]
+pub mod gateway_event;
 pub mod offline;
 pub mod size;

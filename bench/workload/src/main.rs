@@ -1,4 +1,4 @@
-//! `workload guard`: is the receiver within its budget? `workload per-event`: what callgrind counts.
+//! `workload guard` checks the receiver's budget. `workload per-event` is the program that callgrind counts.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -6,12 +6,13 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lambda_support::log;
 use workload::{
-    budget::Figures,
+    budget::{Figures, Line},
+    crates::{BENCH, Crates, FUNCTIONS},
     delivery::Deliveries,
     offline::{self, Path},
 };
 
-/// What the receiver costs in instructions, bytes and crates.
+/// The receiver's cost in instructions, bytes and crates.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -21,7 +22,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measure, and compare with the budget; fails where something is above it. Needs valgrind
+    /// Measure, compare with the budget, and fail if a figure is above its limit; needs valgrind
     Guard {
         /// The deployed binary
         #[arg(long, value_name = "PATH", default_value = "target/lambda/receive/bootstrap")]
@@ -30,11 +31,11 @@ enum Command {
         #[arg(long, value_name = "PATH", default_value = "bench/budget.json")]
         budget: PathBuf,
     },
-    /// Take one delivery along the receiver's path, again and again, without a network
+    /// Take one delivery along the receiver's path repeatedly, without a network
     PerEvent {
-        /// How often
+        /// Number of repetitions
         events: usize,
-        /// How far
+        /// Last step of the path
         #[arg(long, value_enum, default_value_t = Path::Stored)]
         path: Path,
     },
@@ -53,14 +54,18 @@ fn main() -> ExitCode {
 
 fn guard(receive: &std::path::Path, budget: &std::path::Path) -> anyhow::Result<ExitCode> {
     let limits = Figures::read(budget)?;
+    Crates::of_receive(FUNCTIONS)?.ensure_within(&Crates::of_receive(BENCH)?)?;
     let lines = Figures::measure(receive, &std::env::current_exe()?)?.beside(&limits);
     anstream::println!("{:<32} {:>12} {:>12}", "", "measured", "at most");
     for line in &lines {
         let verdict = if line.is_over() { "  over budget" } else { "" };
         anstream::println!("{:<32} {:>12} {:>12}{verdict}", line.name, line.measured, line.limit);
     }
-    if lines.iter().any(workload::budget::Line::is_over) {
-        anstream::eprintln!("error: over budget: save what was added, or raise {} and say why", budget.display());
+    if lines.iter().any(Line::is_over) {
+        anstream::eprintln!(
+            "error: over budget: reduce the cost, or raise the limit in {} and give the reason",
+            budget.display()
+        );
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
@@ -69,12 +74,12 @@ fn guard(receive: &std::path::Path, budget: &std::path::Path) -> anyhow::Result<
 fn per_event(path: Path, events: usize) -> anyhow::Result<ExitCode> {
     let deliveries = Deliveries::of("per-event", 1)?;
     let delivery = deliveries.iter().next().context("no delivery")?;
-    // One thread and no clock, as the function runs; without a network there is no I/O to drive.
+    // One thread, as the function has. Without a network there is no I/O to drive.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
-        let mut receiving = offline::receiving(path, log::write_line)?;
+        let mut receiver = offline::receiver_without_network(path, log::write_line)?;
         for _ in 0..events {
-            receiving.take(delivery.event.as_bytes()).await?;
+            receiver.invoke(delivery.event.as_bytes()).await?;
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -1,7 +1,8 @@
-//! The receiver without a network: the deployed path from a gateway event's JSON to the answer's JSON, with the AWS SDK
-//! down to the HTTP request, and a DynamoDB that is a function and always says yes.
+//! The receiver without a network: the deployed path from a gateway event's JSON to the response's JSON.
 //!
-//! What always holds: nothing here waits, so what it costs is instructions, and the same ones each time.
+//! The AWS SDK runs down to the HTTP request. The DynamoDB is a function that accepts every request.
+//!
+//! Invariants: nothing waits, so the cost is instructions, and the same ones each time.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -16,36 +17,36 @@ use aws_smithy_runtime_api::{
     http::StatusCode,
 };
 use lambda_http::{Context, LambdaEvent, Service};
-use receive::{Receiver, config::Config, record::Record, runtime};
+use lambda_support::{aws, env::Env};
+use receive::{config::Config, delivery_log::DeliveryLog, handler::Receiver, runtime};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use lambda_support::{aws, env::Env};
 
 use crate::delivery::KEY;
 
-/// How far a delivery goes.
+/// The last step of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Path {
-    /// To the table: all there is.
+    /// The write to the table: the whole path.
     Stored,
-    /// Up to it: the event's retention is over, so it is verified, parsed, answered and logged, and nothing is written.
+    /// The step before the write: the event has expired, so it is verified, parsed, answered and logged.
     Expired,
 }
 
-/// The DynamoDB: takes every request, and answers as the real one does where there is nothing to say.
+/// A DynamoDB that accepts every request, with the response of the real one to a write.
 #[derive(Debug)]
-struct Agreeable;
+struct AcceptingDynamoDb;
 
-impl HttpConnector for Agreeable {
+impl HttpConnector for AcceptingDynamoDb {
     fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
         let ok = StatusCode::try_from(200).map(|status| HttpResponse::new(status, "{}".into()));
         HttpConnectorFuture::ready(ok.map_err(|error| ConnectorError::other(error.into(), None)))
     }
 }
 
-/// The receiver as `main` makes it, on these services.
+/// The receiver as its `main` makes it, with the accepting DynamoDB.
 fn receiver(path: Path) -> anyhow::Result<Arc<Receiver>> {
-    // Of events that are as old as the fixture's, one day of retention is over and none at all is not.
+    // The workload's events are older than one day, and 0 is for ever.
     let retention = if path == Path::Expired { "1" } else { "0" };
     let env: Env = [
         ("TABLE_NAME", "events"),
@@ -58,7 +59,7 @@ fn receiver(path: Path) -> anyhow::Result<Arc<Receiver>> {
     let credentials = Credentials::new("AKIDEXAMPLE", "secret", Some("session-token".to_owned()), None, "workload");
     let aws = aws::config_without_credentials(&env)?
         .into_builder()
-        .http_client(http_client_fn(|_, _| SharedHttpConnector::new(Agreeable)))
+        .http_client(http_client_fn(|_, _| SharedHttpConnector::new(AcceptingDynamoDb)))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .build();
     let dynamodb = aws::dynamodb(&aws);
@@ -66,25 +67,26 @@ fn receiver(path: Path) -> anyhow::Result<Arc<Receiver>> {
     Ok(Arc::new(Receiver::new(Config::from_env(&env)?, dynamodb, secrets)))
 }
 
-/// A receiver that takes one delivery after the other.
+/// A receiver that is invoked with one delivery after the other.
 #[derive(Debug)]
-pub struct Receiving<S>(S);
+pub struct OfflineReceiver<S>(S);
 
-/// The receiver, set up to take deliveries along `path`; `log` is given the record of each.
-pub fn receiving(
+/// A receiver whose deliveries end at `path`. `write_log` gets the log of each.
+pub fn receiver_without_network(
     path: Path,
-    log: impl Fn(&Record) + Clone + Send + Sync + 'static,
-) -> anyhow::Result<Receiving<impl Service<LambdaEvent<Box<RawValue>>, Response = impl Serialize, Error = Infallible>>>
-{
-    Ok(Receiving(runtime::service(receiver(path)?, log)))
+    write_log: impl Fn(&DeliveryLog) + Clone + Send + Sync + 'static,
+) -> anyhow::Result<
+    OfflineReceiver<impl Service<LambdaEvent<Box<RawValue>>, Response = impl Serialize, Error = Infallible>>,
+> {
+    Ok(OfflineReceiver(runtime::service(receiver(path)?, write_log)))
 }
 
-impl<S> Receiving<S>
+impl<S> OfflineReceiver<S>
 where
     S: Service<LambdaEvent<Box<RawValue>>, Response: Serialize, Error = Infallible>,
 {
-    /// Takes a delivery's JSON; the answer's JSON.
-    pub async fn take(&mut self, event: &[u8]) -> anyhow::Result<Vec<u8>> {
+    /// The JSON of the response to the JSON of a delivery.
+    pub async fn invoke(&mut self, event: &[u8]) -> anyhow::Result<Vec<u8>> {
         let payload: Box<RawValue> = serde_json::from_slice(event).context("the delivery is not JSON")?;
         let mut context = Context::default();
         "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
@@ -100,15 +102,15 @@ mod tests {
     use crate::delivery::Deliveries;
 
     #[tokio::test]
-    async fn each_path_goes_as_far_as_it_says() {
+    async fn each_path_ends_with_its_outcome() {
         let deliveries = Deliveries::of("test", 1).unwrap();
         let event = deliveries.iter().next().unwrap().event.as_bytes();
-        for (path, word) in [(Path::Stored, "stored"), (Path::Expired, "expired")] {
-            let answer = receiving(path, |_| ()).unwrap().take(event).await.unwrap();
-            let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
-            assert_eq!(answer["statusCode"], 200);
-            let body: serde_json::Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
-            assert_eq!(body["status"], word);
+        for (path, outcome) in [(Path::Stored, "stored"), (Path::Expired, "expired")] {
+            let response = receiver_without_network(path, |_| ()).unwrap().invoke(event).await.unwrap();
+            let response: serde_json::Value = serde_json::from_slice(&response).unwrap();
+            assert_eq!(response["statusCode"], 200);
+            let body: serde_json::Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
+            assert_eq!(body["status"], outcome);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a candidate weighs: the bytes that would be uploaded, as they are and zipped.
+//! The size of an artifact: its bytes, and the bytes of its zip.
 
 use std::{
     fs::File,
@@ -14,14 +14,14 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 /// Two sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Size {
-    /// All files together.
+    /// The sum of all files.
     pub bytes: u64,
-    /// The zip of them, deflated.
+    /// Their zip, deflated.
     pub zip_bytes: u64,
 }
 
 impl Size {
-    /// Of a file, or of all files of a folder.
+    /// The size of a file, or of all files in a folder.
     pub fn of(artifact: &Path) -> anyhow::Result<Self> {
         let mut bytes = 0;
         let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
@@ -32,7 +32,7 @@ impl Size {
                 continue;
             }
             let name = entry.path().strip_prefix(artifact)?.to_string_lossy();
-            // A single file has no path within itself; Lambda calls it this.
+            // The path of a single file within itself is empty; Lambda's name for it is `bootstrap`.
             zip.start_file(if name.is_empty() { "bootstrap" } else { &name }, options)?;
             let path = entry.path();
             let mut file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_weighs_what_its_files_do_and_zips_to_less() {
+    fn the_size_of_a_folder_is_that_of_its_files_and_its_zip_is_smaller() {
         let sources = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
         let files: Vec<_> = std::fs::read_dir(sources).unwrap().map(|entry| entry.unwrap().path()).collect();
         let sizes: Vec<_> = files.iter().map(|file| Size::of(file).unwrap()).collect();
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_an_error() {
+    fn a_missing_file_is_an_error() {
         assert!(Size::of(Path::new("/no/such/file")).is_err());
     }
 }
