@@ -5,7 +5,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a test that cannot go on should stop right there, in its helpers too"
+    reason = "a failed assumption should stop the test where it is, in its helpers too"
 )]
 
 mod all_heads;

@@ -1,17 +1,25 @@
-//! Who owns a registration: what should stay stays, what should go is gone.
+//! Ownership: a deletion removes what its owner owns, and nothing else.
 
 use std::{sync::Arc, time::Duration};
 
-use sandbox::platform::{HEAD_ID, Subscriptions};
+use provision::timing::Timing;
+use sandbox::{
+    clients::secrets_client,
+    platform::{account::HEAD_ID, call::Call},
+};
 use serde_json::{Value, json};
-use tests::unith::{MORE_HEADS, OWNER, ProvisionHarness, URL, request};
-use unith_events::timestamp::Timestamp;
+use tests::{
+    RING_SECRET,
+    provision_harness::{MORE_HEADS, OWNER, ProvisionHarness, QUICK, URL, request},
+    ring,
+    wait::{PATIENCE, within},
+};
+use unith_events::{event_type::EventTypes, key_ring::KeyState, timestamp::Timestamp};
 
-const LIMIT: Duration = Duration::from_secs(30);
 const OTHER_STACK: &str =
     "arn:aws:cloudformation:eu-west-1:123456789012:stack/other/11111111-f2b1-11f0-9c2e-0a1b2c3d4e5f";
 
-/// A second of the minute before the tests began: CloudFormation gives up on older requests.
+/// A second of the minute before the tests began: CloudFormation gives up on much older requests.
 fn second(number: u64) -> String {
     static FIRST: std::sync::OnceLock<Timestamp> = std::sync::OnceLock::new();
     let first = FIRST.get_or_init(|| Timestamp::now().plus(time::Duration::minutes(-1)));
@@ -19,7 +27,7 @@ fn second(number: u64) -> String {
     format!("{}Z", at.split('.').next().unwrap())
 }
 
-/// A request of the resource `logical_id` of a stack, asked for at a second of a minute.
+/// A request of a resource, issued at a second of that minute.
 fn of(kind: &str, logical_id: &str, stack: Option<&str>, second: u32) -> Value {
     let mut request = request(kind);
     request["LogicalResourceId"] = logical_id.into();
@@ -32,182 +40,180 @@ fn of(kind: &str, logical_id: &str, stack: Option<&str>, second: u32) -> Value {
     request
 }
 
-async fn answer(world: &ProvisionHarness, request: Value) -> Value {
-    world.answer_to(dated(world, request), LIMIT).await
+async fn respond(harness: &ProvisionHarness, request: Value) -> Value {
+    harness.respond(dated(harness, request)).await
 }
 
-/// With a response URL that was signed when the request was asked for.
-fn dated(world: &ProvisionHarness, mut request: Value) -> Value {
+/// The request with a response URL that was signed when it was issued.
+fn dated(harness: &ProvisionHarness, mut request: Value) -> Value {
     let date = second(request["IssuedAt"].as_u64().unwrap()).replace(['-', ':'], "");
-    request["ResponseURL"] = format!("{}?X-Amz-Date={date}", world.response_url()).into();
+    request["ResponseURL"] = format!("{}?X-Amz-Date={date}", harness.response_url()).into();
     request
 }
 
-async fn succeed(world: &ProvisionHarness, request: Value) {
-    let answer = answer(world, request).await;
-    assert_eq!(answer["Status"], "SUCCESS", "{answer}");
+async fn succeed(harness: &ProvisionHarness, request: Value) {
+    let response = respond(harness, request).await;
+    assert_eq!(response["Status"], "SUCCESS", "{response}");
 }
 
-async fn owners(world: &ProvisionHarness) -> Vec<(String, Option<String>)> {
-    let ring = world.ring().await;
-    let active = ring.keys().iter().filter(|key| key.state.as_str() == "active");
+async fn owners(harness: &ProvisionHarness) -> Vec<(String, Option<String>)> {
+    let ring = harness.ring().await;
+    let active = ring.keys().iter().filter(|key| key.state == KeyState::Active);
     active.map(|key| (key.owner.clone().unwrap_or_default(), key.previous_owner.clone())).collect()
 }
 
 #[tokio::test]
 async fn renaming_the_resource_keeps_the_webhook() {
-    let world = ProvisionHarness::start().await;
-    succeed(&world, of("create", "UnithWebhook", None, 1)).await;
-    // CloudFormation creates the new name first, and deletes the old one behind it.
-    succeed(&world, of("create", "Renamed", None, 2)).await;
+    let harness = ProvisionHarness::start().await;
+    succeed(&harness, of("create", "UnithWebhook", None, 1)).await;
+    // CloudFormation creates the new resource first, and deletes the old one after it.
+    succeed(&harness, of("create", "Renamed", None, 2)).await;
     let renamed = OWNER.replace("UnithWebhook", "Renamed");
-    assert_eq!(owners(&world).await, [(renamed.clone(), Some(OWNER.to_owned()))]);
-    succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
-    world.assert_provisioned(HEAD_ID).await;
-    assert_eq!(world.platform.webhooks()[0].id, 1, "it is the same webhook");
-    assert_eq!(owners(&world).await, [(renamed, None)]);
-    succeed(&world, of("delete", "Renamed", None, 4)).await;
-    assert!(world.platform.webhooks().is_empty() && world.ring().await.keys().is_empty());
-    assert!(!world.platform.events_enabled(HEAD_ID));
+    assert_eq!(owners(&harness).await, [(renamed.clone(), Some(OWNER.to_owned()))]);
+    succeed(&harness, of("delete", "UnithWebhook", None, 3)).await;
+    harness.assert_provisioned(HEAD_ID).await;
+    assert_eq!(harness.platform.webhooks()[0].id, 1, "the webhook stays");
+    assert_eq!(owners(&harness).await, [(renamed, None)]);
+    succeed(&harness, of("delete", "Renamed", None, 4)).await;
+    assert!(harness.platform.webhooks().is_empty() && harness.ring().await.keys().is_empty());
+    assert!(!harness.platform.events_enabled(HEAD_ID));
 }
 
 #[tokio::test]
 async fn a_rename_that_is_rolled_back_gives_the_webhook_back() {
-    let world = ProvisionHarness::start().await;
-    succeed(&world, of("create", "UnithWebhook", None, 1)).await;
-    succeed(&world, of("create", "Renamed", None, 2)).await;
-    succeed(&world, of("delete", "Renamed", None, 3)).await;
-    world.assert_provisioned(HEAD_ID).await;
-    assert_eq!(owners(&world).await, [(OWNER.to_owned(), None)]);
-    assert_eq!(world.command("apply").await["heads"][0]["done"], json!([]));
-    succeed(&world, of("delete", "UnithWebhook", None, 4)).await;
-    assert!(world.platform.webhooks().is_empty());
+    let harness = ProvisionHarness::start().await;
+    succeed(&harness, of("create", "UnithWebhook", None, 1)).await;
+    succeed(&harness, of("create", "Renamed", None, 2)).await;
+    succeed(&harness, of("delete", "Renamed", None, 3)).await;
+    harness.assert_provisioned(HEAD_ID).await;
+    assert_eq!(owners(&harness).await, [(OWNER.to_owned(), None)]);
+    assert_eq!(harness.command("apply").await["heads"][0]["done"], json!([]));
+    succeed(&harness, of("delete", "UnithWebhook", None, 4)).await;
+    assert!(harness.platform.webhooks().is_empty());
 }
 
 #[tokio::test]
 async fn moving_to_another_stack_keeps_the_webhook() {
     for shared_ring in [true, false] {
-        let world = ProvisionHarness::start().await;
-        succeed(&world, of("create", "UnithWebhook", None, 1)).await;
-        let old_ring = world.ring_text().await;
+        let harness = ProvisionHarness::start().await;
+        succeed(&harness, of("create", "UnithWebhook", None, 1)).await;
+        let old_ring = harness.ring_text().await;
         if !shared_ring {
-            world.set_secret(tests::RING_SECRET, r#"{"keys": []}"#).await;
+            harness.set_secret(RING_SECRET, r#"{"keys": []}"#).await;
         }
-        succeed(&world, of("create", "UnithWebhook", Some(OTHER_STACK), 2)).await;
-        let new_ring = world.ring_text().await;
+        succeed(&harness, of("create", "UnithWebhook", Some(OTHER_STACK), 2)).await;
+        let new_ring = harness.ring_text().await;
         if !shared_ring {
-            world.set_secret(tests::RING_SECRET, &old_ring).await;
+            harness.set_secret(RING_SECRET, &old_ring).await;
         }
-        succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
+        succeed(&harness, of("delete", "UnithWebhook", None, 3)).await;
         if !shared_ring {
-            world.set_secret(tests::RING_SECRET, &new_ring).await;
+            harness.set_secret(RING_SECRET, &new_ring).await;
         }
-        world.assert_provisioned(HEAD_ID).await;
-        succeed(&world, of("delete", "UnithWebhook", Some(OTHER_STACK), 4)).await;
-        assert!(world.platform.webhooks().is_empty(), "shared ring: {shared_ring}");
+        harness.assert_provisioned(HEAD_ID).await;
+        succeed(&harness, of("delete", "UnithWebhook", Some(OTHER_STACK), 4)).await;
+        assert!(harness.platform.webhooks().is_empty(), "shared ring: {shared_ring}");
     }
 }
 
 #[tokio::test]
-async fn a_rename_that_also_replaces_the_webhook_keeps_the_new_one_and_lets_the_old_key_expire() {
-    let world = ProvisionHarness::start().await;
-    world.platform.enable_in_console(HEAD_ID, true);
-    world.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
-    let old = world.platform.webhooks()[0].shared_key.clone();
-    // As version 0.1.0 left it, but for an owner.
+async fn a_rename_that_replaces_the_webhook_lets_the_old_key_expire() {
+    let harness = ProvisionHarness::start().await;
+    harness.platform.enable_in_console(HEAD_ID, true);
+    harness.platform.register_in_console(HEAD_ID, URL, EventTypes::ALL);
+    let old = harness.platform.webhooks()[0].shared_key.clone();
+    // As version 0.1.0 wrote it, with an owner.
     let entry = json!({"head_id": HEAD_ID, "webhook_id": 1, "key": old, "state": "active", "owner": OWNER});
-    world.set_secret(tests::RING_SECRET, &tests::ring(&[entry])).await;
-    succeed(&world, of("create", "Renamed", None, 2)).await;
-    succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
-    world.assert_provisioned(HEAD_ID).await;
-    let ring = world.ring().await;
-    assert!(ring.keys().iter().any(|key| key.key.expose() == old), "what it signed last can still be verified");
+    harness.set_secret(RING_SECRET, &ring(&[entry])).await;
+    succeed(&harness, of("create", "Renamed", None, 2)).await;
+    succeed(&harness, of("delete", "UnithWebhook", None, 3)).await;
+    harness.assert_provisioned(HEAD_ID).await;
+    let ring = harness.ring().await;
+    assert!(ring.keys().iter().any(|key| key.key.expose() == old), "its last deliveries can be verified");
 }
 
 #[tokio::test]
-async fn two_stacks_that_share_a_ring_leave_each_others_keys() {
-    let world = ProvisionHarness::start().await.with("HEAD_IDS", "*");
+async fn two_stacks_with_one_ring_leave_each_others_keys() {
+    let harness = ProvisionHarness::start().await.with("HEAD_IDS", "*");
     let other_url = "https://other.example.com/webhooks/head-events";
-    succeed(&world, of("create", "UnithWebhook", None, 1)).await;
+    succeed(&harness, of("create", "UnithWebhook", None, 1)).await;
     let mut other = of("create", "UnithWebhook", Some(OTHER_STACK), 2);
     other["ResourceProperties"]["WebhookUrl"] = other_url.into();
-    let world = world.with("WEBHOOK_URL", other_url);
-    succeed(&world, other).await;
-    assert_eq!((world.platform.webhooks().len(), world.ring().await.keys().len()), (2, 2), "the same head, two URLs");
+    let harness = harness.with("WEBHOOK_URL", other_url);
+    succeed(&harness, other).await;
+    assert_eq!(
+        (harness.platform.webhooks().len(), harness.ring().await.keys().len()),
+        (2, 2),
+        "the same head, two URLs"
+    );
     let mut delete = of("delete", "UnithWebhook", Some(OTHER_STACK), 3);
     delete["ResourceProperties"]["WebhookUrl"] = other_url.into();
-    succeed(&world, delete).await;
-    assert!(world.platform.events_enabled(HEAD_ID), "the other stack listens");
-    let world = world.with("WEBHOOK_URL", URL);
-    world.assert_provisioned(HEAD_ID).await;
-    assert_eq!(world.ring().await.keys().len(), 1);
+    succeed(&harness, delete).await;
+    assert!(harness.platform.events_enabled(HEAD_ID), "the other stack still listens");
+    let harness = harness.with("WEBHOOK_URL", URL);
+    harness.assert_provisioned(HEAD_ID).await;
+    assert_eq!(harness.ring().await.keys().len(), 1);
 }
 
 #[tokio::test]
-async fn deleting_while_creating_leaves_nothing() {
-    for (call, how_long) in [("POST /head-events", 300), ("PATCH /head-events/{id}", 300), ("GET /head-events", 150)] {
-        let world = Arc::new(ProvisionHarness::start().await.with_pace(provision::run::Timing {
-            propagation_delay: Duration::from_millis(400),
-            ..tests::unith::QUICK
-        }));
+async fn a_deletion_during_a_creation_leaves_nothing() {
+    for (call, latency_ms) in [(Call::Register, 50), (Call::ChangeWebhook, 50), (Call::ListWebhooks, 25)] {
+        let timing = Timing { propagation_delay: Duration::from_millis(400), ..QUICK };
+        let harness = Arc::new(ProvisionHarness::start().await.with_timing(timing));
         let by_hand = json!({"key": "a-key-put-in-by-hand"});
-        world.set_secret(tests::RING_SECRET, &tests::ring(&[by_hand])).await;
-        world.faults(json!({"latency_ms": how_long / 6}));
-        let create = dated(&world, of("create", "UnithWebhook", None, 1));
+        harness.set_secret(RING_SECRET, &ring(&[by_hand])).await;
+        harness.faults(json!({"latency_ms": latency_ms}));
+        let create = dated(&harness, of("create", "UnithWebhook", None, 1));
         let creating = tokio::spawn({
-            let world = Arc::clone(&world);
-            async move { world.invoke_within(create, LIMIT).await }
+            let harness = Arc::clone(&harness);
+            async move { harness.invoke(create).await }
         });
-        while world.platform.calls(call) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let delete = dated(&world, of("delete", "UnithWebhook", None, 2));
-        world.invoke_within(delete, LIMIT).await.unwrap();
-        let created = creating.await.unwrap().unwrap();
-        // One that was nearly done may be done before the deletion begins.
-        if !call.starts_with("PATCH") || created["Status"] != "SUCCESS" {
-            assert_eq!(created["Status"], "FAILED", "{call}: {created}");
-            // Whichever it sees first: the mark of the deletion, or what it did.
+        harness.more_calls(call, 0).await;
+        let delete = dated(&harness, of("delete", "UnithWebhook", None, 2));
+        harness.invoke(delete).await.unwrap();
+        let created = within(PATIENCE, creating).await.unwrap().unwrap();
+        // A creation that was nearly done may end before the deletion begins.
+        if call != Call::ChangeWebhook || created["Status"] != "SUCCESS" {
+            assert_eq!(created["Status"], "FAILED", "{call:?}: {created}");
+            // The run sees the mark of the deletion or its effect first.
             let reason = created["Reason"].as_str().unwrap();
             assert!(["deleted meanwhile", "not as declared"].iter().any(|why| reason.contains(why)), "{created}");
         }
-        assert!(world.platform.webhooks().is_empty(), "{call}: {:?}", world.platform.webhooks());
-        assert!(!world.platform.events_enabled(HEAD_ID), "{call}");
-        assert_eq!(world.ring().await.keys().len(), 1, "{call}: {}", world.ring_text().await);
+        assert!(harness.platform.webhooks().is_empty(), "{call:?}: {:?}", harness.platform.webhooks());
+        assert!(!harness.platform.events_enabled(HEAD_ID), "{call:?}");
+        assert_eq!(harness.ring().await.keys().len(), 1, "{call:?}: {}", harness.ring_text().await);
     }
 }
 
 #[tokio::test]
-async fn a_creation_that_comes_late_undoes_itself_and_a_later_one_does_not() {
-    let world = ProvisionHarness::start().await;
-    succeed(&world, of("delete", "UnithWebhook", None, 5)).await;
-    let late = answer(&world, of("create", "UnithWebhook", None, 4)).await;
+async fn a_creation_issued_before_the_deletion_undoes_itself_and_a_later_one_does_not() {
+    let harness = ProvisionHarness::start().await;
+    succeed(&harness, of("delete", "UnithWebhook", None, 5)).await;
+    let late = respond(&harness, of("create", "UnithWebhook", None, 4)).await;
     assert!(late["Status"] == "FAILED" && late["Reason"].as_str().unwrap().contains("deleted meanwhile"), "{late}");
-    assert!(world.platform.webhooks().is_empty() && !world.platform.events_enabled(HEAD_ID));
-    succeed(&world, of("create", "UnithWebhook", None, 6)).await;
-    world.assert_provisioned(HEAD_ID).await;
-    assert!(!world.ring_text().await.contains("deleted"), "{}", world.ring_text().await);
-    succeed(&world, of("update", "UnithWebhook", None, 7)).await;
+    assert!(harness.platform.webhooks().is_empty() && !harness.platform.events_enabled(HEAD_ID));
+    succeed(&harness, of("create", "UnithWebhook", None, 6)).await;
+    harness.assert_provisioned(HEAD_ID).await;
+    assert!(!harness.ring_text().await.contains("deleted"), "{}", harness.ring_text().await);
+    succeed(&harness, of("update", "UnithWebhook", None, 7)).await;
 }
 
 #[tokio::test]
-async fn a_scheduled_run_in_flight_does_not_bring_back_what_is_deleted() {
-    for second_thoughts in [false, true] {
-        let world = Arc::new(ProvisionHarness::start().await);
-        succeed(&world, of("create", "UnithWebhook", None, 1)).await;
-        world.platform.delete_in_console(1);
-        world.faults(json!({"latency_ms": 60}));
-        let before = world.platform.calls("POST /head-events");
+async fn a_scheduled_run_in_flight_does_not_restore_a_deleted_webhook() {
+    for is_repeated in [false, true] {
+        let harness = Arc::new(ProvisionHarness::start().await);
+        succeed(&harness, of("create", "UnithWebhook", None, 1)).await;
+        harness.platform.delete_in_console(1);
+        harness.faults(json!({"latency_ms": 60}));
+        let before = harness.platform.calls(Call::Register);
         let scheduled = tokio::spawn({
-            let world = Arc::clone(&world);
-            async move { world.invoke_within(json!({"source": "aws.scheduler", "time": second(10)}), LIMIT).await }
+            let harness = Arc::clone(&harness);
+            async move { harness.invoke(json!({"source": "aws.scheduler", "time": second(10)})).await }
         });
-        while world.platform.calls("POST /head-events") == before {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        succeed(&world, of("delete", "UnithWebhook", None, 20)).await;
-        let result = scheduled.await.unwrap();
-        // It finds the mark of the deletion, or that its webhook is gone already.
+        harness.more_calls(Call::Register, before).await;
+        succeed(&harness, of("delete", "UnithWebhook", None, 20)).await;
+        let result = within(PATIENCE, scheduled).await.unwrap();
+        // It finds the mark of the deletion, or its webhook gone.
         let error = result.unwrap_err().to_string();
         assert!(
             ["deleted meanwhile", "UNITH answered 404", "not as declared", "would never deliver"]
@@ -215,110 +221,107 @@ async fn a_scheduled_run_in_flight_does_not_bring_back_what_is_deleted() {
                 .any(|why| error.contains(why)),
             "{error}"
         );
-        if second_thoughts {
-            // One that was due before, and comes behind everything.
-            let late = world.invoke(json!({"source": "aws.events", "time": second(15)})).await;
+        if is_repeated {
+            // A run that was due before the deletion and comes after it.
+            let late = harness.invoke(json!({"source": "aws.events", "time": second(15)})).await;
             assert!(late.unwrap_err().to_string().contains("deleted meanwhile"));
         }
-        assert!(world.platform.webhooks().is_empty(), "{:?}", world.platform.webhooks());
-        assert!(!world.platform.events_enabled(HEAD_ID));
-        assert!(world.ring().await.keys().is_empty(), "{}", world.ring_text().await);
+        assert!(harness.platform.webhooks().is_empty(), "{:?}", harness.platform.webhooks());
+        assert!(!harness.platform.events_enabled(HEAD_ID));
+        assert!(harness.ring().await.keys().is_empty(), "{}", harness.ring_text().await);
     }
 }
 
-/// It was due before the removal, and comes behind everything.
 #[tokio::test]
-async fn a_late_scheduled_run_takes_nothing_away_that_was_made_since() {
-    let world = ProvisionHarness::start().await.with("OWNER", OWNER);
-    assert_eq!(world.command("apply").await["ok"], true);
-    assert_eq!(world.command("remove").await["ok"], true);
+async fn a_late_scheduled_run_removes_nothing_that_was_created_since() {
+    let harness = ProvisionHarness::start().await.with("OWNER", OWNER);
+    assert_eq!(harness.command("apply").await["ok"], true);
+    assert_eq!(harness.command("remove").await["ok"], true);
     let late = json!({"source": "aws.scheduler", "time": second(0)});
-    assert!(world.invoke(late.clone()).await.unwrap_err().to_string().contains("deleted meanwhile"));
-    assert_eq!(world.command("apply").await["ok"], true);
-    world.assert_provisioned(HEAD_ID).await;
-    // The removal is over, and so is what it meant.
-    let _ = world.invoke(late).await;
-    world.assert_provisioned(HEAD_ID).await;
-    assert_eq!(world.platform.webhooks().len(), 1);
+    assert!(harness.invoke(late.clone()).await.unwrap_err().to_string().contains("deleted meanwhile"));
+    assert_eq!(harness.command("apply").await["ok"], true);
+    harness.assert_provisioned(HEAD_ID).await;
+    // The new creation has removed the mark of the deletion.
+    let _ = harness.invoke(late).await;
+    harness.assert_provisioned(HEAD_ID).await;
+    assert_eq!(harness.platform.webhooks().len(), 1);
 }
 
 #[tokio::test]
-async fn with_the_ring_gone_a_run_takes_back_what_it_made() {
-    let world = Arc::new(ProvisionHarness::start().await);
-    world.faults(json!({"latency_ms": 60}));
+async fn a_run_removes_its_webhook_if_the_ring_is_deleted_meanwhile() {
+    let harness = Arc::new(ProvisionHarness::start().await);
+    harness.faults(json!({"latency_ms": 60}));
     let running = tokio::spawn({
-        let world = Arc::clone(&world);
-        async move { world.invoke_within(json!({"action": "apply"}), LIMIT).await }
+        let harness = Arc::clone(&harness);
+        async move { harness.command("apply").await }
     });
-    while world.platform.calls("POST /head-events") == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let client = sandbox::secrets_client(world.secrets.url()).unwrap();
-    client.delete_secret().secret_id(tests::RING_SECRET).force_delete_without_recovery(true).send().await.unwrap();
-    let result = running.await.unwrap().unwrap();
+    harness.more_calls(Call::Register, 0).await;
+    let client = secrets_client(harness.secrets.url()).unwrap();
+    client.delete_secret().secret_id(RING_SECRET).force_delete_without_recovery(true).send().await.unwrap();
+    let result = within(PATIENCE, running).await.unwrap();
     assert!(result["heads"][0]["error"].as_str().unwrap().starts_with("deleted meanwhile: the key ring"), "{result}");
-    assert!(world.platform.webhooks().is_empty(), "{:?}", world.platform.webhooks());
-    assert!(!world.platform.events_enabled(HEAD_ID));
+    assert!(harness.platform.webhooks().is_empty(), "{:?}", harness.platform.webhooks());
+    assert!(!harness.platform.events_enabled(HEAD_ID));
 }
 
 #[tokio::test]
-async fn a_command_keeps_who_owns_what_and_removes_its_own_alone() {
-    let world = ProvisionHarness::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
+async fn a_command_keeps_the_owners_and_removes_only_its_own_webhooks() {
+    let harness = ProvisionHarness::start().await.with("HEAD_IDS", format!("{HEAD_ID},{}", MORE_HEADS[0]));
     let mut create = of("create", "UnithWebhook", Some(OTHER_STACK), 1);
     create["ResourceProperties"]["HeadIds"] = json!([HEAD_ID]);
-    succeed(&world, create).await;
-    assert_eq!(world.command("apply").await["ok"], true);
-    assert_eq!(world.command("rotate").await["ok"], true);
+    succeed(&harness, create).await;
+    assert_eq!(harness.command("apply").await["ok"], true);
+    assert_eq!(harness.command("rotate").await["ok"], true);
     let others = format!("UnithWebhook@{}", OTHER_STACK.rsplit('/').next().unwrap());
-    let mut owned = owners(&world).await;
+    let mut owned = owners(&harness).await;
     owned.sort();
-    assert_eq!(owned, [(others, None), (OWNER.to_owned(), None)], "what replaces another inherits its owner");
-    let removed = world.command("remove").await;
+    assert_eq!(owned, [(others, None), (OWNER.to_owned(), None)], "a replacement inherits its owner");
+    let removed = harness.command("remove").await;
     assert_eq!(removed["ok"], true, "{removed}");
-    let webhooks = world.platform.webhooks();
-    assert_eq!((webhooks.len(), webhooks[0].head_id.as_str()), (1, HEAD_ID), "another owner's stays");
-    world.assert_provisioned(HEAD_ID).await;
-    assert!(!world.platform.events_enabled(MORE_HEADS[0]));
+    let webhooks = harness.platform.webhooks();
+    assert_eq!((webhooks.len(), webhooks[0].head_id.as_str()), (1, HEAD_ID), "another owner's webhook stays");
+    harness.assert_provisioned(HEAD_ID).await;
+    assert!(!harness.platform.events_enabled(MORE_HEADS[0]));
 }
 
 #[tokio::test]
-async fn what_is_deleted_in_vain_is_gone_all_the_same() {
-    let world = ProvisionHarness::start().await;
-    succeed(&world, of("create", "UnithWebhook", None, 1)).await;
-    // One that a run left which died before it stored the key.
-    world.platform.register_in_console(HEAD_ID, URL, Subscriptions::default());
-    succeed(&world, of("delete", "UnithWebhook", None, 2)).await;
-    assert!(world.platform.webhooks().is_empty() && world.ring().await.keys().is_empty());
-    succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
+async fn a_repeated_deletion_removes_unsubscribed_leftovers_only() {
+    let harness = ProvisionHarness::start().await;
+    succeed(&harness, of("create", "UnithWebhook", None, 1)).await;
+    // A run left it that died before it stored the key.
+    harness.platform.register_in_console(HEAD_ID, URL, EventTypes::NONE);
+    succeed(&harness, of("delete", "UnithWebhook", None, 2)).await;
+    assert!(harness.platform.webhooks().is_empty() && harness.ring().await.keys().is_empty());
+    succeed(&harness, of("delete", "UnithWebhook", None, 3)).await;
 
-    // Deleted once more: what delivers by now was made by somebody else; what delivers nothing, by a run that died.
-    world.platform.register_in_console(HEAD_ID, URL, Subscriptions::default());
-    world.platform.register_in_console(HEAD_ID, URL, Subscriptions::ALL);
-    succeed(&world, of("delete", "UnithWebhook", None, 4)).await;
-    let left = world.platform.webhooks();
-    assert_eq!((left.len(), left[0].subscriptions), (1, Subscriptions::ALL));
+    // After the deletion, a webhook that delivers is somebody else's; one that delivers nothing was left by a run that died.
+    harness.platform.register_in_console(HEAD_ID, URL, EventTypes::NONE);
+    harness.platform.register_in_console(HEAD_ID, URL, EventTypes::ALL);
+    succeed(&harness, of("delete", "UnithWebhook", None, 4)).await;
+    let left = harness.platform.webhooks();
+    assert_eq!((left.len(), left[0].subscriptions), (1, EventTypes::ALL));
 }
 
-/// Version 0.1.0 wrote no owners. What the variables do not name may be another stack's.
+/// Version 0.1.0 wrote no owners.
 #[tokio::test]
-async fn an_entry_that_nobody_owns_is_removed_where_the_variables_name_its_head() {
-    let world = ProvisionHarness::start().await;
+async fn an_entry_without_an_owner_is_removed_only_if_the_variables_name_its_head() {
+    let harness = ProvisionHarness::start().await;
     let mut entries = Vec::new();
     for head in [HEAD_ID, MORE_HEADS[0]] {
-        world.platform.register_in_console(head, URL, Subscriptions::ALL);
-        let webhook = world.platform.webhooks().pop().unwrap();
+        harness.platform.register_in_console(head, URL, EventTypes::ALL);
+        let webhook = harness.platform.webhooks().pop().unwrap();
         entries.push(json!({"head_id": head, "webhook_id": webhook.id, "key": webhook.shared_key}));
     }
-    world.set_secret(tests::RING_SECRET, &tests::ring(&entries)).await;
-    let removed = world.invoke(json!({"action": "remove", "head_ids": [HEAD_ID, MORE_HEADS[0]]})).await.unwrap();
+    harness.set_secret(RING_SECRET, &ring(&entries)).await;
+    let removed = harness.invoke(json!({"action": "remove", "head_ids": [HEAD_ID, MORE_HEADS[0]]})).await.unwrap();
     assert_eq!(removed["ok"], true, "{removed}");
-    let left = world.platform.webhooks();
+    let left = harness.platform.webhooks();
     assert_eq!((left.len(), left[0].head_id.as_str()), (1, MORE_HEADS[0]));
-    assert_eq!(world.ring().await.keys().len(), 1);
+    assert_eq!(harness.ring().await.keys().len(), 1);
 }
 
 #[tokio::test]
-async fn a_deletion_that_failed_anywhere_is_completed_by_the_next_one() {
+async fn the_next_deletion_completes_one_that_failed_anywhere() {
     for how in [json!({"status": [422, null]}), json!("html")] {
         for call in [
             "GET /head-events",
@@ -328,41 +331,41 @@ async fn a_deletion_that_failed_anywhere_is_completed_by_the_next_one() {
         ] {
             for (after_effect, times) in [(false, 1), (true, 1), (false, 1_000), (true, 1_000)] {
                 let case = format!("{call} {how} after_effect={after_effect} times={times}");
-                let world = ProvisionHarness::start().await;
-                succeed(&world, of("create", "UnithWebhook", None, 1)).await;
+                let harness = ProvisionHarness::start().await;
+                succeed(&harness, of("create", "UnithWebhook", None, 1)).await;
                 let fault = json!({"call": call, "how": how, "after_effect": after_effect, "times": times});
-                world.faults(json!({"failing": [fault]}));
-                let first = answer(&world, of("delete", "UnithWebhook", None, 2)).await;
-                let is_clean = || world.platform.webhooks().is_empty() && !world.platform.events_enabled(HEAD_ID);
+                harness.faults(json!({"failing": [fault]}));
+                let first = respond(&harness, of("delete", "UnithWebhook", None, 2)).await;
+                let is_clean = || harness.platform.webhooks().is_empty() && !harness.platform.events_enabled(HEAD_ID);
                 assert!(first["Status"] == "FAILED" || is_clean(), "{case}: {first}");
-                world.faults(json!({}));
-                succeed(&world, of("delete", "UnithWebhook", None, 3)).await;
-                assert!(is_clean() && world.ring().await.keys().is_empty(), "{case}: {}", world.ring_text().await);
+                harness.faults(json!({}));
+                succeed(&harness, of("delete", "UnithWebhook", None, 3)).await;
+                assert!(is_clean() && harness.ring().await.keys().is_empty(), "{case}: {}", harness.ring_text().await);
             }
         }
     }
 }
 
 #[tokio::test]
-async fn what_was_never_created_is_deleted_also_without_unith_and_a_command_says_what_failed() {
-    let world = ProvisionHarness::start().await;
-    world.faults(json!({"failing": [{"call": "GET /head-events", "how": {"status": [403, null]}, "times": 1_000}]}));
-    let removed = world.command("remove").await;
+async fn deleting_an_uncreated_resource_needs_no_unith_and_a_command_reports_the_failure() {
+    let harness = ProvisionHarness::start().await;
+    harness.faults(json!({"failing": [{"call": "GET /head-events", "how": {"status": [403, null]}, "times": 1_000}]}));
+    let removed = harness.command("remove").await;
     assert!(removed["ok"] == false && removed.to_string().contains("403"), "{removed}");
-    succeed(&world, of("delete", "UnithWebhook", None, 1)).await;
+    succeed(&harness, of("delete", "UnithWebhook", None, 1)).await;
 }
 
 #[tokio::test]
-async fn properties_that_cannot_be_read_delete_nothing_in_silence() {
+async fn a_deletion_with_invalid_properties_fails_if_the_ring_knows_the_owner() {
     let unreadable = |request: &mut Value| request["ResourceProperties"]["WebhookUrl"] = "nonsense".into();
-    let world = ProvisionHarness::start().await;
+    let harness = ProvisionHarness::start().await;
     let mut delete = of("delete", "UnithWebhook", None, 1);
     unreadable(&mut delete);
-    succeed(&world, delete).await;
-    succeed(&world, of("create", "UnithWebhook", None, 2)).await;
+    succeed(&harness, delete).await;
+    succeed(&harness, of("create", "UnithWebhook", None, 2)).await;
     let mut delete = of("delete", "UnithWebhook", None, 3);
     unreadable(&mut delete);
-    let failed = answer(&world, delete).await;
+    let failed = respond(&harness, delete).await;
     assert!(failed["Status"] == "FAILED" && failed["Reason"].as_str().unwrap().contains("ForceDelete"), "{failed}");
-    world.assert_provisioned(HEAD_ID).await;
+    harness.assert_provisioned(HEAD_ID).await;
 }

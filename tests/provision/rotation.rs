@@ -1,4 +1,4 @@
-//! Rotation: nothing lost, nothing refused, resumed wherever it died.
+//! Rotation loses no event, refuses none, and is completed wherever it died.
 
 use std::{
     collections::BTreeMap,
@@ -9,25 +9,27 @@ use std::{
     time::Duration,
 };
 
-use provision::run::Timing;
+use provision::timing::Timing;
 use sandbox::{
     api_gateway::ApiGateway,
-    platform::{EventType, HEAD_ID, Platform, Settings, Subscriptions},
+    platform::{account::HEAD_ID, delivery::Sent, settings::Settings, simulator::Platform},
     server::listen,
 };
 use serde_json::{Value, json};
 use tests::{
     ReceiveHarness,
-    unith::{MORE_HEADS, ProvisionHarness, URL},
+    provision_harness::{MORE_HEADS, ProvisionHarness, QUICK, URL},
+    wait::{PATIENCE, within},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use unith_events::{
+    event_type::{EventType, EventTypes},
     key_ring::{KeyState, RingKey},
     timestamp::Timestamp,
 };
 
-async fn states(world: &ProvisionHarness) -> Vec<(String, KeyState)> {
-    let ring = world.ring().await;
+async fn states(harness: &ProvisionHarness) -> Vec<(String, KeyState)> {
+    let ring = harness.ring().await;
     let state = |key: &RingKey| (key.webhook_id.as_ref().unwrap().to_string(), key.state);
     let mut states: Vec<_> = ring.keys().iter().map(state).collect();
     states.sort_by_key(|(id, _)| id.parse::<u64>().unwrap());
@@ -35,51 +37,51 @@ async fn states(world: &ProvisionHarness) -> Vec<(String, KeyState)> {
 }
 
 #[tokio::test]
-async fn a_new_webhook_takes_over_and_the_old_key_stays_for_a_while() {
-    let world = ProvisionHarness::start().await;
-    world.command("apply").await;
-    let old = world.platform.webhooks()[0].shared_key.clone();
-    let result = world.command("rotate").await;
+async fn a_rotation_replaces_the_webhook_and_retires_its_key() {
+    let harness = ProvisionHarness::start().await;
+    harness.command("apply").await;
+    let old = harness.platform.webhooks()[0].shared_key.clone();
+    let result = harness.command("rotate").await;
     assert_eq!(result["ok"], true, "{result}");
-    let webhooks = world.platform.webhooks();
+    let webhooks = harness.platform.webhooks();
     assert_eq!((webhooks.len(), webhooks[0].id), (1, 2));
     assert_ne!(webhooks[0].shared_key, old);
-    assert_eq!(webhooks[0].subscriptions, Subscriptions::ALL);
-    world.assert_provisioned(HEAD_ID).await;
-    assert_eq!(states(&world).await, [("1".to_owned(), KeyState::Retiring), ("2".to_owned(), KeyState::Active)]);
-    let ring = world.ring().await;
+    assert_eq!(webhooks[0].subscriptions, EventTypes::ALL);
+    harness.assert_provisioned(HEAD_ID).await;
+    assert_eq!(states(&harness).await, [("1".to_owned(), KeyState::Retiring), ("2".to_owned(), KeyState::Active)]);
+    let ring = harness.ring().await;
     let retiring = ring.keys().iter().find(|key| key.state == KeyState::Retiring).unwrap();
     let left = retiring.until.unwrap().since(Timestamp::now());
     assert!(left > time::Duration::minutes(14) && left < time::Duration::minutes(16), "{left}");
-    assert_eq!(world.command("status").await["ok"], true, "a retiring key is no drift");
+    assert_eq!(harness.command("status").await["ok"], true, "a retiring key is not drift");
 }
 
 #[tokio::test]
-async fn without_a_registration_there_is_nothing_to_rotate() {
-    let world = ProvisionHarness::start().await;
-    let result = world.command("rotate").await;
+async fn a_rotation_without_a_registration_fails() {
+    let harness = ProvisionHarness::start().await;
+    let result = harness.command("rotate").await;
     assert!(result["heads"][0]["error"].as_str().unwrap().contains("run `apply` first"), "{result}");
-    assert!(world.platform.webhooks().is_empty());
+    assert!(harness.platform.webhooks().is_empty());
 }
 
 #[tokio::test]
-async fn several_heads_share_one_wait() {
-    let world =
+async fn several_heads_share_one_wait_and_two_writes() {
+    let harness =
         ProvisionHarness::start().await.with("HEAD_IDS", format!("{HEAD_ID},{},{}", MORE_HEADS[0], MORE_HEADS[1]));
-    let world = world.with_pace(Timing { propagation_delay: Duration::from_millis(700), ..tests::unith::QUICK });
-    world.command("apply").await;
-    let (started, written) = (tokio::time::Instant::now(), world.secrets.calls("PutSecretValue"));
-    assert_eq!(world.command("rotate").await["ok"], true);
+    let harness = harness.with_timing(Timing { propagation_delay: Duration::from_millis(700), ..QUICK });
+    harness.command("apply").await;
+    let (started, written) = (Instant::now(), harness.secrets.calls("PutSecretValue"));
+    assert_eq!(harness.command("rotate").await["ok"], true);
     assert!(started.elapsed() >= Duration::from_millis(700));
-    // A wait follows a write: of the new keys there is one, of the replaced ones another.
-    assert_eq!(world.secrets.calls("PutSecretValue"), written + 2);
+    // One write for the new keys, one for the replaced ones.
+    assert_eq!(harness.secrets.calls("PutSecretValue"), written + 2);
     for head in [HEAD_ID, MORE_HEADS[0], MORE_HEADS[1]] {
-        world.assert_provisioned(head).await;
+        harness.assert_provisioned(head).await;
     }
 }
 
 #[tokio::test]
-async fn a_rotation_that_died_anywhere_is_completed_by_the_next_run() {
+async fn the_next_run_completes_a_rotation_that_died_anywhere() {
     for (call, nth, after_effect) in [
         ("POST /head-events", 1, true),
         ("GET /head-events", 2, false),
@@ -90,173 +92,171 @@ async fn a_rotation_that_died_anywhere_is_completed_by_the_next_run() {
     ] {
         for next in ["rotate", "apply"] {
             let case = format!("{call} {nth} {after_effect}, then {next}");
-            let world = ProvisionHarness::start().await;
-            world.command("apply").await;
-            // A refusal is final, and so is a registration nobody knows the outcome of: the run ends there.
+            let harness = ProvisionHarness::start().await;
+            harness.command("apply").await;
+            // The run ends at a refusal, and at a registration with an unknown outcome.
             let how = if call.starts_with("POST") { json!("reset") } else { json!({"status": [422, null]}) };
             let fail = |times| json!({"call": call, "how": how, "after_effect": after_effect, "times": times});
-            world.faults(json!({"failing": [fail(1_000)]}));
+            harness.faults(json!({"failing": [fail(1_000)]}));
             if nth == 2 {
-                world.faults(json!({}));
-                let provisioner = world.provisioner();
-                let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-                let run = provisioner.run(deadline, |_| ()).await.unwrap();
-                // The second registration, made as a rotation makes it, and then nothing more.
-                run.unith.register(HEAD_ID, URL, provision::declared::Subscriptions::NONE).await.unwrap();
+                harness.faults(json!({}));
+                let run = harness.reconciler().await;
+                // The second registration, made as a rotation makes it.
+                run.unith.register(HEAD_ID, URL, EventTypes::NONE).await.unwrap();
             } else if call.starts_with("POST") {
-                // What became of it shows in the list, so the run comes to its end.
-                world.command("rotate").await;
+                // The list shows its outcome, so the run succeeds.
+                harness.command("rotate").await;
             } else {
-                let died = world.command("rotate").await;
-                // What became of a deletion shows in the list, too.
+                let died = harness.command("rotate").await;
+                // The list shows the outcome of a deletion too.
                 assert_eq!(died["ok"], call.starts_with("DELETE") && after_effect, "{case}: {died}");
             }
-            world.assert_never_deaf(HEAD_ID).await;
-            world.faults(json!({}));
-            let resumed = world.command(next).await;
+            harness.assert_never_deaf(HEAD_ID).await;
+            harness.faults(json!({}));
+            let resumed = harness.command(next).await;
             assert_eq!(resumed["ok"], true, "{case}: {resumed}");
-            world.assert_provisioned(HEAD_ID).await;
-            world.assert_never_early(&[]);
-            assert_eq!(world.platform.webhooks()[0].subscriptions, Subscriptions::ALL, "{case}");
+            harness.assert_provisioned(HEAD_ID).await;
+            harness.assert_never_early(&[]);
+            assert_eq!(harness.platform.webhooks()[0].subscriptions, EventTypes::ALL, "{case}");
         }
     }
 }
 
 #[tokio::test]
-async fn masked_keys_do_not_keep_it_from_rotating() {
-    let world = ProvisionHarness::start().await;
-    world.faults(json!({"masked_keys": true}));
-    world.command("apply").await;
-    let result = world.command("rotate").await;
+async fn a_rotation_works_with_masked_keys() {
+    let harness = ProvisionHarness::start().await;
+    harness.faults(json!({"masked_keys": true}));
+    harness.command("apply").await;
+    let result = harness.command("rotate").await;
     assert_eq!(result["ok"], true, "{result}");
-    world.assert_provisioned(HEAD_ID).await;
+    harness.assert_provisioned(HEAD_ID).await;
 }
 
-/// UNITH always adds: whatever it says of a second registration, the one that works is not given up for it.
 #[tokio::test]
-async fn no_refusal_costs_the_webhook_that_works() {
+async fn a_refused_registration_keeps_the_webhook_that_delivers() {
     for (status, says) in [(409, "conflict"), (400, "already registered"), (422, "duplicate"), (403, "no")] {
-        let world = ProvisionHarness::start().await;
-        world.command("apply").await;
-        let before = format!("{:?}", world.platform.webhooks());
+        let harness = ProvisionHarness::start().await;
+        harness.command("apply").await;
+        let before = format!("{:?}", harness.platform.webhooks());
         let failing =
             json!({"call": "POST /head-events", "how": {"status": [status, null]}, "says": says, "times": 1_000});
-        world.faults(json!({"failing": [failing]}));
-        let result = world.command("rotate").await;
+        harness.faults(json!({"failing": [failing]}));
+        let result = harness.command("rotate").await;
         assert_eq!(result["ok"], false, "{result}");
-        assert_eq!(format!("{:?}", world.platform.webhooks()), before, "{status} {says}");
-        world.assert_provisioned(HEAD_ID).await;
+        assert_eq!(format!("{:?}", harness.platform.webhooks()), before, "{status} {says}");
+        harness.assert_provisioned(HEAD_ID).await;
     }
 }
 
 #[tokio::test]
-async fn a_head_that_is_off_is_rotated_and_stays_off() {
+async fn a_rotation_leaves_a_head_off_that_was_off() {
     for declared in ["true", "false"] {
-        let world = ProvisionHarness::start().await.with("ENABLE_EVENTS", declared);
-        world.command("apply").await;
-        world.command("disable").await;
-        assert_eq!(world.command("rotate").await["ok"], true);
-        assert!(!world.platform.events_enabled(HEAD_ID), "declared {declared}");
-        assert_eq!(world.command("enable").await["ok"], true);
-        world.assert_provisioned(HEAD_ID).await;
-        assert_eq!(world.platform.webhooks()[0].id, 2);
-        world.assert_never_early(&[]);
+        let harness = ProvisionHarness::start().await.with("ENABLE_EVENTS", declared);
+        harness.command("apply").await;
+        harness.command("disable").await;
+        assert_eq!(harness.command("rotate").await["ok"], true);
+        assert!(!harness.platform.events_enabled(HEAD_ID), "declared {declared}");
+        assert_eq!(harness.command("enable").await["ok"], true);
+        harness.assert_provisioned(HEAD_ID).await;
+        assert_eq!(harness.platform.webhooks()[0].id, 2);
+        harness.assert_never_early(&[]);
     }
 }
 
 #[tokio::test]
-async fn a_change_that_gives_the_webhook_another_key_is_noticed() {
-    let world = ProvisionHarness::start().await;
-    world.command("apply").await;
-    world.faults(json!({"patch_changes_key": true}));
-    let result = world.command("rotate").await;
+async fn a_key_that_changes_with_the_subscription_is_stored() {
+    let harness = ProvisionHarness::start().await;
+    harness.command("apply").await;
+    harness.faults(json!({"patch_changes_key": true}));
+    let result = harness.command("rotate").await;
     assert_eq!(result["ok"], true, "{result}");
     assert!(result["heads"][0]["notes"][0].as_str().unwrap().contains("another key, which is stored"), "{result}");
-    world.assert_provisioned(HEAD_ID).await;
+    harness.assert_provisioned(HEAD_ID).await;
 }
 
 #[tokio::test]
-async fn a_rotation_whose_wait_does_not_fit_does_not_begin() {
-    let world = ProvisionHarness::start().await.with_pace(Timing::default());
-    world.command("apply").await;
-    let result = world.invoke_within(json!({"action": "rotate"}), Duration::from_secs(12)).await.unwrap();
+async fn a_rotation_without_time_for_its_wait_changes_nothing() {
+    let harness = ProvisionHarness::start().await.with_timing(Timing::default());
+    harness.command("apply").await;
+    let result = harness.invoke_within(json!({"action": "rotate"}), Duration::from_secs(12)).await.unwrap();
     assert!(result["heads"][0]["error"].as_str().unwrap().contains("16 s at the least"), "{result}");
-    assert_eq!(world.platform.webhooks().len(), 1);
+    assert_eq!(harness.platform.webhooks().len(), 1);
 }
 
 /// 2,000 deliveries while the key is rotated twice: every event stored once, none answered 401.
 #[tokio::test(flavor = "multi_thread")]
-async fn under_load_nothing_is_lost_and_nothing_refused() {
-    let listener = listen("the front", 0).await.unwrap();
-    let world = ProvisionHarness::start_with(settings(&listener)).await.with_pace(Timing::default());
-    world.command("apply").await;
-    // The platform takes its time, so that there is one in which two webhooks deliver.
-    world.faults(json!({"latency_ms": 150}));
+async fn two_rotations_under_load_lose_and_refuse_no_event() {
+    let listener = listen("API Gateway", 0).await.unwrap();
+    let harness = ProvisionHarness::start_with(settings(&listener)).await.with_timing(Timing::default());
+    harness.command("apply").await;
+    // With a slow platform, two webhooks deliver for a while.
+    harness.faults(json!({"latency_ms": 150}));
 
     // The receiver reads the very ring that the rotation writes.
     let receiving = ReceiveHarness::without_ring().await;
-    let receiving = receiving.with_secrets_of(&world);
+    let receiving = receiving.with_secrets_of(&harness);
     let caller = receiving.receiver().await;
     let routes = BTreeMap::from([("POST /webhooks/head-events".to_owned(), caller.as_function())]);
-    let _front = ApiGateway::serve(listener, routes).unwrap();
+    let _gateway = ApiGateway::serve(listener, routes).unwrap();
 
-    let world = Arc::new(world);
+    let harness = Arc::new(harness);
     let rotated = Arc::new(AtomicBool::new(false));
     let rotation = tokio::spawn({
-        let (world, rotated) = (Arc::clone(&world), Arc::clone(&rotated));
+        let (harness, rotated) = (Arc::clone(&harness), Arc::clone(&rotated));
         async move {
             let mut results = Vec::new();
             for _ in 0..2 {
-                results.push(world.invoke_within(json!({"action": "rotate"}), Duration::from_mins(1)).await.unwrap());
+                results.push(harness.invoke_within(json!({"action": "rotate"}), Duration::from_mins(1)).await.unwrap());
             }
             rotated.store(true, Ordering::SeqCst);
             results
         }
     });
     let (mut events, mut deliveries, mut refused) = (0, 0, Vec::new());
+    // Bursts spread the load over the time of two rotations.
+    let mut bursts = tokio::time::interval(Duration::from_millis(50));
     while deliveries < 2_000 || !rotated.load(Ordering::SeqCst) {
-        // A burst, and a breath: the load is spread over the time that two rotations take.
+        bursts.tick().await;
         let sent: Vec<_> = (0..20)
             .flat_map(|_| {
                 events += 1;
-                emit(&world.platform, events)
+                emit(&harness.platform, events)
             })
             .collect();
         for sent in sent {
             deliveries += 1;
-            for attempt in sent.attempts.await.unwrap() {
+            for attempt in within(PATIENCE, sent.attempts).await.unwrap() {
                 if !attempt.succeeded() {
-                    refused.push(format!("{:?}", attempt.answer));
+                    refused.push(format!("{:?}", attempt.response));
                 }
             }
         }
-        tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    for result in rotation.await.unwrap() {
+    for result in within(PATIENCE, rotation).await.unwrap() {
         assert_eq!(result["ok"], true, "{result}");
     }
-    assert!(refused.is_empty(), "{} of {deliveries} were refused: {:?}", refused.len(), refused.first());
-    assert_eq!(world.platform.webhooks()[0].id, 3, "rotated twice");
+    assert!(refused.is_empty(), "{} of {deliveries} deliveries were refused: {:?}", refused.len(), refused.first());
+    assert_eq!(harness.platform.webhooks()[0].id, 3, "rotated twice");
     assert!(deliveries > events, "{deliveries} deliveries of {events} events: none was delivered by two webhooks");
-    assert_eq!(receiving.table.items().await.len(), events, "every event, once");
+    assert_eq!(receiving.table.items().await.len(), events, "every event is stored once");
 }
 
-fn settings(front: &TcpListener) -> Settings {
-    let hosts = BTreeMap::from([("hooks.example.com".to_owned(), format!("http://{}", front.local_addr().unwrap()))]);
+fn settings(gateway: &TcpListener) -> Settings {
+    let hosts = BTreeMap::from([("hooks.example.com".to_owned(), format!("http://{}", gateway.local_addr().unwrap()))]);
     Settings { hosts, first_backoff: Duration::from_millis(20), ..Settings::default() }
 }
 
-fn emit(platform: &Platform, number: usize) -> Vec<sandbox::platform::Sent> {
+fn emit(platform: &Platform, number: usize) -> Vec<Sent> {
     let sent = platform.emit(HEAD_ID, &format!("session-{number}"), EventType::StartConversation, Timestamp::now());
     assert!(!sent.is_empty(), "no webhook is subscribed: event {number} would be lost");
     sent
 }
 
 #[tokio::test]
-async fn the_report_reads_well() {
-    let world = ProvisionHarness::start().await;
-    world.command("apply").await;
-    let result: Value = world.command("rotate").await;
+async fn a_rotation_reports_its_steps_in_order() {
+    let harness = ProvisionHarness::start().await;
+    harness.command("apply").await;
+    let result: Value = harness.command("rotate").await;
     let all = "START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING";
     assert_eq!(
         result["heads"][0]["done"],

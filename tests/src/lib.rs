@@ -17,13 +17,13 @@ pub mod delivery;
 pub mod gateway_event;
 pub mod key_ring;
 pub mod log;
+pub mod provision_harness;
 pub mod proxy;
 pub mod receive_harness;
 pub mod repository;
 pub mod runtime_api;
 pub mod snapshot;
 pub mod table;
-pub mod unith;
 pub mod wait;
 
 pub use delivery::style;

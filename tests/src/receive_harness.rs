@@ -21,9 +21,9 @@ use crate::{
     gateway_event::http_api_event,
     key_ring::{RING_SECRET, active, ring},
     log,
+    provision_harness::ProvisionHarness,
     proxy::Proxy,
     table::Table,
-    unith::ProvisionHarness,
 };
 
 /// The table, the Secrets Manager and the environment of receivers.
