@@ -3,7 +3,7 @@
 //! It is a library for the tests and a program for a demo. The functions run the deployed code and talk to the services
 //! over HTTP with the real AWS SDK. The simulators run no code of the functions.
 //!
-//! Invariants: no request leaves this machine. The simulated platform posts only to hosts that are mapped to loopback.
+//! Invariants: all servers listen on loopback. The simulated platform posts only to hosts that are mapped to a base URL.
 
 pub mod api_gateway;
 pub mod checks;
