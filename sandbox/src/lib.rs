@@ -1,10 +1,9 @@
 //! The whole system on one machine and on loopback only: the functions' real handlers between simulated services.
 //!
 //! It is a library for the tests and a program for a demo. The functions run the deployed code and talk to the services
-//! over HTTP with the real AWS SDK. Simulators use nothing of the functions; only [`system`], [`services`], [`stack`]
-//! and [`clients`] connect the two.
+//! over HTTP with the real AWS SDK. The simulators run no code of the functions.
 //!
-//! Invariants: no request leaves this machine. The simulated platform posts only to hosts that are mapped to loopback.
+//! Invariants: all servers listen on loopback. The simulated platform posts only to hosts that are mapped to a base URL.
 
 pub mod api_gateway;
 pub mod checks;

@@ -202,7 +202,7 @@ impl Report {
         }
         writeln!(
             self.out,
-            "{BOLD}The services are running.{BOLD:#} Deliveries are in the {style} style. Ctrl-C stops it.\n"
+            "{BOLD}The services are running.{BOLD:#} Deliveries are in the {style} style. Ctrl-C stops them.\n"
         )?;
         self.service_urls(services)?;
         writeln!(self.out, "\n{BOLD}Environment of the functions{BOLD:#}, also in {env_file}\n")?;
