@@ -76,7 +76,9 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
     let changes = [("HeadIds", three_heads.as_str()), ("RetentionDays", "0")];
     let deployed = story.deploys(&stack, &changes).await;
     story.is_registered(&deployed, &[HEAD_ID, HEAD_B, HEAD_C]).await;
-    assert!(story.platform.webhooks().iter().all(|webhook| !webhook.subscriptions.inactivity_warning));
+    assert!(
+        story.platform.webhooks().iter().all(|webhook| !webhook.subscriptions.contains(EventType::InactivityWarning))
+    );
     assert_ne!(deployed.live_version().await, version, "the alias still points to the version with the old variables");
     story.delivers(&deployed, "updated", &[HEAD_ID, HEAD_B, HEAD_C]).await;
     story.goes_back_and_forth(&stack, &deployed, version.as_str().unwrap()).await;
@@ -103,8 +105,8 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
 /// A delivery on its way was stored, by its last attempt.
 async fn is_stored(sent: &mut Sent) {
     let attempts = (&mut sent.attempts).await.unwrap();
-    let answer = attempts.last().unwrap().answer.clone().unwrap();
-    assert_eq!((answer.status, answer.word().as_str()), (200, "stored"), "{}", answer.body);
+    let response = attempts.last().unwrap().response.clone().unwrap();
+    assert_eq!((response.status, response.outcome().as_str()), (200, "stored"), "{}", response.body);
 }
 
 /// What the stacks live between, and when it began.
@@ -197,8 +199,8 @@ impl Story {
             is_stored(sent).await;
         }
         for sent in &queued {
-            let answer = self.posts_as_attacker(deployed, sent.body.clone(), &sent.signature).await;
-            assert_eq!(answer, (200, "duplicate".to_owned()));
+            let response = self.posts_as_attacker(deployed, sent.body.clone(), &sent.signature).await;
+            assert_eq!(response, (200, "duplicate".to_owned()));
         }
         assert_eq!(deployed.items().await.len(), before + queued.len(), "each event once");
         self.tell(&format!("delivered: {} events, twice each, stored once each", queued.len()));
@@ -207,8 +209,8 @@ impl Story {
 
     async fn posts_as_attacker(&self, deployed: &Deployed<'_>, body: Vec<u8>, signature: &str) -> (u16, String) {
         let attempt = self.platform.post_as_attacker(deployed.output("WebhookUrl"), body, signature.to_owned()).await;
-        let answer = attempt.answer.unwrap();
-        (answer.status, answer.word())
+        let response = attempt.response.unwrap();
+        (response.status, response.outcome())
     }
 
     async fn refuses_what_is_tampered_with(&self, deployed: &Deployed<'_>) {
@@ -232,7 +234,7 @@ impl Story {
         assert_eq!(plan["heads"][0]["steps"], json!([]), "{plan}");
         // The webhook's name leads nowhere from here.
         let (_, base) = deployed.api();
-        deployed.set_variable_of_provision("SELF_TEST_URL", &format!("{base}{}", receive::WEBHOOK_PATH)).await;
+        deployed.set_variable_of_provision("SELF_TEST_URL", &format!("{base}{}", receive::gateway::WEBHOOK_PATH)).await;
         let tested = deployed.invoke(json!({"action": "self-test"})).await;
         assert_eq!(tested["ok"], true, "{tested}");
         self.tell("commands: nothing differs, and a self-test goes through");
@@ -314,7 +316,10 @@ impl Story {
         assert_eq!(stack.status().await.as_deref(), Some("UPDATE_ROLLBACK_COMPLETE"));
         // Those that the failed update had taken away are others now, for the same heads and types.
         let of = |webhooks: &[Webhook]| -> BTreeSet<_> {
-            webhooks.iter().map(|webhook| (webhook.head_id.clone(), webhook.subscriptions.inactivity_warning)).collect()
+            webhooks
+                .iter()
+                .map(|webhook| (webhook.head_id.clone(), webhook.subscriptions.contains(EventType::InactivityWarning)))
+                .collect()
         };
         assert_eq!(of(&self.platform.webhooks()), of(&before));
         self.is_registered(deployed, &[HEAD_ID, HEAD_B, HEAD_C]).await;
@@ -378,7 +383,7 @@ impl Story {
         for sent in sent {
             let attempts = sent.attempts.await.unwrap();
             let statuses: Vec<_> =
-                attempts.iter().map(|attempt| attempt.answer.as_ref().map(|answer| answer.status).ok()).collect();
+                attempts.iter().map(|attempt| attempt.response.as_ref().map(|response| response.status).ok()).collect();
             assert_eq!(statuses, [Some(200)]);
         }
         let moved = stack.deployed().await;

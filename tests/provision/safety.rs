@@ -225,10 +225,7 @@ async fn a_binary_ring_is_read_if_it_is_text() {
     put(&[0xff, 0xfe]).await;
     let calls = harness.platform.calls(Call::Register);
     let result = harness.command("rotate").await;
-    assert!(
-        result["heads"][0]["error"].as_str().unwrap().contains("neither a string nor UTF-8 binary"),
-        "{result}"
-    );
+    assert!(result["heads"][0]["error"].as_str().unwrap().contains("neither a string nor UTF-8 binary"), "{result}");
     assert_eq!(harness.platform.calls(Call::Register), calls);
 }
 

@@ -172,11 +172,12 @@ fn the_functions_are_given_variables_that_the_reference_explains() {
 #[test]
 fn the_route_is_the_one_receive_answers() {
     let delivery = &Template::read().0["Resources"]["Receive"]["Properties"]["Events"]["Delivery"]["Properties"];
-    assert_eq!(delivery["Path"], receive::WEBHOOK_PATH);
+    assert_eq!(delivery["Path"], receive::gateway::WEBHOOK_PATH);
     assert_eq!(delivery["Method"], "POST");
     let template = text("template.yaml");
     let urls = template.lines().filter(|line| line.contains("https://${") && line.contains("/webhooks")).count();
-    let right = template.lines().filter(|line| line.ends_with(&format!("}}{}", receive::WEBHOOK_PATH))).count();
+    let right =
+        template.lines().filter(|line| line.ends_with(&format!("}}{}", receive::gateway::WEBHOOK_PATH))).count();
     assert_eq!((urls, right), (6, 6), "the webhook's URL stands in three places, with and without a domain");
 }
 
