@@ -175,7 +175,7 @@ impl Bench<'_> {
             variables.push(("IDEMPOTENCY_TABLE_NAME", idempotency_table.to_owned()));
         }
         variables.push(if self.settings.key_ring {
-            ("UNITH_KEYS_SECRET", sandbox::KEYS_SECRET.to_owned())
+            ("UNITH_KEYS_SECRET", sandbox::services::KEYS_SECRET.to_owned())
         } else {
             ("UNITH_SHARED_KEY", KEY.to_owned())
         });

@@ -8,9 +8,11 @@ use aws_sdk_dynamodb::{
     types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, Select},
 };
 use sandbox::{
-    KEYS_SECRET, dynamodb, dynamodb_client, secrets_client,
+    clients::{dynamodb_client, secrets_client},
+    dynamodb,
     secrets_manager::SecretsManager,
     server::{ServerHandle, listen},
+    services::KEYS_SECRET,
 };
 use serde_json::json;
 use tokio::runtime::Runtime;

@@ -153,7 +153,7 @@ async fn a_ring_may_be_a_binary_secret_and_must_be_utf_8() {
     assert_eq!(harness.receiver().await.deliver(&event(&json!({})), KEY).await.status, 200);
     put(&[0xff, 0xfe]).await;
     let response = harness.receiver().await.deliver(&event(&json!({})), KEY).await;
-    let reason = "the key ring `ring` could not be read: it holds neither a string nor binary that is UTF-8";
+    let reason = "the key ring `ring` could not be read: it holds neither a string nor UTF-8 binary";
     assert_eq!((response.status, response.reason()), (503, reason));
 }
 

@@ -1,7 +1,7 @@
 //! Every status the receiver responds with, and the item that each leaves in the table.
 
 use event_store::item::body_sha256;
-use receive::delivery::MAX_BODY_BYTES;
+use receive::gateway::MAX_BODY_BYTES;
 use serde_json::{Value, json};
 use tests::{
     delivery::{HEAD, KEY, SESSION, event, sign},

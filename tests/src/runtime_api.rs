@@ -16,8 +16,7 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use sandbox::server::ServerHandle;
-use sandbox::server::listen;
+use sandbox::server::{ServerHandle, listen};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use unith_events::timestamp::Timestamp;

@@ -4,14 +4,17 @@
 
 use std::{hint::black_box, time::Duration};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use event_store::ingest::Outcome;
 use lambda_http::{Body, Request};
-use receive::{delivery::Delivery, delivery_log::DeliveryLog};
+use receive::{
+    delivery::Delivery,
+    delivery_log::{DeliveryLog, Facts},
+};
 use serde_json::json;
 use unith_events::{
     event::Event,
-    key_ring::KeyRing,
+    key_ring::{KeyRing, KeyState},
     signature::{SharedKey, Signature},
     timestamp::Timestamp,
     verify::{Verified, verify},
@@ -86,22 +89,21 @@ fn identity(c: &mut Criterion) {
 }
 
 fn log_line(c: &mut Criterion) {
-    let (body, ring) = (body(300), ring(1));
-    let verified = verified(&body, &ring);
-    let event = Event::parse(&verified);
-    let stored = || Outcome::Stored { event_id: event.as_ref().unwrap().event_id.clone() };
-    let (ingested, result) = (Ok(Ok(stored())), Ok(stored()));
+    let event = Event::parse(&verified(&body(300), &ring(1))).unwrap();
+    let stored = Ok(Outcome::Stored { event_id: event.event_id.clone() });
     let delivery = Delivery::from_request(Request::new(Body::Empty), Timestamp::now());
-    c.bench_function("log line", |b| {
-        b.iter(|| {
-            let mut log = DeliveryLog::start(&delivery);
-            log.verified(&verified);
-            log.parsed(black_box(&event));
-            log.ingested(Duration::from_millis(3), &ingested);
-            log.finish(&result, Some("UnithWebhooks"));
-            serde_json::to_vec(&log).unwrap()
-        });
-    });
+    let facts = || Facts {
+        key_ring_refreshed: false,
+        key_state: Some(KeyState::Active),
+        key_head: HEAD.parse().ok(),
+        event: Some(Ok(event.clone())),
+        store_time: Some(Duration::from_millis(3)),
+    };
+    let line = |facts| {
+        let log = DeliveryLog::new(&delivery, facts, &stored, Duration::from_millis(4), Some("UnithWebhooks"));
+        serde_json::to_vec(&log).unwrap()
+    };
+    c.bench_function("log line", |b| b.iter_batched(facts, line, BatchSize::SmallInput));
 }
 
 /// From the gateway event's JSON to the response's.
