@@ -50,7 +50,7 @@ async fn main() -> Result<(), Error> {
     lambda_runtime::run(service_fn(handler)).await
 }
 
-/// Prints a line per END_CONVERSATION event, up to the first record that fails.
+/// Prints a line per conversation that ended, up to the first record that fails.
 pub(crate) fn handle(event: StreamEvent, out: &mut impl Write) -> Response {
     for record in event.records {
         let item_identifier = record.dynamodb.sequence_number.clone();

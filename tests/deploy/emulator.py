@@ -1,7 +1,7 @@
-"""Starts MiniStack with what it lacks of CloudFormation's ways that the deploy test stands on.
+"""Starts MiniStack with the behaviour of AWS that the deploy test needs and MiniStack lacks.
 
-Each change below is a gap of MiniStack (1.4.21), named with what AWS does instead. None of it is about our template
-in particular: that is written for AWS alone.
+Each section closes a gap of MiniStack 1.4.21: it names the gap and the behaviour of AWS. The template itself is written for
+AWS alone.
 """
 
 import copy
@@ -18,8 +18,9 @@ from ministack.services import apigateway, dynamodb, iam, lambda_svc, secretsman
 from ministack.services.cloudformation import _stacks, changesets, custom_resource, engine, provisioners, stacks
 from ministack.services.cloudformation import handlers as stack_handlers
 
-# --- A list parameter is a list -----------------------------------------------------------------------------------
-# A reference to a CommaDelimitedList resolves to its text, so that `!Join` joins the text's characters.
+# --- List parameters --------------------------------------------------------------------------------------------------
+# A reference to a CommaDelimitedList resolves to its text, so `!Join` joins the characters of the text. On AWS it is a
+# list.
 
 resolve_parameters = engine._resolve_parameters
 resolve_refs = engine._resolve_refs
@@ -38,9 +39,9 @@ def resolve_lists(value, resources, params, *rest):
     return resolve_refs(value, resources, params, *rest)
 
 
-# --- An invocation is served once -----------------------------------------------------------------------------------
-# Its Runtime API hands the one invocation out again to a function that asks for the next one, so that an event may be
-# received twice by the time its first answer is read. Here the function waits, until MiniStack ends it.
+# --- One event per invocation -----------------------------------------------------------------------------------------
+# The Runtime API hands an invocation out again if the function asks for the next one, so the function may get an event
+# twice before its first response is read. Here the function waits until MiniStack ends it.
 
 RequestHandler = http.server.BaseHTTPRequestHandler
 
@@ -60,8 +61,9 @@ class ServesOnce(RequestHandler):
         cls.do_GET = do_GET
 
 
-# --- Resource types -----------------------------------------------------------------------------------------------
-# An alarm on metric math, and a metric filter, are refused. Nothing here evaluates them, so being there is enough.
+# --- Resource types ---------------------------------------------------------------------------------------------------
+# Alarms on metric math and metric filters are rejected. The test does not evaluate them, so it is enough that they
+# exist.
 
 create_alarm = provisioners._RESOURCE_HANDLERS["AWS::CloudWatch::Alarm"]["create"]
 
@@ -78,10 +80,10 @@ def create_metric_filter(logical_id, props, stack_name):
     return f"{stack_name}-{logical_id}", {}
 
 
-# --- What a role allows -------------------------------------------------------------------------------------------
-# IAM decides nothing, and a role's policy is no resource. Here functions have their role for a session token, and of IAM there
-# is what our roles say: actions, whole ARNs, and which partition keys may be written. A policy whose name changes is a new
-# one, made at its turn; the old one goes in the clean-up, behind everything else.
+# --- Permissions of roles ---------------------------------------------------------------------------------------------
+# IAM allows everything, and the policy of a role is not a resource. Here a function's session token is its role, and
+# IAM evaluates the statements that our roles have: actions, whole ARNs and the partition keys of writes. A policy with
+# a new name is a new policy. The old one is deleted in the clean-up, after everything else.
 
 GUARDED = {
     "dynamodb": {"PutItem": "dynamodb:PutItem"},
@@ -169,8 +171,9 @@ def clean_up(stack_name):
             delete_role_policy(replaced, {})
 
 
-# --- A new role ------------------------------------------------------------------------------------------------------
-# IAM takes some seconds until Lambda may assume a new role, and CreateFunction fails until then. (CloudFormation retries.)
+# --- New roles --------------------------------------------------------------------------------------------------------
+# On AWS, Lambda can assume a new role only after some seconds, and CreateFunction fails until then. CloudFormation
+# retries.
 
 ROLE_DELAY_S = 5
 create_lambda_function = lambda_svc._create_function
@@ -185,9 +188,9 @@ def create_function_with_known_role(data):
     return create_lambda_function(data)
 
 
-# --- Versions of a secret --------------------------------------------------------------------------------------------
-# Secrets Manager keeps at most 100 versions, and deletes only unlabelled ones that are older than 24 h. The emulator deletes
-# every version that loses its last label.
+# --- Versions of a secret ---------------------------------------------------------------------------------------------
+# Secrets Manager keeps at most 100 versions, and deletes only versions without a label that are older than 24 h.
+# MiniStack deletes every version that loses its last label.
 
 SECRET_VERSIONS = 100
 DAY_S = 24 * 3600
@@ -215,8 +218,8 @@ def put_secret_value_within_quota(data):
     return response
 
 
-# --- A secret ------------------------------------------------------------------------------------------------------
-# A reference to one is its name instead of its ARN, an update puts a new secret in its place, and one without a value has an
+# --- Secrets ----------------------------------------------------------------------------------------------------------
+# A reference to a secret is its name instead of its ARN. An update replaces the secret. A secret without a value has an
 # empty one.
 
 create_secret = provisioners._RESOURCE_HANDLERS["AWS::SecretsManager::Secret"]["create"]
@@ -238,8 +241,8 @@ def delete_secret(physical_id, props):
     secretsmanager._secrets.pop(name, None)
 
 
-# --- An HTTP API's routes ------------------------------------------------------------------------------------------
-# The OpenAPI body, which SAM describes routes by, is not imported; nor is the quick create's route made.
+# --- Routes of an HTTP API --------------------------------------------------------------------------------------------
+# The OpenAPI body, in which SAM describes routes, is not imported. The route of a quick create is not created.
 
 create_api_resource = provisioners._RESOURCE_HANDLERS["AWS::ApiGatewayV2::Api"]["create"]
 create_api = apigateway._create_api
@@ -270,9 +273,9 @@ def quick_create_api(data):
     return response
 
 
-# --- Updating a function ------------------------------------------------------------------------------------------
-# The function is made anew, without what belongs to it. And it takes no time: on AWS the old version serves for some seconds
-# after the policies have changed.
+# --- Updates of a function --------------------------------------------------------------------------------------------
+# An update creates the function again, without its versions, aliases and policies. It also takes no time: on AWS the
+# old version serves for some seconds after the policies have changed.
 
 UPDATE_S = 1
 is_custom_resource = stacks._is_custom_resource
@@ -296,9 +299,9 @@ def create_or_update_function(logical_id, props, stack_name):
     return name, attributes
 
 
-# --- A version must have something new in it ------------------------------------------------------------------------
-# Lambda makes no version of what the last one has already, and CloudFormation fails for it. The emulator always makes one;
-# also in a rollback, where CloudFormation goes back to the one that is there.
+# --- Versions of a function -------------------------------------------------------------------------------------------
+# Lambda does not publish a version without a change, and CloudFormation then fails. MiniStack always publishes one,
+# even in a rollback, in which CloudFormation returns to the existing version.
 
 create_version = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Version"]["create"]
 made_versions = {}
@@ -324,8 +327,8 @@ def create_version_if_new(logical_id, props, stack_name):
     return made_versions[properties]
 
 
-# --- What outlives a stack ----------------------------------------------------------------------------------------
-# DeletionPolicy is not looked at.
+# --- Retained resources -----------------------------------------------------------------------------------------------
+# DeletionPolicy is ignored.
 
 delete_resource = stacks._delete_resource
 
@@ -340,8 +343,8 @@ def delete_unless_retained(resource_type, physical_id, props, stack_name, logica
     delete_resource(resource_type, physical_id, props, stack_name, logical_id)
 
 
-# --- Where a custom resource responds ------------------------------------------------------------------------------
-# The URL is presigned, so that a request shows when CloudFormation sent it.
+# --- Response URLs of custom resources --------------------------------------------------------------------------------
+# On AWS the URL is presigned, so a request shows when CloudFormation sent it.
 
 response_url = custom_resource._response_url
 
@@ -351,8 +354,9 @@ def presigned_response_url(token):
     return f"{response_url(token)}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Date={signed_at}&X-Amz-Expires=7200"
 
 
-# --- A custom resource that could not be created ------------------------------------------------------------------
-# It is not told to delete what it may have left, and nobody hears if a Delete fails.
+# --- Custom resources whose creation fails ----------------------------------------------------------------------------
+# CloudFormation sends a Delete, for whatever the creation left behind, and reports a Delete that fails. MiniStack does
+# neither.
 
 create_custom_resource = provisioners._custom_resource_create
 delete_custom_resource = provisioners._custom_resource_delete
@@ -374,8 +378,8 @@ def create_or_delete(logical_id, props, stack_name, resource_type="AWS::CloudFor
         raise
 
 
-# --- What a custom resource is told when an update is rolled back ---------------------------------------------------
-# CloudFormation's second Update has as its old properties those of the attempt that failed.
+# --- Rollback of a custom resource ------------------------------------------------------------------------------------
+# In CloudFormation's second Update, the old properties are those of the attempt that failed.
 
 attempted = {}
 update_custom_resource = provisioners._custom_resource_update
@@ -386,8 +390,8 @@ def remember_attempt(physical_id, old_props, new_props, stack_name, **rest):
     return update_custom_resource(physical_id, old_props, new_props, stack_name, **rest)
 
 
-# --- What a stack is said to be -----------------------------------------------------------------------------------
-# `sam delete` looks whether a stack is protected from deletion.
+# --- Descriptions of stacks -------------------------------------------------------------------------------------------
+# `sam delete` reads whether a stack is protected from deletion.
 
 describe_stacks = stack_handlers._describe_stacks
 
@@ -398,9 +402,9 @@ def describe_stacks_with_protection(params):
     return status, headers, body.replace(end, end + b"<EnableTerminationProtection>false</EnableTerminationProtection>")
 
 
-# --- Rolling an update back ---------------------------------------------------------------------------------------
-# It deletes all resources it has looked at, unchanged ones too. CloudFormation updates them back to what they were
-# (custom resources by an Update with the old properties), and removes those that are new.
+# --- Rollback of an update --------------------------------------------------------------------------------------------
+# MiniStack deletes all resources that it has looked at, unchanged ones too. CloudFormation removes the new ones, and
+# updates the others back to their old properties. Custom resources get an Update with these.
 
 deploy_stack = stacks._deploy_stack_async
 

@@ -1,4 +1,4 @@
-//! MiniStack on loopback, and the tools that talk to it as they would to AWS.
+//! MiniStack on loopback, and the command-line tools that use it in place of AWS.
 
 use std::{
     collections::BTreeSet,
@@ -8,18 +8,18 @@ use std::{
 };
 
 use serde_json::Value;
-use tests::repository;
+use tests::{repository::repository, wait::until};
 use tokio::{
     io::AsyncWriteExt,
     process::{Child, Command},
-    time::{Instant, sleep},
+    time::timeout,
 };
 
-/// Far longer than it takes to start.
+/// Longer than MiniStack takes to start.
 const PATIENCE: Duration = Duration::from_mins(1);
 const REGION: &str = "us-east-1";
 
-/// A running MiniStack; it ends with this value.
+/// A running MiniStack; it ends when this is dropped.
 pub(crate) struct Emulator {
     url: String,
     log: PathBuf,
@@ -27,7 +27,7 @@ pub(crate) struct Emulator {
 }
 
 impl Emulator {
-    /// Starts one on a free port; its log is `target/deploy/<name>.log`.
+    /// Starts MiniStack on a free port. Its log is `target/deploy/<name>.log`.
     pub(crate) async fn start(name: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("http://127.0.0.1:{port}");
@@ -38,7 +38,7 @@ impl Emulator {
         let process = command(&url, "python3")
             .arg(repository("tests/deploy/emulator.py"))
             .envs([("GATEWAY_PORT", port.to_string().as_str()), ("MINISTACK_HOST", "127.0.0.1")])
-            // On loopback, and nothing on the ports of other services.
+            // Loopback only, without the ports of other services.
             .envs([("BIND_HOST", "127.0.0.1"), ("IOT_MTLS_ENABLED", "0")])
             .stdin(Stdio::null())
             .stderr(log.try_clone().unwrap())
@@ -47,40 +47,39 @@ impl Emulator {
             .spawn()
             .expect("python3 is on the PATH");
         let mut emulator = Self { url, log: path, process };
-        emulator.started().await;
+        emulator.wait_until_started().await;
         emulator
     }
 
-    async fn started(&mut self) {
-        let began = Instant::now();
-        while tokio::net::TcpStream::connect(self.url.trim_start_matches("http://")).await.is_err() {
-            if self.process.try_wait().unwrap().is_some() || began.elapsed() > PATIENCE {
-                let log = std::fs::read_to_string(&self.log).unwrap();
-                panic!("MiniStack does not start. It needs what .ci/requirements.txt lists, first on the PATH.\n{log}");
-            }
-            sleep(Duration::from_millis(100)).await;
+    async fn wait_until_started(&mut self) {
+        let address = self.url.trim_start_matches("http://");
+        let is_ready_or_dead = async || {
+            tokio::net::TcpStream::connect(address).await.is_ok() || self.process.try_wait().unwrap().is_some()
+        };
+        let in_time = timeout(PATIENCE, until(is_ready_or_dead)).await;
+        if in_time.is_err() || self.process.try_wait().unwrap().is_some() {
+            let log = std::fs::read_to_string(&self.log).unwrap();
+            panic!("MiniStack did not start: install .ci/requirements.txt and put it first on the PATH\n{log}");
         }
     }
 
-    /// The base URL of all its services.
+    /// The base URL of all services.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where an API answers, without its host's name.
+    /// The URL of an API by its id.
     pub(crate) fn api(&self, id: &str) -> String {
         format!("{}/_aws/execute-api/{id}/$default", self.url)
     }
 
-    /// Runs a tool, in the repository, with MiniStack for AWS.
+    /// Runs a tool in the repository, with MiniStack in place of AWS.
     pub(crate) async fn run(&self, tool: &str, arguments: &[&str]) -> Output {
         let output = command(&self.url, tool).args(arguments).current_dir(repository("")).output().await;
-        output.unwrap_or_else(|error| {
-            panic!("{tool} cannot be run ({error}): .ci/requirements.txt lists what to install")
-        })
+        output.unwrap_or_else(|error| panic!("{tool} cannot be run: {error}; install .ci/requirements.txt"))
     }
 
-    /// The same with an input; what it prints, or all that it says if it fails.
+    /// The same with an input. Returns the standard output, or all output if the tool fails.
     pub(crate) async fn run_with_input(&self, tool: &str, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut process = command(&self.url, tool)
             .args(arguments)
@@ -91,21 +90,21 @@ impl Emulator {
             .spawn()
             .unwrap();
         let mut stdin = process.stdin.take().unwrap();
-        // One that does not read it all has ended.
+        // A tool that has ended does not read all of it.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
         let output = process.wait_with_output().await.unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        if output.status.success() { Ok(said) } else { Err(format!("{said}{complaint}")) }
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() { Ok(stdout) } else { Err(format!("{stdout}{stderr}")) }
     }
 
-    /// What an AWS CLI command prints, which must succeed.
+    /// The output of an AWS CLI command, which must succeed.
     pub(crate) async fn aws(&self, arguments: &[&str]) -> Value {
         self.try_aws(arguments).await.unwrap_or_else(|error| panic!("aws {}: {error}", arguments.join(" ")))
     }
 
-    /// What an AWS CLI command prints, or what it complains of.
+    /// The output of an AWS CLI command, or its error.
     pub(crate) async fn try_aws(&self, arguments: &[&str]) -> Result<Value, String> {
         let output = self.run("aws", &[arguments, &["--output", "json", "--endpoint-url", &self.url]].concat()).await;
         if !output.status.success() {
@@ -114,7 +113,7 @@ impl Emulator {
         Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
     }
 
-    /// All that is in the account, of all kinds that a stack makes.
+    /// All resources in the account, of all kinds that a stack has.
     pub(crate) async fn contents(&self) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         for (service, command, query) in CONTENTS {
@@ -126,7 +125,7 @@ impl Emulator {
     }
 }
 
-/// What there may be in an account: how it is listed, and what names it.
+/// Kinds of resources: service, command that lists them, and query for their names.
 const CONTENTS: [(&str, &str, &str); 11] = [
     ("apigatewayv2", "get-apis", "Items[].Name"),
     ("cloudwatch", "describe-alarms", "MetricAlarms[].AlarmName"),
@@ -141,14 +140,14 @@ const CONTENTS: [(&str, &str, &str); 11] = [
     ("sqs", "list-queues", "QueueUrls"),
 ];
 
-/// A command whose AWS is at `url`, and that reads no settings of whoever runs the test.
+/// A command that finds AWS at `url`, and reads no settings of the user.
 fn command(url: &str, tool: &str) -> Command {
     let mut command = Command::new(tool);
     command.envs([
         ("AWS_ENDPOINT_URL", url),
         ("AWS_ACCESS_KEY_ID", "test"),
         ("AWS_SECRET_ACCESS_KEY", "test"),
-        // What docs/deploy.md sets, and nothing else: not every tool reads AWS_REGION.
+        // The one variable that docs/deploy.md sets. Not every tool reads AWS_REGION.
         ("AWS_DEFAULT_REGION", REGION),
         ("AWS_CONFIG_FILE", "/dev/null"),
         ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),

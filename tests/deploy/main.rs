@@ -1,8 +1,8 @@
-//! The whole life of a stack: `sam deploy`, deliveries, rotation, updates, a failed one, deletion, and a second stack on
-//! the table that stayed; with the functions' real binaries, under MiniStack.
+//! The life of a stack under MiniStack, with the functions' real binaries.
 //!
-//! Not part of `cargo test --workspace`, since it needs what `.ci/requirements.txt` lists, and a `sam build` before it.
-//! `.ci/run` has the commands.
+//! It goes from `sam deploy` through deliveries, rotation, updates and rollbacks to deletion, and to a second stack on the
+//! retained table. It needs the packages of `.ci/requirements.txt` and a `sam build`, so `cargo test --workspace` leaves it
+//! out. `.ci/run` has the commands.
 
 #![allow(
     clippy::expect_used,
@@ -10,7 +10,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test that cannot go on should stop right there, in its helpers too; what it is at should be seen"
+    reason = "a failed assumption should stop the test where it is, in helpers too; progress is printed"
 )]
 
 mod documents;
@@ -20,22 +20,25 @@ mod without_sam;
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use sandbox::platform::account::EMAIL;
-use sandbox::platform::account::HEAD_ID;
-use sandbox::platform::account::SECRET_KEY;
-use sandbox::platform::delivery::Sent;
-use sandbox::platform::settings::Settings;
-use sandbox::platform::simulator::Platform;
-use sandbox::platform::webhook::Webhook;
-use sandbox::server::listen;
+use sandbox::{
+    platform::{
+        account::{EMAIL, HEAD_ID, SECRET_KEY},
+        delivery::Sent,
+        settings::Settings,
+        simulator::Platform,
+        webhook::Webhook,
+    },
+    server::listen,
+};
 use serde_json::json;
-use tests::{repository, repository_text};
-use unith_events::event_type::EventType;
-use unith_events::timestamp::Timestamp;
+use tests::{
+    repository::{repository, repository_text},
+    wait::within,
+};
+use unith_events::{event_type::EventType, timestamp::Timestamp};
 
 use crate::{
     emulator::Emulator,
@@ -44,10 +47,12 @@ use crate::{
 
 const HEAD_B: &str = "9c1f0f3e-7f0e-4f7e-8f5d-0f4c3a2b1d00";
 const HEAD_C: &str = "0d3f6a52-6f0c-4b5e-9a65-7a1b2c3d4e5f";
-const NO_HEAD: &str = "ffffffff-ffff-4fff-8fff-ffffffffffff";
+const UNKNOWN_HEAD: &str = "ffffffff-ffff-4fff-8fff-ffffffffffff";
+/// Longer than a `sam deploy` takes.
+const DEPLOY_PATIENCE: Duration = Duration::from_mins(5);
 
 #[tokio::test]
-async fn a_stack_from_its_first_deploy_to_its_end() {
+async fn a_stack_works_from_its_first_deployment_to_its_deletion() {
     let story = Story::begin().await;
     let empty = story.emulator.contents().await;
     story.a_wrong_secret_key_leaves_nothing().await;
@@ -63,15 +68,15 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
     story.refuses_what_is_tampered_with(&deployed).await;
     story.takes_commands(&deployed).await;
     story.refuses_a_stale_request(&stack, &deployed).await;
-    let count = documents::look_and_command(&stack, &deployed).await;
+    let count = documents::run_harmless_commands(&stack, &deployed).await;
     assert!(count >= 15, "{count}");
-    story.tell(&format!("the documents' commands run as they stand there: {count}"));
+    story.report(&format!("the documents' commands work as they are written: {count}"));
     story.rotates(&deployed).await;
     story.repairs_drift_on_schedule(&deployed).await;
 
     let version = deployed.live_version().await;
     documents::update(&stack).await;
-    story.tell("parameters are changed as the document says");
+    story.report("parameters are updated with the document's command");
     let three_heads = format!("{HEAD_ID},{HEAD_B},{HEAD_C}");
     let changes = [("HeadIds", three_heads.as_str()), ("RetentionDays", "0")];
     let deployed = story.deploys(&stack, &changes).await;
@@ -84,7 +89,7 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
     story.goes_back_and_forth(&stack, &deployed, version.as_str().unwrap()).await;
 
     story.rolls_a_failed_update_back(&stack, &deployed).await;
-    story.deploys_once_more_what_was_rolled_back(&stack, &deployed).await;
+    story.deploys_again_after_a_rollback(&stack, &deployed).await;
     story.deploys_an_edit_without_effect(&stack, &deployed).await;
     story.moves_to_another_table_and_ring(&stack, &deployed).await;
     let deployed = stack.deployed().await;
@@ -93,23 +98,23 @@ async fn a_stack_from_its_first_deploy_to_its_end() {
     let (kept, table) = (deployed.items().await, deployed.output("TableArn").to_owned());
     story.deletes(&stack).await;
     let left: Vec<_> = story.emulator.contents().await.difference(&empty).cloned().collect();
-    // Two of each: the stack's own, which it did not use any more, and those it was given.
+    // Two of each: the stack's own, which it no longer used, and the ones given to it.
     let of = |service: &str| left.iter().filter(|name| name.starts_with(service)).count();
-    assert_eq!((of("dynamodb "), of("secretsmanager "), left.len()), (2, 2, 4), "tables and rings alone: {left:?}");
+    assert_eq!((of("dynamodb "), of("secretsmanager "), left.len()), (2, 2, 4), "tables and key rings alone: {left:?}");
     assert!(deployed.ring().await.keys().is_empty(), "no key is left");
     assert_eq!(deployed.items().await, kept, "the events outlive the stack");
 
-    story.a_new_stack_goes_on_with_the_table(&table, &kept).await;
+    story.a_new_stack_continues_with_the_table(&table, &kept).await;
 }
 
-/// A delivery on its way was stored, by its last attempt.
+/// Waits for the last attempt of a delivery, which must store the event.
 async fn is_stored(sent: &mut Sent) {
     let attempts = (&mut sent.attempts).await.unwrap();
     let response = attempts.last().unwrap().response.clone().unwrap();
     assert_eq!((response.status, response.outcome().as_str()), (200, "stored"), "{}", response.body);
 }
 
-/// What the stacks live between, and when it began.
+/// The world around the stacks, and the start of the test.
 struct Story {
     emulator: Emulator,
     platform: Platform,
@@ -123,8 +128,8 @@ impl Story {
         Self { emulator: Emulator::start("life").await, platform, begun: Instant::now() }
     }
 
-    fn tell(&self, what: &str) {
-        println!("[{:>3} s] {what}", self.begun.elapsed().as_secs());
+    fn report(&self, progress: &str) {
+        println!("[{:>3} s] {progress}", self.begun.elapsed().as_secs());
     }
 
     async fn a_wrong_secret_key_leaves_nothing(&self) {
@@ -137,18 +142,18 @@ impl Story {
             ("UnithApiUrl", self.platform.url()),
             ("Architecture", "x86_64"),
         ];
-        let told = stack.deploy(&parameters).await.expect_err("UNITH does not let us in");
-        assert!(stack.status().await.is_some(), "{told}");
-        let reason = stack.why_the_webhook_failed().await;
+        let output = stack.deploy(&parameters).await.expect_err("UNITH rejects the credentials");
+        assert!(stack.status().await.is_some(), "{output}");
+        let reason = stack.webhook_failure().await;
         assert!(reason.contains("POST /auth/token: UNITH answered 401"), "{reason}");
         assert_eq!(stack.status().await.as_deref(), Some("ROLLBACK_COMPLETE"));
         assert_eq!(self.platform.webhooks().len(), 0);
-        // SAM's own bucket for uploads is none of these.
+        // SAM's bucket for uploads is not among these.
         assert_eq!(self.emulator.contents().await, before);
-        self.tell("a wrong secret key: sam deploy fails, says why, and leaves nothing");
+        self.report("a wrong secret key: sam deploy fails, gives the reason, and leaves nothing");
     }
 
-    /// Deploys, and lets the platform find the API.
+    /// Deploys, and routes the webhook's host to the API.
     async fn deploys<'e>(&self, stack: &Stack<'e>, parameters: &[(&str, &str)]) -> Deployed<'e> {
         stack.deploy(parameters).await.expect("sam deploy");
         self.is_deployed(stack).await
@@ -158,11 +163,11 @@ impl Story {
         let deployed = stack.deployed().await;
         let (host, base) = deployed.api();
         self.platform.map_host(host, base);
-        self.tell(&format!("{} is deployed: {}", stack.name, deployed.output("WebhookUrl")));
+        self.report(&format!("{} is deployed: {}", stack.name, deployed.output("WebhookUrl")));
         deployed
     }
 
-    /// Each head has our webhook, its key is in the ring, and events are on.
+    /// Each head has our webhook, the key ring has its key, and events are on.
     async fn is_registered(&self, deployed: &Deployed<'_>, heads: &[&str]) {
         let webhooks = self.platform.webhooks();
         let ring = deployed.ring().await;
@@ -179,10 +184,10 @@ impl Story {
             assert!(self.platform.events_enabled(head), "{head}");
         }
         assert_eq!(webhooks.len(), heads.len(), "{webhooks:?}");
-        self.tell(&format!("registered: {} webhooks, their keys are in the ring, events are on", heads.len()));
+        self.report(&format!("registered: {} webhooks, their keys are in the ring, events are on", heads.len()));
     }
 
-    /// A conversation of each head is delivered; each event is in the table once, however often it comes.
+    /// Delivers a conversation per head, twice. Each event is in the table once.
     async fn delivers(&self, deployed: &Deployed<'_>, name: &str, heads: &[&str]) -> Vec<Sent> {
         let before = deployed.items().await.len();
         let at = Timestamp::now();
@@ -191,7 +196,7 @@ impl Story {
             for (seconds, kind) in [(-2, EventType::StartConversation), (-1, EventType::EndConversation)] {
                 let at = at.plus(time::Duration::seconds(seconds));
                 let sent = self.platform.emit(head, &format!("{name}-{head}"), kind, at);
-                assert_eq!(sent.len(), 1, "{head}: one webhook is to hear of it");
+                assert_eq!(sent.len(), 1, "{head}: one webhook gets the event");
                 queued.extend(sent);
             }
         }
@@ -199,11 +204,11 @@ impl Story {
             is_stored(sent).await;
         }
         for sent in &queued {
-            let response = self.posts_as_attacker(deployed, sent.body.clone(), &sent.signature).await;
-            assert_eq!(response, (200, "duplicate".to_owned()));
+            let outcome = self.posts_as_attacker(deployed, sent.body.clone(), &sent.signature).await;
+            assert_eq!(outcome, (200, "duplicate".to_owned()));
         }
         assert_eq!(deployed.items().await.len(), before + queued.len(), "each event once");
-        self.tell(&format!("delivered: {} events, twice each, stored once each", queued.len()));
+        self.report(&format!("delivered: {} events, twice each, stored once each", queued.len()));
         queued
     }
 
@@ -224,7 +229,7 @@ impl Story {
             assert_eq!(self.posts_as_attacker(deployed, body, signature).await.0, 401);
         }
         assert_eq!(deployed.items().await, before);
-        self.tell("refused: a tampered body and two wrong signatures, with 401");
+        self.report("rejected with 401: a tampered body and two wrong signatures");
     }
 
     async fn takes_commands(&self, deployed: &Deployed<'_>) {
@@ -232,15 +237,15 @@ impl Story {
         assert_eq!(status["ok"], true, "{status}");
         let plan = deployed.invoke(json!({"action": "plan", "head_ids": [HEAD_B]})).await;
         assert_eq!(plan["heads"][0]["steps"], json!([]), "{plan}");
-        // The webhook's name leads nowhere from here.
+        // The name in the webhook's URL does not resolve here.
         let (_, base) = deployed.api();
         deployed.set_variable_of_provision("SELF_TEST_URL", &format!("{base}{}", receive::gateway::WEBHOOK_PATH)).await;
         let tested = deployed.invoke(json!({"action": "self-test"})).await;
         assert_eq!(tested["ok"], true, "{tested}");
-        self.tell("commands: nothing differs, and a self-test goes through");
+        self.report("commands: nothing has drifted, and the self-test succeeds");
     }
 
-    /// CloudFormation's Delete, delivered by Lambda an hour late. Run now, it would take everything away.
+    /// Lambda may deliver CloudFormation's Delete an hour late. Executed then, it would remove everything.
     async fn refuses_a_stale_request(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
         let at = Timestamp::now().plus(time::Duration::hours(-1)).to_string();
         let signed_at = format!("{}Z", at.split('.').next().unwrap().replace(['-', ':'], ""));
@@ -259,14 +264,14 @@ impl Story {
         deployed.invoke(request).await;
         assert_eq!(keys(), before);
         self.is_registered(deployed, &[HEAD_ID, HEAD_B]).await;
-        self.tell("refused: a Delete that CloudFormation sent an hour ago");
+        self.report("rejected: a Delete that CloudFormation sent an hour ago");
     }
 
-    /// Secrets Manager keeps 100 versions of a secret per day, so that one change may write the ring twice at most.
+    /// Secrets Manager keeps 100 versions of a secret per day, so one change writes the ring twice at most.
     async fn has_written_the_ring(&self, deployed: &Deployed<'_>, before: usize) {
         let versions = deployed.ring_versions().await;
         assert!((before + 1..=before + 2).contains(&versions), "{before} versions became {versions}");
-        self.tell(&format!("the key ring had {before} versions and has {versions}"));
+        self.report(&format!("the key ring had {before} versions and has {versions}"));
     }
 
     async fn rotates(&self, deployed: &Deployed<'_>) {
@@ -278,7 +283,7 @@ impl Story {
         self.is_registered(deployed, &[HEAD_ID, HEAD_B]).await;
         self.has_written_the_ring(deployed, versions).await;
         self.delivers(deployed, "rotated", &[HEAD_ID, HEAD_B]).await;
-        self.tell("rotated: new keys, and what they sign is taken");
+        self.report("rotated: new keys, and deliveries signed with them are stored");
     }
 
     async fn repairs_drift_on_schedule(&self, deployed: &Deployed<'_>) {
@@ -289,12 +294,12 @@ impl Story {
             json!({"version": "0", "source": "aws.scheduler", "detail-type": "Scheduled Event", "detail": "{}"});
         deployed.invoke(schedule).await;
         self.is_registered(deployed, &[HEAD_ID, HEAD_B]).await;
-        self.tell("repaired: a webhook that somebody had deleted at UNITH");
+        self.report("repaired: a webhook that was deleted in UNITH's console");
     }
 
-    /// With the command of `docs/runbooks.md`.
+    /// Uses the command of `docs/runbooks.md`.
     async fn goes_back_and_forth(&self, stack: &Stack<'_>, deployed: &Deployed<'_>, previous: &str) {
-        // docs/deploy.md names it, for the rollback of an update that cannot start provisioned environments.
+        // docs/deploy.md names the alias, for the rollback of an update whose provisioned environments cannot start.
         assert!(stack.physical_id("ReceiveAliaslive").await.ends_with(":live"));
         let current = deployed.live_version().await;
         for version in [previous, current.as_str().unwrap()] {
@@ -303,18 +308,18 @@ impl Story {
             assert_eq!(deployed.live_version().await, version);
             self.delivers(deployed, &format!("version-{version}"), &[HEAD_ID]).await;
         }
-        self.tell("went back to the version before, and forth");
+        self.report("went back to the previous version, and forth");
     }
 
     async fn rolls_a_failed_update_back(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
         let before = self.platform.webhooks();
-        let heads = format!("{HEAD_ID},{NO_HEAD}");
+        let heads = format!("{HEAD_ID},{UNKNOWN_HEAD}");
         let changes = [("HeadIds", heads.as_str()), ("InactivityWarning", "true"), ("RetentionDays", "30")];
-        stack.deploy(&changes).await.expect_err("UNITH knows no such head");
-        let reason = stack.why_the_webhook_failed().await;
-        assert!(reason.contains(NO_HEAD) && reason.contains("404"), "{reason}");
+        stack.deploy(&changes).await.expect_err("UNITH does not know the head");
+        let reason = stack.webhook_failure().await;
+        assert!(reason.contains(UNKNOWN_HEAD) && reason.contains("404"), "{reason}");
         assert_eq!(stack.status().await.as_deref(), Some("UPDATE_ROLLBACK_COMPLETE"));
-        // Those that the failed update had taken away are others now, for the same heads and types.
+        // The failed update removed webhooks. Their successors have the same heads and types.
         let of = |webhooks: &[Webhook]| -> BTreeSet<_> {
             webhooks
                 .iter()
@@ -324,24 +329,24 @@ impl Story {
         assert_eq!(of(&self.platform.webhooks()), of(&before));
         self.is_registered(deployed, &[HEAD_ID, HEAD_B, HEAD_C]).await;
         self.delivers(deployed, "rolled-back", &[HEAD_ID, HEAD_B, HEAD_C]).await;
-        self.tell("rolled back: an update with a head that UNITH does not know");
+        self.report("rolled back: an update with a head that UNITH does not know");
     }
 
-    /// As `docs/deploy.md` says: the version that the failed update made is there already.
-    async fn deploys_once_more_what_was_rolled_back(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
+    /// The failed update's version exists already, so `docs/deploy.md` says to change `Release`.
+    async fn deploys_again_after_a_rollback(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
         let before = deployed.live_version().await;
-        let told = stack.deploy(&[("RetentionDays", "30")]).await.expect_err("there is such a version");
-        assert_eq!(stack.status().await.as_deref(), Some("UPDATE_ROLLBACK_COMPLETE"), "{told}");
-        let reason = stack.why_failed("ReceiveVersion").await;
+        let output = stack.deploy(&[("RetentionDays", "30")]).await.expect_err("the version exists");
+        assert_eq!(stack.status().await.as_deref(), Some("UPDATE_ROLLBACK_COMPLETE"), "{output}");
+        let reason = stack.failure_of("ReceiveVersion").await;
         assert!(reason.contains("A version for this Lambda function exists"), "{reason}");
         assert_eq!(deployed.live_version().await, before);
         self.deploys(stack, &[("RetentionDays", "30"), ("Release", "2")]).await;
         assert_ne!(deployed.live_version().await, before);
         self.delivers(deployed, "once-more", &[HEAD_ID, HEAD_B, HEAD_C]).await;
-        self.tell("deployed once more what was rolled back, with another Release");
+        self.report("deployed again after the rollback, with another Release");
     }
 
-    /// A new tag makes SAM want a new version, and Lambda sees nothing new.
+    /// A new tag makes SAM publish a version, and Lambda sees no change.
     async fn deploys_an_edit_without_effect(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
         let built = repository(BUILT);
         let template = std::fs::read_to_string(built.join("template.yaml")).unwrap();
@@ -350,35 +355,33 @@ impl Story {
         let edited = template.replace(line, &format!("{line}      Tags:\n        Edited: 'yes'\n"));
         std::fs::write(built.join("edited.yaml"), edited).unwrap();
         let before = deployed.live_version().await;
-        stack.deploy_template("edited.yaml", &[]).await.expect_err("there is such a version");
-        let reason = stack.why_failed("ReceiveVersion").await;
+        stack.deploy_template("edited.yaml", &[]).await.expect_err("the version exists");
+        let reason = stack.failure_of("ReceiveVersion").await;
         assert!(reason.contains("A version for this Lambda function exists"), "{reason}");
         stack.deploy_template("edited.yaml", &[("Release", "3")]).await.expect("sam deploy");
         assert_ne!(deployed.live_version().await, before);
-        self.tell("deployed an edit without effect, with another Release");
+        self.report("deployed an edit without effect, with another Release");
     }
 
-    /// Deliveries go on all the while, and each is taken at its first try. The ring is copied first, as the document says.
+    /// Deliveries continue meanwhile, and each succeeds at its first attempt. The ring is copied with the document's commands.
     async fn moves_to_another_table_and_ring(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
-        let ring = documents::copy_of_the_ring(stack, deployed.output("KeyRingSecret")).await;
-        let table = documents::like_the_table(stack).await;
+        let ring = documents::copy_key_ring(stack, deployed.output("KeyRingSecret")).await;
+        let table = documents::create_another_table(stack).await;
         let key = "arn:aws:kms:us-east-1:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab";
-        let done = AtomicBool::new(false);
-        let deploying = async {
-            let moved = [("TableArn", table.as_str()), ("KeyRingSecretArn", ring.as_str()), ("KmsKeyArn", key)];
-            self.deploys(stack, &moved).await;
-            done.store(true, Ordering::SeqCst);
-        };
+        let moved = [("TableArn", table.as_str()), ("KeyRingSecretArn", ring.as_str()), ("KmsKeyArn", key)];
+        let mut sent = Vec::new();
         let delivering = async {
-            let mut sent = Vec::new();
-            while !done.load(Ordering::SeqCst) {
+            let mut interval = tokio::time::interval(Duration::from_millis(300));
+            loop {
+                interval.tick().await;
                 let session = format!("moving-{}", sent.len());
                 sent.extend(self.platform.emit(HEAD_ID, &session, EventType::StartConversation, Timestamp::now()));
-                tokio::time::sleep(Duration::from_millis(300)).await;
             }
-            sent
         };
-        let ((), sent) = tokio::join!(deploying, delivering);
+        tokio::select! {
+            _ = within(DEPLOY_PATIENCE, self.deploys(stack, &moved)) => {}
+            () = delivering => {}
+        }
         let count = sent.len();
         for sent in sent {
             let attempts = sent.attempts.await.unwrap();
@@ -389,18 +392,18 @@ impl Story {
         let moved = stack.deployed().await;
         let (before, after) = (deployed.items().await, moved.items().await);
         let of_the_move = |items: &[String]| items.iter().filter(|item| item.contains("moving-")).count();
-        assert_eq!(of_the_move(&before) + of_the_move(&after), count, "each is in one of the tables");
+        assert_eq!(of_the_move(&before) + of_the_move(&after), count, "each event is in one of the tables");
         assert!(count > 3 && of_the_move(&before) > 0, "{count}");
         self.is_registered(&moved, &[HEAD_ID, HEAD_B, HEAD_C]).await;
         self.delivers(&moved, "moved", &[HEAD_ID, HEAD_B, HEAD_C]).await;
-        self.tell(&format!("moved to another table, ring and key, while {count} deliveries were taken"));
+        self.report(&format!("moved to another table, ring and key during {count} deliveries"));
     }
 
-    /// With the commands of `docs/security.md`.
+    /// Uses the commands of `docs/security.md`.
     async fn erases_a_session(&self, stack: &Stack<'_>, deployed: &Deployed<'_>, head: &str, session: &str) {
         let document = repository_text("docs/security.md");
         let commands = document.split("## Erase a session").nth(1).unwrap().split("```").nth(1).unwrap();
-        let (_, commands) = commands.split_once("\n\n").expect("the names come first");
+        let (_, commands) = commands.split_once("\n\n").expect("the variables come first");
         let script = format!("HEAD={head}\nSESSION={session}\nSTACK={}\n{commands}", stack.name);
         let before = deployed.items().await;
         let output = self.emulator.run("bash", &["-euo", "pipefail", "-c", &script]).await;
@@ -408,21 +411,21 @@ impl Story {
         let (erased, kept): (Vec<_>, Vec<_>) = before.into_iter().partition(|item| item.contains(session));
         assert_eq!(erased.len(), 2, "{erased:?}");
         assert_eq!(deployed.items().await, kept);
-        self.tell("erased: one session, and nothing else");
+        self.report("erased: one session, and nothing else");
     }
 
     async fn deletes(&self, stack: &Stack<'_>) {
         documents::run(stack, "sam delete --stack-name unith-webhooks", &[]).await;
-        stack.is_deleted().await;
+        stack.wait_until_deleted().await;
         assert_eq!(self.platform.webhooks().len(), 0, "{:?}", self.platform.webhooks());
         for head in [HEAD_ID, HEAD_B, HEAD_C] {
             assert!(!self.platform.events_enabled(head), "{head}");
         }
-        self.tell("deleted: nothing is left at UNITH");
+        self.report("deleted: nothing is left at UNITH");
     }
 
-    /// A stack under another name, one head, and the account in a secret that was there before.
-    async fn a_new_stack_goes_on_with_the_table(&self, table: &str, kept: &[String]) {
+    /// A stack with another name and one head, whose account is in an existing secret.
+    async fn a_new_stack_continues_with_the_table(&self, table: &str, kept: &[String]) {
         let stack = Stack::new("another", &self.emulator);
         let key = format!(r#""secretKey":"{SECRET_KEY}""#);
         let account = [("jane@example.com", EMAIL), (r#""secretKey":"…""#, key.as_str())];
@@ -440,12 +443,12 @@ impl Story {
         self.delivers(&deployed, "another", &[HEAD_ID]).await;
         stack.delete().await;
         assert_eq!(self.platform.webhooks().len(), 0);
-        self.tell("a new stack went on with the table");
+        self.report("a new stack continued with the table");
         let (table, ring) = (deployed.output("TableName"), deployed.output("KeyRingSecret"));
         documents::run(&stack, "aws dynamodb delete-table", &[("TABLE", table)]).await;
         documents::run(&stack, "aws secretsmanager delete-secret", &[("RING", ring)]).await;
         let left = self.emulator.contents().await;
         assert!(left.iter().all(|name| !name.ends_with(table) && !name.contains("another-KeyRing")), "{left:?}");
-        self.tell("what it left is deleted as the document says");
+        self.report("its table and key ring are deleted with the document's commands");
     }
 }

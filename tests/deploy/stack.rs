@@ -1,16 +1,20 @@
-//! A stack: deployed with `sam`, looked at with the AWS CLI and SDK.
+//! A stack that is deployed with `sam`, and inspected with the AWS CLI and SDK.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
-use tests::repository;
-use tokio::time::{Instant, sleep};
+use tests::{
+    repository::repository,
+    table::{Item, text},
+    wait::{until, within},
+};
 use unith_events::key_ring::KeyRing;
 
 use crate::emulator::Emulator;
 
-/// Where `sam build` is to put what it makes; not its default, from which `sam deploy` would take a build for this
-/// machine instead of one for Lambda.
+/// The build folder of `sam build`.
+///
+/// It is not SAM's default: from there, a user's `sam deploy` would take a build for this machine.
 pub(crate) const BUILT: &str = "target/deploy/sam";
 const PATIENCE: Duration = Duration::from_mins(3);
 
@@ -20,7 +24,7 @@ pub(crate) struct Stack<'e> {
     pub(crate) emulator: &'e Emulator,
 }
 
-/// A stack that is there.
+/// A deployed stack and its outputs.
 pub(crate) struct Deployed<'e> {
     name: &'static str,
     emulator: &'e Emulator,
@@ -35,32 +39,32 @@ impl<'e> Stack<'e> {
         Self { name, emulator }
     }
 
-    /// `sam deploy` with these parameters, the others as they were; what it says if it fails.
+    /// `sam deploy` with these parameters; the others keep their values. Returns the output if it fails.
     pub(crate) async fn deploy(&self, parameters: &[(&str, &str)]) -> Result<(), String> {
         self.deploy_template("template.yaml", parameters).await
     }
 
-    /// The same with another template beside the one that was built.
+    /// The same with another template in the build folder.
     pub(crate) async fn deploy_template(&self, template: &str, parameters: &[(&str, &str)]) -> Result<(), String> {
         let overrides: Vec<_> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let template = format!("{BUILT}/{template}");
-        // SAM looks for it beside the template.
+        // By default, SAM looks for it beside the template.
         let defaults = repository("samconfig.toml").display().to_string();
         let mut arguments = vec!["deploy", "--template-file", &template, "--config-file", &defaults];
         arguments.extend(["--stack-name", self.name, "--no-confirm-changeset", "--parameter-overrides"]);
         arguments.extend(overrides.iter().map(String::as_str));
         let output = self.emulator.run("sam", &arguments).await;
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        if output.status.success() { Ok(()) } else { Err(said) }
+        let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() { Ok(()) } else { Err(printed) }
     }
 
-    /// Its status; `None` if there is no such stack.
+    /// The status; `None` if the stack does not exist.
     pub(crate) async fn status(&self) -> Option<String> {
         let stacks = self.emulator.try_aws(&["cloudformation", "describe-stacks", "--stack-name", self.name]).await;
         Some(stacks.ok()?["Stacks"][0]["StackStatus"].as_str().unwrap().to_owned())
     }
 
-    /// Its ARN.
+    /// The ARN.
     pub(crate) async fn id(&self) -> String {
         let stacks = self.emulator.aws(&["cloudformation", "describe-stacks", "--stack-name", self.name]).await;
         stacks["Stacks"][0]["StackId"].as_str().unwrap().to_owned()
@@ -76,21 +80,20 @@ impl<'e> Stack<'e> {
         found["PhysicalResourceId"].as_str().unwrap().to_owned()
     }
 
-    /// Why CloudFormation failed to make or change the webhook, the last time it did. (`sam deploy` prints it, wrapped
-    /// into a narrow column.)
-    pub(crate) async fn why_the_webhook_failed(&self) -> String {
-        self.why_failed("Webhook").await
+    /// The reason of the webhook's last failure, which `sam deploy` prints in a narrow column.
+    pub(crate) async fn webhook_failure(&self) -> String {
+        self.failure_of("Webhook").await
     }
 
-    /// Why CloudFormation failed to make or change a resource, whose logical id begins like this.
-    pub(crate) async fn why_failed(&self, logical_id: &str) -> String {
+    /// The reason of the last failure of a resource, by the beginning of its logical id.
+    pub(crate) async fn failure_of(&self, logical_id: &str) -> String {
         let events = [self.events("UPDATE_FAILED").await, self.events("CREATE_FAILED").await].concat();
         let is_it = |event: &&Value| event["LogicalResourceId"].as_str().unwrap().starts_with(logical_id);
         let failed = events.iter().find(is_it).unwrap_or_else(|| panic!("{logical_id} has not failed: {events:?}"));
         failed["ResourceStatusReason"].as_str().unwrap().to_owned()
     }
 
-    /// What is there of it.
+    /// The stack with its outputs.
     pub(crate) async fn deployed(&self) -> Deployed<'e> {
         let stacks = self.emulator.aws(&["cloudformation", "describe-stacks", "--stack-name", self.name]).await;
         let outputs = stacks["Stacks"][0]["Outputs"].as_array().unwrap();
@@ -102,23 +105,21 @@ impl<'e> Stack<'e> {
         }
     }
 
-    /// Deletes it, and waits until it is gone.
+    /// Deletes the stack, and waits until it is gone.
     pub(crate) async fn delete(&self) {
         self.emulator.aws(&["cloudformation", "delete-stack", "--stack-name", self.name]).await;
-        self.is_deleted().await;
+        self.wait_until_deleted().await;
     }
 
-    /// Waits until it is gone, with all its resources.
-    pub(crate) async fn is_deleted(&self) {
-        let began = Instant::now();
-        while let Some(status) = self.status().await {
-            if status == "DELETE_COMPLETE" {
-                break;
-            }
-            assert!(began.elapsed() < PATIENCE && status == "DELETE_IN_PROGRESS", "{}: {status}", self.name);
-            sleep(Duration::from_millis(200)).await;
-        }
-        // MiniStack calls a stack deleted, whatever became of its resources.
+    /// Waits until the stack and its resources are gone.
+    pub(crate) async fn wait_until_deleted(&self) {
+        let is_deleted = async || {
+            let Some(status) = self.status().await.filter(|status| status != "DELETE_COMPLETE") else { return true };
+            assert_eq!(status, "DELETE_IN_PROGRESS", "{}", self.name);
+            false
+        };
+        within(PATIENCE, until(is_deleted)).await;
+        // MiniStack reports a stack as deleted even if its resources are not.
         let failed: Vec<_> = self.events("DELETE_FAILED").await;
         assert!(failed.is_empty(), "{failed:?}");
     }
@@ -140,22 +141,22 @@ impl Deployed<'_> {
         self.outputs.get(name).unwrap_or_else(|| panic!("no output {name}: {:?}", self.outputs))
     }
 
-    /// Where the API answers: the host in its URL, and the base URL of that on this machine.
+    /// The host in the API's URL, and the base URL of that host on this machine.
     pub(crate) fn api(&self) -> (String, String) {
         (host(self.output("WebhookUrl")).to_owned(), self.emulator.api(self.output("ApiId")))
     }
 
-    /// Gives `provision` an input, as an operator does; what it answers.
+    /// Invokes `provision` as an operator does.
     pub(crate) async fn invoke(&self, input: Value) -> Value {
         let input = input.to_string();
         let invoke = ["remote", "invoke", "Provision", "--stack-name", self.name, "--event", &input];
         let output = self.emulator.run("sam", &invoke).await;
-        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{answer}{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"))
+        let result = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{result}{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(&result).unwrap_or_else(|error| panic!("{error}: {result}"))
     }
 
-    /// Sets a variable of `provision` that the template does not know.
+    /// Sets a variable of `provision` that the template does not set.
     pub(crate) async fn set_variable_of_provision(&self, name: &str, value: &str) {
         let function = self.output("ProvisionFunction");
         let configuration = ["lambda", "get-function-configuration", "--function-name", function];
@@ -167,19 +168,19 @@ impl Deployed<'_> {
         self.emulator.aws(&update).await;
     }
 
-    /// The version of `receive` that answers.
+    /// The version of `receive` behind the alias `live`.
     pub(crate) async fn live_version(&self) -> Value {
         let name = self.output("ReceiveFunction");
         self.emulator.aws(&["lambda", "get-alias", "--function-name", name, "--name", "live"]).await["FunctionVersion"]
             .clone()
     }
 
-    /// The table's items, each as text, sorted.
+    /// The items of the table, each as text, sorted.
     pub(crate) async fn items(&self) -> Vec<String> {
         let client = sandbox::clients::dynamodb_client(self.emulator.url()).unwrap();
         let scan = client.scan().table_name(self.output("TableName")).consistent_read(true);
         let items = scan.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await.unwrap();
-        let text = |item: &tests::Item, name| tests::text(item, name).to_owned();
+        let text = |item: &Item, name| text(item, name).to_owned();
         let mut items: Vec<_> = items
             .iter()
             .map(|item| format!("{} {} {}", text(item, "pk"), text(item, "sk"), text(item, "event_id")))
@@ -188,7 +189,7 @@ impl Deployed<'_> {
         items
     }
 
-    /// How many versions the key ring's secret has.
+    /// The number of versions of the key ring's secret.
     pub(crate) async fn ring_versions(&self) -> usize {
         let ring = self.output("KeyRingSecret");
         let list = ["secretsmanager", "list-secret-version-ids", "--include-deprecated", "--secret-id", ring];

@@ -1,4 +1,4 @@
-//! The commands of `docs/deploy.md` for those who do without SAM, run as they stand there.
+//! The commands of `docs/deploy.md` for a deployment without SAM, run as they are written there.
 
 use sandbox::platform::account::EMAIL;
 use sandbox::platform::account::HEAD_ID;
@@ -6,7 +6,7 @@ use sandbox::platform::account::SECRET_KEY;
 use sandbox::platform::settings::Settings;
 use sandbox::platform::simulator::Platform;
 use sandbox::server::listen;
-use tests::repository;
+use tests::repository::repository;
 use unith_events::event_type::EventType;
 use unith_events::timestamp::Timestamp;
 
@@ -19,17 +19,17 @@ use crate::{
 };
 
 #[tokio::test]
-async fn the_commands_without_sam_make_what_the_template_makes() {
+async fn the_commands_without_sam_deploy_register_and_receive() {
     let settings = Settings { more_heads: vec![HEAD_B.to_owned()], ..Settings::default() };
     let platform = Platform::serve(listen("UNITH", 0).await.unwrap(), settings).unwrap();
     let emulator = Emulator::start("without-sam").await;
     let script = script(platform.url());
     let output = emulator.run("bash", &["-euc", &script]).await;
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}");
+    let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{printed}");
 
     let webhooks = platform.webhooks();
-    assert_eq!(webhooks.len(), 2, "{said}");
+    assert_eq!(webhooks.len(), 2, "{printed}");
     assert!(platform.events_enabled(HEAD_ID) && platform.events_enabled(HEAD_B));
     let apis = emulator.aws(&["apigatewayv2", "get-apis"]).await;
     let api = apis["Items"][0]["ApiId"].as_str().unwrap();
@@ -42,10 +42,10 @@ async fn the_commands_without_sam_make_what_the_template_makes() {
     println!("without SAM: deployed, registered and delivered to");
 }
 
-/// The document's commands, with what it leaves to the reader filled in.
+/// The commands of the document, with the reader's values filled in.
 fn script(unith: &str) -> String {
     let mut script = block("docs/deploy.md", "## Without SAM");
-    // Copies, since a build for another processor may have been made meanwhile.
+    // `cargo lambda` may have built for another processor since, so its folder is not used.
     let folder = repository("target/deploy/lambda");
     for (function, built) in [("receive", "Receive"), ("provision", "Provision")] {
         std::fs::create_dir_all(folder.join(function)).unwrap();
@@ -54,18 +54,18 @@ fn script(unith: &str) -> String {
             .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     }
     let deploy = format!("cargo lambda deploy --lambda-dir '{}'", folder.display());
-    let mut replace = |what: &str, by: &str| {
-        assert!(script.contains(what), "docs/deploy.md does not have: {what}");
-        script = script.replace(what, by);
+    let mut replace = |text: &str, value: &str| {
+        assert!(script.contains(text), "docs/deploy.md does not have: {text}");
+        script = script.replace(text, value);
     };
     replace(&format!("HEADS={HEAD_ID}"), &format!("HEADS={HEAD_ID},{HEAD_B}"));
     replace("jane@example.com", EMAIL);
     replace(r#""secretKey":"…""#, &format!(r#""secretKey":"{SECRET_KEY}""#));
     replace("https://platform-api.unith.ai", unith);
-    // `sam build` has made them, for this machine.
+    // `sam build` has built them for this machine.
     replace("cargo lambda build --release --target aarch64-unknown-linux-musl\n", "");
     replace("cargo lambda deploy", &deploy);
-    // The URL's name leads nowhere from here.
+    // The name in the URL does not resolve here.
     replace(r#"cargo lambda invoke --remote provision --data-ascii '{"action":"self-test"}'"#, "");
     script
 }

@@ -74,7 +74,7 @@ fn guard(receive: &std::path::Path, budget: &std::path::Path) -> anyhow::Result<
 fn per_event(path: Path, events: usize) -> anyhow::Result<ExitCode> {
     let deliveries = Deliveries::of("per-event", 1)?;
     let delivery = deliveries.iter().next().context("no delivery")?;
-    // One thread, as the function has. Without a network there is no I/O to drive.
+    // One thread, as the function has. Without a network, it needs no I/O driver.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
         let mut receiver = offline::receiver_without_network(path, log::write_line)?;

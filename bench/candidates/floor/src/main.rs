@@ -1,12 +1,12 @@
-//! The floor: a handler that answers 200 and does nothing. What a function costs beyond this is its own doing.
+//! The floor: a handler that responds with 200 and does nothing else.
 
 use lambda_http::{Body, Error, Request, Response, run, service_fn};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    run(service_fn(answer)).await
+    run(service_fn(respond)).await
 }
 
-async fn answer(_: Request) -> Result<Response<Body>, Error> {
+async fn respond(_: Request) -> Result<Response<Body>, Error> {
     Ok(Response::new(Body::Empty))
 }

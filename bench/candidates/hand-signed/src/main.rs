@@ -1,10 +1,13 @@
 //! The receiver's job without the AWS SDK: the request to DynamoDB is written and signed by hand.
 //!
-//! It shows what the SDK costs, and is nothing to deploy: no time-outs, no retries, no new connection when the one it has
-//! is gone, no key ring, no log line.
+//! It shows the cost of the SDK. Do not deploy it: it has no timeouts, retries, reconnects, key ring or log line.
 
 use std::{env::var, fs, sync::Arc};
 
+use event_store::{
+    item::body_sha256,
+    keys::{event_sk, session_pk},
+};
 use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Bytes, client::conn::http1};
@@ -13,16 +16,15 @@ use lambda_http::{Body, Error, Request, Response, run, service_fn};
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer, pki_types::pem::PemObject};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use shared::{
+use tokio::{net::TcpStream, sync::Mutex};
+use tokio_rustls::TlsConnector;
+use unith_events::{
     event::Event,
     key_ring::KeyRing,
     signature::{SIGNATURE_HEADER, SharedKey, Signature},
-    store::{body_sha256, event_sk, session_pk},
     timestamp::Timestamp,
     verify::verify,
 };
-use tokio::{net::TcpStream, sync::Mutex};
-use tokio_rustls::TlsConnector;
 
 const TARGET: &str = "DynamoDB_20120810.PutItem";
 const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
@@ -86,7 +88,7 @@ impl Table {
         })
     }
 
-    /// Whether it was new.
+    /// Returns whether the event was new.
     async fn put(&self, event: &Event, body: &[u8], now: Timestamp) -> Result<bool, Error> {
         let id = &event.identity;
         let text = |text: &str| json!({"S": text});
@@ -96,7 +98,7 @@ impl Table {
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             "Item": {
                 "pk": text(&session_pk(&id.head_id, &id.session_id)), "sk": text(&event_sk(id)),
-                "event_id": text(&event.event_id), "event_type": text(&event.event_type),
+                "event_id": text(event.event_id.as_str()), "event_type": text(&event.event_type),
                 "occurred_at": text(&id.occurred_at.to_string()), "head_id": text(&id.head_id),
                 "session_id": text(&id.session_id), "public_head_id": text(event.public_head_id.as_deref().unwrap_or_default()),
                 "public_org_id": text(event.public_org_id.as_deref().unwrap_or_default()), "received_at": text(&now.to_string()),
@@ -104,22 +106,22 @@ impl Table {
             },
         })
         .to_string();
-        let answer = {
+        let response = {
             let mut sender = self.sender.lock().await;
             sender.ready().await?;
             sender.send_request(self.signed(request, now)?).await?
         };
-        let status = answer.status().as_u16();
-        let answer = answer.into_body().collect().await?.to_bytes();
+        let status = response.status().as_u16();
+        let response = response.into_body().collect().await?.to_bytes();
         if status == 200 {
             return Ok(true);
         }
-        let refusal: Value = serde_json::from_slice(&answer)?;
-        let kind = refusal["__type"].as_str().unwrap_or_default();
-        if kind.ends_with("ConditionalCheckFailedException") { Ok(false) } else { Err(refusal.to_string().into()) }
+        let error: Value = serde_json::from_slice(&response)?;
+        let kind = error["__type"].as_str().unwrap_or_default();
+        if kind.ends_with("ConditionalCheckFailedException") { Ok(false) } else { Err(error.to_string().into()) }
     }
 
-    /// Signature version 4.
+    /// Signs with AWS Signature Version 4.
     fn signed(&self, body: String, now: Timestamp) -> Result<hyper::Request<Full<Bytes>>, Error> {
         let now = now.to_string();
         let time: String = now.split('.').next().unwrap_or_default().chars().filter(|c| !"-:".contains(*c)).collect();
@@ -139,8 +141,10 @@ impl Table {
             key = mac(&key, part)?;
         }
         let signature = hex::encode(mac(&key, &to_sign)?);
-        let authorization =
-            format!("AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}", self.key_id);
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
+            self.key_id
+        );
         let request = hyper::Request::post("/")
             .header("host", &self.host)
             .header("content-type", CONTENT_TYPE)

@@ -1,5 +1,6 @@
-//! The receiver as the first pages of a tutorial lead to it: `aws_config::load_defaults`, default features, a
-//! multi-threaded runtime, `tracing` as `lambda_http` sets it up. Correct, and nothing done about its cost.
+//! The receiver as a tutorial would write it: correct, without a thought about cost.
+//!
+//! It has `aws_config::load_defaults`, default features, a multi-threaded runtime, and `tracing` as `lambda_http` sets it up.
 
 use std::env;
 
@@ -53,7 +54,7 @@ fn is_signed(request: &Request, key: &str) -> Result<bool, Error> {
     Ok(mac.verify_slice(&signature).is_ok())
 }
 
-/// Whether the event was new.
+/// Returns whether the event was new.
 async fn store(client: &Client, table: &str, event: &Event, body: &[u8]) -> Result<bool, Error> {
     let text = |text: &str| AttributeValue::S(text.to_owned());
     let result = client
