@@ -1,7 +1,7 @@
 //! The commands of the documents, run as they are written there.
 
 use serde_json::Value;
-use tests::repository_text;
+use tests::repository::{repository, repository_text};
 
 use crate::stack::{BUILT, Deployed, Stack};
 
@@ -38,7 +38,7 @@ pub(crate) async fn run(stack: &Stack<'_>, beginning: &str, names: &[(&str, &str
 /// `sam deploy` of the build for this machine.
 fn deploy_command() -> String {
     // By default, SAM looks for its settings beside the template.
-    let config = tests::repository("samconfig.toml").display().to_string();
+    let config = repository("samconfig.toml").display().to_string();
     format!("sam deploy --template-file {BUILT}/template.yaml --config-file {config}")
 }
 

@@ -134,7 +134,7 @@ async fn a_deletion_fails_while_the_ring_cannot_be_read() {
 #[tokio::test]
 async fn a_secret_that_is_not_a_ring_fails_the_creation_and_not_its_rollback() {
     let harness = all_heads().await;
-    harness.set_secret(tests::RING_SECRET, r#"{"password": "of something else"}"#).await;
+    harness.set_secret(tests::key_ring::RING_SECRET, r#"{"password": "of something else"}"#).await;
     for heads in [json!("*"), json!([HEAD_ID])] {
         let created = harness.cloudformation("create", &json!({"HeadIds": heads})).await;
         assert!(

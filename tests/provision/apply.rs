@@ -4,9 +4,8 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use sandbox::platform::{account::HEAD_ID, call::Call, settings::Settings, webhook::Webhook};
 use serde_json::{Value, json};
 use tests::{
-    RING_SECRET,
+    key_ring::{RING_SECRET, ring},
     provision_harness::{MORE_HEADS, ProvisionHarness, URL},
-    ring,
     wait::PATIENCE,
 };
 use tokio::time::Instant;

@@ -15,8 +15,8 @@ use sandbox::{
 };
 use serde_json::{Value, json};
 use tests::{
-    ReceiveHarness,
     provision_harness::{MORE_HEADS, ProvisionHarness, QUICK},
+    receive_harness::ReceiveHarness,
     wait::{PATIENCE, until, within},
 };
 use unith_events::timestamp::Timestamp;
@@ -158,8 +158,8 @@ async fn a_self_test_delivers_an_event_to_the_table() {
     assert!(head["signed"]["latency_ms"].is_number());
     let items = receiving.table.items().await;
     assert_eq!(items.len(), 1);
-    assert_eq!(tests::text(&items[0], "event_type"), "SELF_TEST");
-    assert!(tests::text(&items[0], "session_id").starts_with("self-test:"));
+    assert_eq!(tests::table::text(&items[0], "event_type"), "SELF_TEST");
+    assert!(tests::table::text(&items[0], "session_id").starts_with("self-test:"));
 
     // It fails for a receiver that does not have the key.
     receiving.set_ring(r#"{"keys": []}"#).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sandbox::platform::account::HEAD_ID;
 use serde_json::{Value, json};
 use tests::{
-    RING_SECRET,
+    key_ring::RING_SECRET,
     provision_harness::{MORE_HEADS, ProvisionHarness, URL},
 };
 use tokio::time::Instant;

@@ -9,9 +9,8 @@ use sandbox::{
 };
 use serde_json::{Value, json};
 use tests::{
-    RING_SECRET,
+    key_ring::{RING_SECRET, ring},
     provision_harness::{MORE_HEADS, OWNER, ProvisionHarness, QUICK, URL, request},
-    ring,
     wait::{PATIENCE, within},
 };
 use unith_events::{event_type::EventTypes, key_ring::KeyState, timestamp::Timestamp};

@@ -17,8 +17,8 @@ use sandbox::{
 };
 use serde_json::{Value, json};
 use tests::{
-    ReceiveHarness,
     provision_harness::{MORE_HEADS, ProvisionHarness, QUICK, URL},
+    receive_harness::ReceiveHarness,
     wait::{PATIENCE, within},
 };
 use tokio::{net::TcpListener, time::Instant};

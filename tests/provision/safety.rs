@@ -18,10 +18,9 @@ use sandbox::{
 };
 use serde_json::{Value, json};
 use tests::{
-    RING_SECRET,
+    key_ring::{RING_SECRET, ring},
     provision_harness::{CREDENTIALS_SECRET, MORE_HEADS, ProvisionHarness, QUICK, URL},
     proxy::Fault,
-    ring,
     wait::{PATIENCE, until, within},
 };
 use unith_events::event_type::EventTypes;

@@ -8,9 +8,8 @@ use provision::timing::Timing;
 use sandbox::platform::{account::HEAD_ID, call::Call};
 use serde_json::{Value, json};
 use tests::{
-    RING_SECRET,
+    key_ring::{RING_SECRET, ring},
     provision_harness::{MORE_HEADS, ProvisionHarness, QUICK, URL, request},
-    ring,
 };
 use unith_events::{
     event_type::{EventType, EventTypes},

@@ -25,9 +25,3 @@ pub mod runtime_api;
 pub mod snapshot;
 pub mod table;
 pub mod wait;
-
-pub use delivery::style;
-pub use key_ring::{RING_SECRET, ring};
-pub use receive_harness::ReceiveHarness;
-pub use repository::{repository, repository_text};
-pub use table::{Item, text};

@@ -1,7 +1,7 @@
 //! The template as JSON, its short forms (`!Ref`, `!GetAtt` …) spelled out.
 
 use serde_json::{Map, Value};
-pub(crate) use tests::{repository, repository_text as text};
+pub(crate) use tests::repository::{repository, repository_text as text};
 
 /// `template.yaml`.
 pub(crate) struct Template(pub(crate) Value);
