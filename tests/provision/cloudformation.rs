@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use lambda_support::env::Env;
-use provision::{provisioner::Provisioner, timing::Timing};
+use provision::{provisioner::Provisioner, reconciler::Timing};
 use sandbox::{
     clients::secrets_client,
     platform::{account::HEAD_ID, call::Call},

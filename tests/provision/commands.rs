@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use provision::timing::Timing;
+use provision::reconciler::Timing;
 use receive::gateway::WEBHOOK_PATH;
 use sandbox::{
     api_gateway::{ApiGateway, Function},

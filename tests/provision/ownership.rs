@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use provision::timing::Timing;
+use provision::reconciler::Timing;
 use sandbox::{
     clients::secrets_client,
     platform::{account::HEAD_ID, call::Call},

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use provision::timing::Timing;
+use provision::reconciler::Timing;
 use sandbox::{
     api_gateway::ApiGateway,
     platform::{account::HEAD_ID, delivery::Sent, settings::Settings, simulator::Platform},

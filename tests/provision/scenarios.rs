@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use provision::timing::Timing;
+use provision::reconciler::Timing;
 use sandbox::platform::{account::HEAD_ID, call::Call};
 use serde_json::{Value, json};
 use tests::{

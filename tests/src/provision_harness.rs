@@ -12,8 +12,7 @@ use lambda_support::env::Env;
 use provision::{
     handler::HandlerError,
     provisioner::Provisioner,
-    reconciler::{Reconciler, Requester},
-    timing::Timing,
+    reconciler::{Reconciler, Timing},
 };
 use sandbox::{
     clients::secrets_client,
@@ -164,7 +163,7 @@ impl ProvisionHarness {
     /// The clients of a run, as a command gets them.
     pub async fn reconciler(&self) -> Reconciler {
         let provisioner = self.provisioner();
-        let requester: Requester = provisioner.owner(Timestamp::now());
+        let requester = provisioner.owner(Timestamp::now());
         provisioner.reconciler(requester, Instant::now() + PATIENCE).await.unwrap()
     }
 

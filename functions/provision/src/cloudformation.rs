@@ -44,9 +44,6 @@ struct Handled<'r> {
 }
 
 /// Carries out a request and sends the response, before `deadline`.
-///
-/// # Errors
-/// A response that could not be sent.
 pub async fn handle(
     provisioner: &Arc<Provisioner>,
     input: &Value,

@@ -14,17 +14,16 @@
 //! - A run whose owner was deleted meanwhile removes what it made.
 
 use tokio::time::Instant;
-use unith_events::{ids::HeadId, key_ring::document::KeyRingDocument};
+use unith_events::{ids::HeadId, key_ring::document::RingDocument};
 
 use crate::{
     concurrent::for_each,
     confirmed::{look, switch_events},
     declared::Declared,
     head::Head,
-    head_error::{HeadError, MAX_HEADS},
     reconciler::{Mode, Reconciler, Task},
     remove::{Left, Purpose, Removal},
-    report::{HeadReport, all_ok},
+    report::{HeadError, HeadReport, MAX_HEADS, all_ok},
     ring::RingError,
     step::Step,
 };
@@ -50,7 +49,7 @@ impl Reconciler {
                 head.error = Some(error.clone().into());
             }
         }
-        heads.into_iter().map(Head::report).chain(left.into_iter().map(|left| left.report)).collect()
+        heads.into_iter().map(|head| head.report(task)).chain(left.into_iter().map(|left| left.report)).collect()
     }
 
     /// The steps of a run. An error of the ring stops all heads.
@@ -92,7 +91,7 @@ impl Reconciler {
         .await;
     }
 
-    fn make_plans(&self, task: &Task<'_>, heads: &mut [Head], ring: &KeyRingDocument) {
+    fn make_plans(&self, task: &Task<'_>, heads: &mut [Head], ring: &RingDocument) {
         for head in heads {
             let Some(look) = &head.look else { continue };
             head.entries = ring.of_head(&head.id);
@@ -158,7 +157,7 @@ impl Reconciler {
     }
 
     /// Looks again at a head that was changed: nothing must be left to do.
-    async fn check(&self, task: &Task<'_>, head: &Head, ring: &KeyRingDocument) -> Result<(), HeadError> {
+    async fn check(&self, task: &Task<'_>, head: &Head, ring: &RingDocument) -> Result<(), HeadError> {
         let look = look(&self.unith, &head.id).await?;
         let enable_events = if task.mode == Mode::Apply { task.declared.enable_events } else { look.events_on };
         let declared = Declared { enable_events, ..task.declared.clone() };

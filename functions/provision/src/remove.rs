@@ -10,7 +10,7 @@
 use unith_events::{
     event_type::EventTypes,
     ids::{HeadId, WebhookId},
-    key_ring::{KeyState, RingKey, document::KeyRingDocument},
+    key_ring::{KeyState, RingKey, document::RingDocument},
     timestamp::Timestamp,
 };
 
@@ -18,10 +18,9 @@ use crate::{
     concurrent::for_each,
     confirmed::{delete_webhooks, switch_events},
     declared::WebhookUrl,
-    head_error::HeadError,
     plan::ours,
     reconciler::{Leaving, Reconciler},
-    report::HeadReport,
+    report::{HeadError, HeadReport},
     ring::{RingError, RingStore},
     step::{DeleteReason, Step},
     unith::{UnithError, webhook::Webhook},
@@ -119,7 +118,7 @@ impl Reconciler {
     pub async fn remove(&self, removal: &Removal<'_>) -> Result<Removed, RingError> {
         let store = self.ring.unguarded();
         let (before, no_ring) = match store.read().await {
-            Err(error) if error.is_absence() => (KeyRingDocument::default(), Some(error)),
+            Err(error) if error.is_absence() => (RingDocument::default(), Some(error)),
             ring => (ring?, None),
         };
         self.keep_secret(&before);
@@ -142,7 +141,7 @@ impl Reconciler {
     }
 
     /// Removes what an update leaves behind. The update itself drops the keys.
-    pub(crate) async fn leave(&self, leaving: &[Leaving], ring: &KeyRingDocument) -> Vec<Left> {
+    pub(crate) async fn leave(&self, leaving: &[Leaving], ring: &RingDocument) -> Vec<Left> {
         for_each(leaving, |leaving| {
             Box::pin(async move {
                 let removal =
@@ -157,7 +156,7 @@ impl Reconciler {
     }
 
     /// Clears the heads a second time, and those that the owner got meanwhile. Returns whether anything was removed.
-    async fn clear_again(&self, removal: &Removal<'_>, cleared: &mut Vec<Cleared>, after: &KeyRingDocument) -> bool {
+    async fn clear_again(&self, removal: &Removal<'_>, cleared: &mut Vec<Cleared>, after: &RingDocument) -> bool {
         let again = cleared.iter().filter(|head| head.result.is_ok());
         let mut heads: Vec<_> = again.map(|head| (head.id.clone(), head.listed.clone())).collect();
         let new = self.deleted_owner(removal).map(|owner| after.heads_of(owner)).unwrap_or_default();
@@ -185,7 +184,7 @@ impl Reconciler {
         &self,
         removal: &Removal<'_>,
         head_id: &HeadId,
-        ring: &KeyRingDocument,
+        ring: &RingDocument,
         spared: Option<&[Webhook]>,
     ) -> Cleared {
         let id = head_id.clone();
@@ -197,7 +196,7 @@ impl Reconciler {
     async fn try_to_clear(
         &self,
         removal: &Removal<'_>,
-        ring: &KeyRingDocument,
+        ring: &RingDocument,
         spared: Option<&[Webhook]>,
         cleared: &mut Cleared,
     ) -> Result<(), HeadError> {
@@ -205,10 +204,8 @@ impl Reconciler {
         let Some(listed) = self.webhooks_of(head_id).await? else { return Ok(()) };
         cleared.listed = listed;
         let mut going = ours(&cleared.listed, removal.url);
-        going.retain(|webhook| {
-            let is_spared = spared.into_iter().flatten().any(|known| known.id == webhook.id);
-            !is_spared && self.goes(removal, head_id, webhook, &cleared.listed, ring)
-        });
+        let is_spared = |webhook: &Webhook| spared.into_iter().flatten().any(|known| known.id == webhook.id);
+        going.retain(|webhook| !is_spared(webhook) && self.goes(removal, cleared, webhook, ring));
         cleared.had_ours = !going.is_empty();
         if cleared.had_ours {
             let deletion = delete_webhooks(&self.unith, head_id, &going).await;
@@ -227,14 +224,8 @@ impl Reconciler {
     }
 
     /// Whether a webhook with our URL is to be deleted.
-    fn goes(
-        &self,
-        removal: &Removal<'_>,
-        head_id: &HeadId,
-        webhook: &Webhook,
-        listed: &[Webhook],
-        ring: &KeyRingDocument,
-    ) -> bool {
+    fn goes(&self, removal: &Removal<'_>, head: &Cleared, webhook: &Webhook, ring: &RingDocument) -> bool {
+        let head_id = &head.id;
         if removal.is_undo() {
             return removal.has_made(head_id, &webhook.id);
         }
@@ -247,7 +238,7 @@ impl Reconciler {
         // A webhook that delivers in place of ours, which is gone, belongs to another stack with another ring.
         let is_known = entries.iter().any(|entry| self.is_removable(removal, entry, head_id));
         let is_replaced =
-            entries.iter().any(|entry| is_gone(entry, listed)) || (self.is_repeated(removal, ring) && !is_known);
+            entries.iter().any(|entry| is_gone(entry, &head.listed)) || (self.is_repeated(removal, ring) && !is_known);
         let is_anothers = is_replaced && webhook.subscriptions != EventTypes::NONE;
         self.allowed.covers(removal.url, head_id) && !is_anothers
     }
@@ -258,7 +249,7 @@ impl Reconciler {
     }
 
     /// Whether the owner's deletion was requested before: this one completes it.
-    fn is_repeated(&self, removal: &Removal<'_>, ring: &KeyRingDocument) -> bool {
+    fn is_repeated(&self, removal: &Removal<'_>, ring: &RingDocument) -> bool {
         self.deleted_owner(removal).is_some_and(|owner| ring.deleted_at(owner).is_some())
     }
 
@@ -281,7 +272,7 @@ impl Reconciler {
 
     /// One write: drops the keys of webhooks that are gone, hands entries over, marks the owner as deleted.
     async fn drop_keys(&self, removal: &Removal<'_>, cleared: &[Cleared], store: &RingStore) -> Result<(), RingError> {
-        let change = |ring: &mut KeyRingDocument| {
+        let change = |ring: &mut RingDocument| {
             if let Some((owner, at)) = self.requester.owner.as_deref().zip(removal.deleted_at) {
                 ring.hand_over_from(owner);
                 ring.mark_deleted(owner, at);

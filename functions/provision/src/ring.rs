@@ -24,7 +24,7 @@ use lambda_support::{
 };
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
-use unith_events::{key_ring::document::KeyRingDocument, timestamp::Timestamp};
+use unith_events::{key_ring::document::RingDocument, timestamp::Timestamp};
 
 /// How often a change is started over because of another writer.
 const MAX_ROUNDS: u32 = 20;
@@ -62,13 +62,12 @@ pub struct Guard {
 /// The ring could not be read or written. `cause` is the SDK's error with its causes.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RingError {
-    #[error("the key ring `{secret}` could not be {what}: {cause}{hint}")]
+    #[error("the key ring `{secret}` could not be {what}: {cause}")]
     Failed {
         secret: String,
         /// `read` or `written`.
         what: &'static str,
         cause: String,
-        hint: &'static str,
     },
     /// The secret was deleted during the run, or marked for deletion.
     #[error("deleted meanwhile: the key ring `{secret}` is gone: {cause}")]
@@ -110,7 +109,7 @@ impl RingError {
 /// The document that is to be changed.
 #[derive(Default)]
 struct Current {
-    document: KeyRingDocument,
+    document: RingDocument,
     version: Option<String>,
     /// Whether our own version is the current one by now, so that this text has to be written even if it is unchanged.
     is_replaced: bool,
@@ -119,7 +118,8 @@ struct Current {
 impl RingStore {
     /// The ring in `secret`, a name or an ARN. Until `denied_until`, what IAM denies is retried.
     #[must_use]
-    pub fn new(client: Client, secret: String, denied_until: Instant, guard: Option<Guard>) -> Self {
+    pub fn new(client: Client, secret: &str, denied_until: Instant, guard: Option<Guard>) -> Self {
+        let secret = secret.to_owned();
         Self { client, secret, existed: Arc::default(), first_mark: Arc::default(), guard, denied_until }
     }
 
@@ -130,12 +130,12 @@ impl RingStore {
     }
 
     /// Reads the ring. A secret that has no value yet is an empty ring; one that does not exist fails when it is written.
-    pub async fn read(&self) -> Result<KeyRingDocument, RingError> {
+    pub async fn read(&self) -> Result<RingDocument, RingError> {
         Ok(self.read_current().await?.document)
     }
 
     /// Reads the ring, unless the run's owner was deleted.
-    pub async fn read_guarded(&self) -> Result<KeyRingDocument, RingError> {
+    pub async fn read_guarded(&self) -> Result<RingDocument, RingError> {
         let document = self.read().await?;
         self.check_guard(&document)?;
         Ok(document)
@@ -152,16 +152,16 @@ impl RingStore {
             }
             Err(SecretError::Missing { cause, .. }) => Err(self.missing(cause)),
             Err(error @ SecretError::NotText) => Err(self.invalid(&error)),
-            Err(SecretError::Denied(cause) | SecretError::Failed(cause)) => Err(self.failed("read", cause, "")),
+            Err(SecretError::Denied(cause) | SecretError::Failed(cause)) => Err(self.failed("read", cause)),
         }
     }
 
     fn parse(&self, secret: &Secret) -> Result<Current, RingError> {
-        let document = KeyRingDocument::parse(&secret.text).map_err(|cause| self.invalid(&cause))?;
+        let document = RingDocument::parse(&secret.text).map_err(|cause| self.invalid(&cause))?;
         Ok(Current { document, version: secret.version.clone(), is_replaced: false })
     }
 
-    fn check_guard(&self, document: &KeyRingDocument) -> Result<(), RingError> {
+    fn check_guard(&self, document: &RingDocument) -> Result<(), RingError> {
         let Some(guard) = &self.guard else { return Ok(()) };
         let mark = document.deleted_at(&guard.owner);
         let first = *self.first_mark.get_or_init(|| mark);
@@ -178,10 +178,7 @@ impl RingStore {
     ///
     /// `change` may be called several times; a second call on its own result must change nothing. The caller limits the
     /// size.
-    ///
-    /// # Errors
-    /// A ring that cannot be read or written, or one whose owner was deleted.
-    pub async fn change(&self, now: Timestamp, change: impl Fn(&mut KeyRingDocument)) -> Result<bool, RingError> {
+    pub async fn change(&self, now: Timestamp, change: impl Fn(&mut RingDocument)) -> Result<bool, RingError> {
         let mut edited = None;
         for _ in 0..MAX_ROUNDS {
             let before = match edited.take() {
@@ -231,7 +228,7 @@ impl RingStore {
     }
 
     /// Waits until the current version has the change in it, as receivers read it.
-    async fn read_back(&self, now: Timestamp, change: impl Fn(&mut KeyRingDocument)) -> Result<(), RingError> {
+    async fn read_back(&self, now: Timestamp, change: impl Fn(&mut RingDocument)) -> Result<(), RingError> {
         for _ in 0..READ_BACKS {
             if self.read().await?.changed(now, &change).is_none() {
                 return Ok(());
@@ -249,25 +246,21 @@ impl RingStore {
         match error.code() {
             Some("ResourceNotFoundException" | "InvalidRequestException") => self.missing(cause),
             Some("LimitExceededException") => {
-                let hint =
-                    "; a secret keeps 100 versions, and none is dropped before it is 24 h old: run this again later";
-                self.failed("written", cause, hint)
+                let limit =
+                    "a secret keeps 100 versions, and none is dropped before it is 24 h old; run this again later";
+                self.failed("written", format!("{cause}: {limit}"))
             }
-            _ => self.failed("written", cause, ""),
+            _ => self.failed("written", cause),
         }
     }
 
-    fn failed(&self, what: &'static str, cause: String, hint: &'static str) -> RingError {
-        RingError::Failed { secret: self.secret.clone(), what, cause, hint }
+    fn failed(&self, what: &'static str, cause: String) -> RingError {
+        RingError::Failed { secret: self.secret.clone(), what, cause }
     }
 
     fn missing(&self, cause: String) -> RingError {
-        let secret = self.secret.clone();
-        if self.existed.load(Ordering::Relaxed) {
-            RingError::Gone { secret, cause }
-        } else {
-            RingError::Missing { secret, cause }
-        }
+        let (secret, existed) = (self.secret.clone(), self.existed.load(Ordering::Relaxed));
+        if existed { RingError::Gone { secret, cause } } else { RingError::Missing { secret, cause } }
     }
 
     fn invalid(&self, cause: &impl ToString) -> RingError {
@@ -319,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_ring_of_a_hundred_heads_fits_during_a_rotation() {
-        let mut ring = KeyRingDocument::default();
+        let mut ring = RingDocument::default();
         let now = Timestamp::parse("2026-01-16T10:00:00Z").unwrap();
         for head in 0..100 {
             let head_id = format!("8eab5b23-024a-45cb-a0e1-9d3ffd6c9{head:03}");

@@ -10,8 +10,8 @@ use crate::{
     confirmed::delete_webhooks,
     declared::Declared,
     head::Head,
-    head_error::HeadError,
     reconciler::Reconciler,
+    report::HeadError,
     step::{DeleteReason, Step},
     unith::{UnithClient, webhook::Webhook},
 };

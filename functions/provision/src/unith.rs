@@ -173,17 +173,14 @@ impl<'a> Call<'a> {
 
 impl UnithClient {
     /// A client of the API at `base`. All its calls end before `deadline`.
-    ///
-    /// # Errors
-    /// A base that is not a URL.
-    pub fn new(http: Client, base: &str, credentials: Credentials, deadline: Instant) -> Result<Self, UnithError> {
-        let base = Url::parse(base.trim_end_matches('/')).map_err(|_| unusable("UNITH_API_URL", "it is not a URL"))?;
+    #[must_use]
+    pub fn new(http: Client, base: Url, credentials: Credentials, deadline: Instant) -> Self {
         let redactor = Redactor::default();
         redactor.add(match &credentials {
             Credentials::Bearer(bearer) => bearer,
             Credentials::Account { secret_key, .. } => secret_key,
         });
-        Ok(Self { http, base, credentials, token: Arc::default(), redactor, deadline })
+        Self { http, base, credentials, token: Arc::default(), redactor, deadline }
     }
 
     /// The same client, with calls that end at `until` or at its own deadline, whichever is sooner.
@@ -502,7 +499,8 @@ mod tests {
     #[test]
     fn a_path_may_contain_any_character() {
         let credentials = Credentials::Bearer("token".to_owned().into());
-        let unith = UnithClient::new(http_client(), "https://a.example/api/", credentials, Instant::now()).unwrap();
+        let base = Url::parse("https://a.example/api/").unwrap();
+        let unith = UnithClient::new(http_client(), base, credentials, Instant::now());
         let url = |path: &[&str]| unith.address(path).to_string();
         assert_eq!(
             url(&["head", "a/b?c#d é", "enable-events"]),

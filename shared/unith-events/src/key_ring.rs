@@ -10,7 +10,7 @@
 //! Reading is lenient per entry and strict per document: an unusable entry is left out and reported, so that one bad entry
 //! does not take the others down. A document of another shape is an error, and never a key.
 //!
-//! [`KeyRing`] is the document as receivers read it; [`document::KeyRingDocument`] is the same document to be changed.
+//! [`KeyRing`] is the document as receivers read it; [`document::RingDocument`] is the same document to be changed.
 
 pub mod document;
 

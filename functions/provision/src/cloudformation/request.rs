@@ -10,9 +10,8 @@ use unith_events::{event_type::EventType, timestamp::Timestamp};
 use crate::{
     config::ConfigError,
     declared::{Declared, Heads, WebhookUrl},
-    heads::HeadsError,
     provisioner::SetupError,
-    reconciler::Requester,
+    reconciler::{HeadsError, Requester},
     ring::RingError,
 };
 
@@ -41,7 +40,7 @@ pub(super) type Properties = Map<String, Value>;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
     #[error("the property {name} is {value}: expected {expected}")]
-    Property { name: &'static str, value: String, expected: &'static str },
+    Property { name: String, value: String, expected: &'static str },
     #[error("the request type is `{0}`: expected Create, Update or Delete")]
     Type(String),
     #[error(transparent)]
@@ -123,10 +122,10 @@ pub(super) fn declared(properties: &Properties) -> Result<Declared, RequestError
         None => Vec::new(),
         Some(other) => {
             let value = other.to_string();
-            return Err(RequestError::Property { name: "HeadIds", value, expected: "a list of head ids" });
+            return Err(RequestError::Property { name: "HeadIds".to_owned(), value, expected: "a list of head ids" });
         }
     };
-    let subscribed = |kind| Ok(flag(properties, property_of(kind), true)?.then_some(kind));
+    let subscribed = |kind: EventType| Ok(flag(properties, kind.member(), true)?.then_some(kind));
     Ok(Declared {
         webhook_url: WebhookUrl::parse(url).map_err(ConfigError::from)?,
         heads: Heads::parse(ids.into_iter()).map_err(ConfigError::from)?,
@@ -138,18 +137,11 @@ pub(super) fn declared(properties: &Properties) -> Result<Declared, RequestError
     })
 }
 
-fn property_of(kind: EventType) -> &'static str {
-    match kind {
-        EventType::StartConversation => "StartConversation",
-        EventType::EndConversation => "EndConversation",
-        EventType::TimeoutConversation => "TimeoutConversation",
-        EventType::InactivityWarning => "InactivityWarning",
-    }
-}
-
-/// Reads a boolean, which CloudFormation turns into a string.
-fn flag(properties: &Properties, name: &'static str, default: bool) -> Result<bool, RequestError> {
-    match properties.get(name) {
+/// Reads a boolean, which CloudFormation turns into a string. A property is `member` with a capital first letter.
+fn flag(properties: &Properties, member: &str, default: bool) -> Result<bool, RequestError> {
+    let (first, rest) = member.split_at_checked(1).unwrap_or_default();
+    let name = first.to_uppercase() + rest;
+    match properties.get(&name) {
         None | Some(Value::Null) => Ok(default),
         Some(Value::Bool(on)) => Ok(*on),
         Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(true),

@@ -22,7 +22,7 @@ const DELETION_IS_KEPT: time::Duration = time::Duration::hours(24);
 
 /// The document in the secret. It holds keys, so it has no `Debug`.
 #[derive(Clone, Default)]
-pub struct KeyRingDocument {
+pub struct RingDocument {
     /// The members beside `keys` and `deleted`.
     members: BTreeMap<String, Box<RawValue>>,
     entries: Vec<Entry>,
@@ -85,7 +85,7 @@ impl Entry {
     }
 }
 
-impl KeyRingDocument {
+impl RingDocument {
     /// Reads a secret's text. An empty secret is an empty ring; a single key in any form becomes a ring of that key.
     ///
     /// # Errors
@@ -301,8 +301,8 @@ mod tests {
         Timestamp::parse(text).unwrap()
     }
 
-    fn document(text: &str) -> KeyRingDocument {
-        KeyRingDocument::parse(text).unwrap()
+    fn document(text: &str) -> RingDocument {
+        RingDocument::parse(text).unwrap()
     }
 
     fn id(json: &str) -> WebhookId {
@@ -320,7 +320,7 @@ mod tests {
         }
     }
 
-    fn entries(ring: &KeyRingDocument) -> Value {
+    fn entries(ring: &RingDocument) -> Value {
         serde_json::from_str::<Value>(&ring.to_text()).unwrap()["keys"].clone()
     }
 
@@ -399,8 +399,7 @@ mod tests {
         ring.put_active(&taken, at(NOW), at(NOW));
         let mut old_is_deleted = ring.clone();
         old_is_deleted.hand_over_from("Old@1");
-        let owners =
-            |ring: &KeyRingDocument| ring.of_head("h").pop().map(|key| (key.owner, key.previous_owner)).unwrap();
+        let owners = |ring: &RingDocument| ring.of_head("h").pop().map(|key| (key.owner, key.previous_owner)).unwrap();
         assert_eq!(owners(&old_is_deleted), (Some("W@1".into()), None));
         ring.hand_over_from("W@1");
         assert_eq!(owners(&ring), (Some("Old@1".into()), None));
@@ -437,7 +436,7 @@ mod tests {
         assert_eq!(noted.to_text(), expected);
         let marked = format!("\u{feff}{{\"keys\": [{{\"head_id\": \"h\", \"webhook_id\": 4, \"key\": \"{K1}\"}}]}}");
         assert_eq!(document(&marked).of_head("h").len(), 1, "a byte order mark changes nothing");
-        assert!(KeyRingDocument::parse(r#"{"password": "x"}"#).is_err());
+        assert!(RingDocument::parse(r#"{"password": "x"}"#).is_err());
         assert_eq!(entries(&document("{}")), json!([]));
         assert_eq!(entries(&document(" \n")), json!([]));
     }
