@@ -183,7 +183,7 @@ async fn a_rotation_without_time_for_its_wait_changes_nothing() {
     assert_eq!(harness.platform.webhooks().len(), 1);
 }
 
-/// 2,000 deliveries while the key is rotated twice: every event stored once, none answered 401.
+/// 2,000 deliveries while the key is rotated twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_rotations_under_load_lose_and_refuse_no_event() {
     let listener = listen("API Gateway", 0).await.unwrap();

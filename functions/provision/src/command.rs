@@ -240,7 +240,7 @@ async fn remove(run: &Reconciler, declared: &Declared, is_narrowed: bool) -> Res
 }
 
 impl CommandReport {
-    /// The number of steps that nobody had declared, and of heads that failed.
+    /// The number of steps, without those for new heads, and of heads that failed.
     fn drift_and_failures(&self) -> (usize, usize) {
         let HeadResults::Changed(reports) = &self.heads else { return (0, 0) };
         let drifted = reports.iter().filter(|report| !report.is_new);

@@ -30,7 +30,7 @@ pub struct Look {
     pub events_on: bool,
 }
 
-/// What has to be done for a head.
+/// The changes that a head needs.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The registration that stays, if any counts.
@@ -68,7 +68,7 @@ pub fn ours(listed: &[Webhook], url: &WebhookUrl) -> Vec<Webhook> {
     ours
 }
 
-/// Plans one head. `ring` are its entries. Keys of webhooks that are gone are retired if `owner` or nobody owns them.
+/// Plans one head. `ring` are its entries. Keys of webhooks that are gone retire if `owner` owns them, or nobody does.
 #[must_use]
 pub fn plan(declared: &Declared, look: &Look, ring: &[RingKey], owner: Option<&str>, now: Timestamp) -> Plan {
     let ours = ours(&look.listed, &declared.webhook_url);

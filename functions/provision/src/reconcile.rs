@@ -71,7 +71,7 @@ impl Reconciler {
         self.subscribe_all(task.declared, heads, &first_round).await;
         self.store_changed_keys(heads).await?;
         self.delete_replaced(heads, &first_round).await;
-        self.set_switches(task, heads).await;
+        for_each(&mut *heads, |head| Box::pin(self.set_switch(task, head))).await;
         self.check_all(task, heads).await?;
         if all_ok(heads, task.is_all, |head| (head.is_ok(), head.is_refused())) {
             left.extend(self.leave(&task.leaving, &ring).await);
@@ -112,10 +112,6 @@ impl Reconciler {
             for_each(heads, |head| Box::pin(self.deregister(head))).await;
         }
         stored
-    }
-
-    async fn set_switches(&self, task: &Task<'_>, heads: &mut [Head]) {
-        for_each(heads, |head| Box::pin(self.set_switch(task, head))).await;
     }
 
     async fn set_switch(&self, task: &Task<'_>, head: &mut Head) {
@@ -182,7 +178,7 @@ impl Reconciler {
             purpose: Purpose::Undo { made, switched_on },
             deleted_at: None,
         };
-        // What cannot be removed now is found by the deletion's own second look, or stays and is subscribed to nothing.
+        // A webhook that cannot be removed now is found by the deletion's second look, or stays without subscriptions.
         let Ok(removed) = self.remove(&removal).await else { return };
         for report in removed.reports {
             if let Some(head) = heads.iter_mut().find(|head| head.id == report.head_id) {
@@ -196,19 +192,18 @@ impl Reconciler {
     pub async fn disable(&self, heads: &[HeadId]) -> Vec<HeadReport> {
         for_each(heads, |head_id| {
             Box::pin(async move {
-                let mut done = Vec::new();
-                let result = self.switch_off(head_id, &mut done).await;
-                HeadReport::new(head_id.clone(), done, result.err().as_ref())
+                let (mut done, mut error) = (Vec::new(), None);
+                match self.unith.events_on(head_id).await {
+                    Ok(false) => {}
+                    Ok(true) => match switch_events(&self.unith, head_id, false).await {
+                        Ok(()) => done.push(Step::Switch(false)),
+                        Err(failure) => error = Some(failure),
+                    },
+                    Err(failure) => error = Some(failure.into()),
+                }
+                HeadReport::new(head_id.clone(), done, error.as_ref())
             })
         })
         .await
-    }
-
-    async fn switch_off(&self, head_id: &HeadId, done: &mut Vec<Step>) -> Result<(), HeadError> {
-        if self.unith.events_on(head_id).await? {
-            switch_events(&self.unith, head_id, false).await?;
-            done.push(Step::Switch(false));
-        }
-        Ok(())
     }
 }

@@ -65,7 +65,7 @@ pub struct Requester {
     pub issued_at: Timestamp,
 }
 
-/// What a run does with its heads.
+/// The kind of change that a run makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Brings about the declared state.
@@ -80,7 +80,7 @@ pub struct Task<'t> {
     pub declared: &'t Declared,
     pub heads: Vec<HeadId>,
     pub mode: Mode,
-    /// What is no longer declared: removed if everything else succeeded.
+    /// Heads and URLs that are no longer declared: removed if everything else succeeded.
     pub leaving: Vec<Leaving>,
     /// Heads that UNITH no longer has: their keys are dropped.
     pub gone: Vec<HeadId>,
@@ -88,7 +88,7 @@ pub struct Task<'t> {
     pub is_all: bool,
 }
 
-/// What an update leaves behind.
+/// A head or a URL that an update leaves behind.
 #[derive(Debug, Clone)]
 pub struct Leaving {
     pub head_id: HeadId,

@@ -1,4 +1,4 @@
-//! Removing what is ours: registrations, keys, and the switch where nobody else listens.
+//! Removal of our registrations and keys, and of the switch if nobody else listens.
 //!
 //! Ours are the ring's entries of this owner, entries without an owner (version 0.1.0 wrote none), and registrations of our
 //! URL without an entry, which a run left that died before it stored the key. Entries that another owner took over stay.
@@ -47,7 +47,7 @@ pub enum Purpose {
     },
 }
 
-/// What is to be removed.
+/// A removal.
 #[derive(Debug)]
 pub struct Removal<'r> {
     /// The URL of the registrations.
@@ -111,10 +111,7 @@ impl Removal<'_> {
 }
 
 impl Reconciler {
-    /// Removes what is ours. What is gone already is a success.
-    ///
-    /// # Errors
-    /// A ring that cannot be read: it says what is ours.
+    /// Removes our registrations and keys. The ring says which ones are ours; one that is gone already is a success.
     pub async fn remove(&self, removal: &Removal<'_>) -> Result<Removed, RingError> {
         let store = self.ring.unguarded();
         let (before, no_ring) = match store.read().await {
@@ -140,7 +137,7 @@ impl Reconciler {
         Ok(Removed { reports: reports.collect(), written, no_ring })
     }
 
-    /// Removes what an update leaves behind. The update itself drops the keys.
+    /// Removes the heads and URLs that an update leaves behind. The update itself drops the keys.
     pub(crate) async fn leave(&self, leaving: &[Leaving], ring: &RingDocument) -> Vec<Left> {
         for_each(leaving, |leaving| {
             Box::pin(async move {
@@ -179,7 +176,7 @@ impl Reconciler {
         has_removed
     }
 
-    /// Removes what is ours on a head. A second look passes the webhooks that the first one `spared`.
+    /// Removes our webhooks of a head. A second look passes those that the first one `spared`.
     async fn clear(
         &self,
         removal: &Removal<'_>,

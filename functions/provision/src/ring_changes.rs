@@ -18,9 +18,6 @@ use crate::{
     unith::webhook::Webhook,
 };
 
-/// The owner of a webhook and its previous owner.
-type Owners = (Option<String>, Option<String>);
-
 impl Reconciler {
     /// Checks, before anything is changed, that the ring has room for what is about to be written.
     pub(crate) fn check_size(&self, task: &Task<'_>, heads: &[Head], ring: &RingDocument) -> Result<(), RingError> {
@@ -109,8 +106,8 @@ impl Reconciler {
         NewKey { head_id: head.id.clone(), webhook_id: id, key, owner, previous_owner, made_while_on }
     }
 
-    /// The owners of a head's webhook from now on, by the entry that stays or is replaced.
-    fn owners(&self, entry: Option<&RingKey>) -> Owners {
+    /// The owner and the previous owner of a head's webhook from now on, by the entry that stays or is replaced.
+    fn owners(&self, entry: Option<&RingKey>) -> (Option<String>, Option<String>) {
         let own = self.requester.owner.clone();
         let Some(entry) = entry else { return (own, None) };
         let (owner, previous) = (entry.owner.clone(), entry.previous_owner.clone());

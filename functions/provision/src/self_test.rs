@@ -91,7 +91,8 @@ async fn deliver_both(
     let no_key = || SelfTestError::NoKey(head_id.clone());
     let entries = ring.read().await?.of_head(head_id);
     let key = &entries.iter().find(|entry| entry.state == KeyState::Active).ok_or_else(no_key)?.key;
-    let session_id = format!("self-test:{}", random_uuid());
+    let uuid = Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid();
+    let session_id = format!("self-test:{uuid}");
     let body = json!({
         "timestamp": Timestamp::now().to_string(), "head_id": head_id, "session_id": session_id,
         "public_head_id": "self-test", "public_org_id": "self-test", "event_type": "SELF_TEST",
@@ -138,8 +139,4 @@ async fn deliver(http: &Client, url: &str, body: &str, signature: &Signature) ->
         }
         Err(error) => Delivery { error: Some(causes(&error.without_url())), latency_ms, ..Delivery::default() },
     }
-}
-
-fn random_uuid() -> uuid::Uuid {
-    Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid()
 }

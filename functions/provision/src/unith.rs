@@ -241,13 +241,8 @@ impl UnithClient {
     /// Registers a webhook, and returns its key if UNITH shows it. UNITH does not return the id.
     ///
     /// It is not retried: if this fails, the webhook may be registered anyway.
-    pub async fn register(
-        &self,
-        head_id: &str,
-        url: &str,
-        subscriptions: EventTypes,
-    ) -> Result<Option<SharedKey>, UnithError> {
-        let body = registration(head_id, url, subscriptions);
+    pub async fn register(&self, head_id: &str, url: &str, types: EventTypes) -> Result<Option<SharedKey>, UnithError> {
+        let body = registration(head_id, url, types);
         let call = Call { body: Some(&body), retry: Retry::Unsafe, ..Call::new(Method::POST, &["head-events"]) };
         let response = self.call(&call).await?;
         let response = Object::parse(&response).map_err(|_| unusable(&call.name(), "it is not a JSON object"))?;
@@ -258,14 +253,8 @@ impl UnithClient {
     }
 
     /// Sets a webhook's subscriptions. The list shows whether it had its effect.
-    pub async fn change(
-        &self,
-        id: &WebhookId,
-        head_id: &str,
-        url: &str,
-        subscriptions: EventTypes,
-    ) -> Result<(), UnithError> {
-        let body = registration(head_id, url, subscriptions);
+    pub async fn change(&self, id: &WebhookId, head_id: &str, url: &str, types: EventTypes) -> Result<(), UnithError> {
+        let body = registration(head_id, url, types);
         let path = ["head-events", id.as_str()];
         self.call(&Call { body: Some(&body), ..Call::new(Method::PATCH, &path) }).await.map(drop)
     }
@@ -350,7 +339,9 @@ impl UnithClient {
         match self.send(call, Some(&token)).await {
             Err(error) if matches!(error, UnithError::Refused { status: StatusCode::UNAUTHORIZED, .. }) => {
                 // UNITH also answers 401 for things of other accounts: then the token itself is valid.
-                if matches!(self.credentials, Credentials::Bearer(_)) && self.is_accepted(&token).await {
+                let account = Call::new(Method::GET, &["user", "me"]);
+                if matches!(self.credentials, Credentials::Bearer(_)) && self.send(&account, Some(&token)).await.is_ok()
+                {
                     return Err(error);
                 }
                 let token = self.bearer(Some(&token)).await?;
@@ -358,10 +349,6 @@ impl UnithClient {
             }
             result => result,
         }
-    }
-
-    async fn is_accepted(&self, token: &str) -> bool {
-        self.send(&Call::new(Method::GET, &["user", "me"]), Some(token)).await.is_ok()
     }
 
     /// The run's token, other than `refused`.

@@ -147,9 +147,6 @@ impl KeyRing {
     }
 
     /// Reads a secret's text in any of the three forms.
-    ///
-    /// # Errors
-    /// A secret of another shape, or one whose only key is invalid.
     pub fn parse(secret: &str) -> Result<Self, KeyRingError> {
         let entries = match Parsed::new(secret)?.content {
             Content::Key(key) => return Ok(Self { keys: vec![*key], left_out: Vec::new() }),
@@ -217,9 +214,6 @@ impl RingKey {
 
     /// Reads one entry of the document. Unknown members are ignored, except for one that seems to bind the key to a head:
     /// without it, the key would be valid for every head.
-    ///
-    /// # Errors
-    /// An entry whose key must not be used.
     pub fn parse(entry: &str) -> Result<Self, InvalidEntry> {
         let entry = Object::parse(entry).map_err(|_| InvalidEntry::NotAnObject)?;
         let key = present(&entry, "key").ok_or(InvalidEntry::NoKey)?;

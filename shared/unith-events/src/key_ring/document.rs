@@ -87,9 +87,6 @@ impl Entry {
 
 impl RingDocument {
     /// Reads a secret's text. An empty secret is an empty ring; a single key in any form becomes a ring of that key.
-    ///
-    /// # Errors
-    /// A text that is not a valid key ring.
     pub fn parse(secret: &str) -> Result<Self, KeyRingError> {
         if matches!(trimmed(secret), "" | "{}") {
             return Ok(Self::default());
