@@ -21,8 +21,8 @@ const OTHER_STACK: &str =
 /// A second of the minute before the tests began: CloudFormation gives up on much older requests.
 fn second(number: u64) -> String {
     static FIRST: std::sync::OnceLock<Timestamp> = std::sync::OnceLock::new();
-    let first = FIRST.get_or_init(|| Timestamp::now().plus(time::Duration::minutes(-1)));
-    let at = first.plus(time::Duration::seconds(number.try_into().unwrap())).to_string();
+    let first = FIRST.get_or_init(|| Timestamp::now().minus(Duration::from_mins(1)));
+    let at = first.plus(Duration::from_secs(number.try_into().unwrap())).to_string();
     format!("{}Z", at.split('.').next().unwrap())
 }
 

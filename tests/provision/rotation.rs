@@ -52,7 +52,7 @@ async fn a_rotation_replaces_the_webhook_and_retires_its_key() {
     let ring = harness.ring().await;
     let retiring = ring.keys().iter().find(|key| key.state == KeyState::Retiring).unwrap();
     let left = retiring.until.unwrap().since(Timestamp::now());
-    assert!(left > time::Duration::minutes(14) && left < time::Duration::minutes(16), "{left}");
+    assert!(left > Duration::from_mins(14) && left < Duration::from_mins(16), "{left:?}");
     assert_eq!(harness.command("status").await["ok"], true, "a retiring key is not drift");
 }
 

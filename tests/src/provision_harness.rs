@@ -51,7 +51,7 @@ pub const MORE_HEADS: [&str; 2] = ["head-b", "head-c"];
 pub const CREDENTIALS_SECRET: &str = "credentials";
 /// Waits that are short enough for a test.
 pub const QUICK: Timing = Timing {
-    key_grace: time::Duration::minutes(15),
+    key_grace: Duration::from_mins(15),
     propagation_delay: Duration::from_millis(50),
     list_within: Duration::from_millis(700),
     denied_for: Duration::from_millis(100),
@@ -283,7 +283,7 @@ impl ProvisionHarness {
         assert!(!delivering.is_empty(), "no webhook delivers: {webhooks:?}");
         for webhook in delivering {
             // A run that died may be completed much later.
-            let later = Timestamp::now().plus(time::Duration::days(30));
+            let later = Timestamp::now().plus(Duration::from_hours(30 * 24));
             let known = ring.keys().iter().any(|key| key.key.expose() == webhook.shared_key && key.usable(later));
             assert!(known, "webhook {}: {ring:?}", webhook.id);
         }

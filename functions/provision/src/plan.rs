@@ -5,6 +5,8 @@
 //!   was registered while events were off, and does not show which ones those are. Every other registration of ours is
 //!   replaced.
 
+use std::time::Duration;
+
 use unith_events::{
     event_type::EventTypes,
     ids::WebhookId,
@@ -20,7 +22,7 @@ use crate::{
 };
 
 /// How long a registration that UNITH does not list is waited for before another one is made.
-const UNLISTED_IS_WAITED_FOR: time::Duration = time::Duration::hours(24);
+const UNLISTED_IS_WAITED_FOR: Duration = Duration::from_hours(24);
 
 /// A head at UNITH.
 #[derive(Debug, Clone)]

@@ -33,7 +33,7 @@ pub struct Reconciler {
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     /// How long a replaced key stays valid: longer than UNITH retries what the key signed.
-    pub key_grace: time::Duration,
+    pub key_grace: Duration,
     /// How long a new key is in the ring before anything is signed with it. A receiver refreshes its ring at most every
     /// 10 s; a little later, each receiver can have the key.
     pub propagation_delay: Duration,
@@ -46,7 +46,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            key_grace: time::Duration::minutes(15),
+            key_grace: Duration::from_mins(15),
             propagation_delay: Duration::from_secs(11),
             list_within: Duration::from_secs(10),
             denied_for: Duration::from_secs(30),

@@ -19,6 +19,8 @@ use crate::{
     unith::webhook::Webhook,
 };
 
+const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
+
 /// A head as it is.
 #[derive(Debug, Serialize)]
 pub struct HeadStatus {
@@ -72,7 +74,7 @@ struct KeyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    age_days: Option<i64>,
+    age_days: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -175,7 +177,7 @@ impl KeyStatus {
             state: entry.state.as_str(),
             webhook_id: entry.webhook_id.as_ref().map(ToString::to_string),
             since: entry.since.map(|since| since.to_string()),
-            age_days: entry.since.map(|since| now.since(since).whole_days()),
+            age_days: entry.since.map(|since| now.since(since).as_secs() / SECONDS_PER_DAY),
             until: entry.until.map(|until| until.to_string()),
             owner: entry.owner.clone(),
         }

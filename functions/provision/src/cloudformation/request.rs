@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long CloudFormation waits for a response, in seconds: the template's `ServiceTimeout`.
-pub const SERVICE_TIMEOUT_S: i64 = 660;
+pub const SERVICE_TIMEOUT_S: u64 = 660;
 
 /// A request's envelope. Any field may be missing: the request gets a response anyway.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -84,7 +84,7 @@ impl Request {
     /// How long CloudFormation still waits; zero if it has given up. `None` if the request does not say when it was made.
     pub(super) fn time_left(&self, now: Timestamp) -> Option<Duration> {
         let age = now.since(self.issued_at()?);
-        Some(Duration::try_from(time::Duration::seconds(SERVICE_TIMEOUT_S) - age).unwrap_or_default())
+        Some(Duration::from_secs(SERVICE_TIMEOUT_S).saturating_sub(age))
     }
 
     /// When the response URL was signed: `X-Amz-Date=20260116T095612Z`.

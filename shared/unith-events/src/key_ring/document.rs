@@ -4,6 +4,8 @@
 //! - Unknown members, unknown entries and the spelling of numbers stay as they are, to the byte.
 //! - An expired retiring key is dropped by the next change, a deletion mark after 24 h.
 
+use std::time::Duration;
+
 use std::{collections::BTreeMap, mem};
 
 use serde::Serialize;
@@ -18,7 +20,7 @@ use crate::{
 };
 
 /// How long a deletion is remembered: no run lasts longer, and no request arrives later.
-const DELETION_IS_KEPT: time::Duration = time::Duration::hours(24);
+const DELETION_IS_KEPT: Duration = Duration::from_hours(24);
 
 /// The document in the secret. It holds keys, so it has no `Debug`.
 #[derive(Clone, Default)]
