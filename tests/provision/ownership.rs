@@ -293,7 +293,8 @@ async fn a_repeated_deletion_removes_unsubscribed_leftovers_only() {
     assert!(harness.platform.webhooks().is_empty() && harness.ring().await.keys().is_empty());
     succeed(&harness, of("delete", "UnithWebhook", None, 3)).await;
 
-    // After the deletion, a webhook that delivers is somebody else's; one that delivers nothing was left by a run that died.
+    // After the deletion, a webhook that delivers is somebody else's; one that delivers nothing was left by a run that
+    // died.
     harness.platform.register_in_console(HEAD_ID, URL, EventTypes::NONE);
     harness.platform.register_in_console(HEAD_ID, URL, EventTypes::ALL);
     succeed(&harness, of("delete", "UnithWebhook", None, 4)).await;

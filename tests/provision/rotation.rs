@@ -179,7 +179,7 @@ async fn a_rotation_without_time_for_its_wait_changes_nothing() {
     let harness = ProvisionHarness::start().await.with_timing(Timing::default());
     harness.command("apply").await;
     let result = harness.invoke_within(json!({"action": "rotate"}), Duration::from_secs(12)).await.unwrap();
-    assert!(result["heads"][0]["error"].as_str().unwrap().contains("16 s at the least"), "{result}");
+    assert!(result["heads"][0]["error"].as_str().unwrap().contains("at least 16 s"), "{result}");
     assert_eq!(harness.platform.webhooks().len(), 1);
 }
 

@@ -263,7 +263,8 @@ impl ProvisionHarness {
         assert!(self.platform.events_enabled(head_id));
     }
 
-    /// Asserts that no webhook was live before its key could be read. Webhooks with a key in `but` were registered by hand.
+    /// Asserts that no webhook was live before its key could be read. Webhooks with a key in `but` were registered by
+    /// hand.
     pub fn assert_never_early(&self, but: &[String]) {
         let rings = self.secrets.history(RING_SECRET);
         for change in self.platform.journal().iter().filter(|change| change.live && change.webhook.webhook_url == URL) {

@@ -3,8 +3,8 @@
 //! A custom resource that does not respond blocks its stack for up to an hour.
 //!
 //! Invariants:
-//! - Every request gets a response with a reason before the function's own time ends, whatever happens: a malformed request, a
-//!   missing variable, UNITH down or slow, a panic.
+//! - Every request gets a response with a reason before the function's own time ends, whatever happens: a malformed
+//!   request, a missing variable, UNITH down or slow, a panic.
 
 mod request;
 pub mod response;

@@ -1,7 +1,7 @@
-//! Commands such as `{"action": "status"}`, invoked by hand or by a schedule. The environment holds what the input leaves out.
+//! Commands such as `{"action": "status"}`, by hand or by a schedule. The environment completes their input.
 //!
-//! A command's report has a result per head, and `ok` only if all succeeded. A schedule event is the command `apply`; if it
-//! does not succeed the invocation fails, since nobody reads its report.
+//! A command's report has a result per head, and `ok` only if all succeeded. A schedule event is the command `apply`;
+//! if it does not succeed the invocation fails, since nobody reads its report.
 
 use std::time::Duration;
 

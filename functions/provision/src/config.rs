@@ -37,8 +37,8 @@ pub enum ConfigError {
 
 /// The URL and the heads that requests may register.
 ///
-/// Without it, anyone who may invoke the function could have any head's events sent anywhere. A variable that is not set
-/// allows everything.
+/// Without it, anyone who may invoke the function could have any head's events sent anywhere. A variable that is not
+/// set allows everything.
 #[derive(Debug, Clone)]
 pub struct Allowed {
     webhook_url: Option<WebhookUrl>,

@@ -1,9 +1,9 @@
 //! The plan of a head: the difference between the declared state, UNITH's and the ring's. Pure.
 //!
 //! Invariants:
-//! - A registration of ours counts only if its key is in the ring with `made_while_on`: UNITH never delivers to a webhook that
-//!   was registered while events were off, and does not show which ones those are. Every other registration of ours is
-//!   replaced.
+//! - A registration of ours counts only if its key is in the ring with `made_while_on`: UNITH never delivers to a
+//!   webhook that was registered while events were off, and does not show which ones those are. Every other
+//!   registration of ours is replaced.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub struct Plan {
     /// The keeper's key, if the ring does not have it in use.
     pub key_to_store: Option<SharedKey>,
     pub register: bool,
-    /// Registrations of ours that do not count and deliver nothing that could be verified: deleted before the registration.
+    /// Registrations of ours that do not count and deliver nothing verifiable: deleted before the registration.
     pub delete_first: Vec<Webhook>,
     /// The other registrations of ours that go: deleted when the one that stays is subscribed.
     pub delete_last: Vec<Webhook>,
@@ -77,12 +77,12 @@ pub fn plan(declared: &Declared, look: &Look, ring: &[RingKey], owner: Option<&s
     let entry_of = |webhook: &Webhook| entry_of(webhook, ring, &ours);
     let counts = |webhook: &&Webhook| entry_of(webhook).is_some_and(|entry| entry.made_while_on);
     let is_in_use = |webhook: &&Webhook| entry_of(webhook).is_some_and(|entry| entry.state == KeyState::Active);
-    // The youngest is the one that a rotation made, and concurrent runs agree on it. One whose key is retiring stays only if
-    // there is no other.
+    // The youngest is the one that a rotation made, and concurrent runs agree on it. One whose key is retiring stays
+    // only if there is no other.
     let youngest = |wanted: &dyn Fn(&&Webhook) -> bool| ours.iter().rev().filter(counts).find(wanted).cloned();
     let keeper = youngest(&is_in_use).or_else(|| youngest(&|_| true));
     let others = ours.iter().filter(|webhook| keeper.as_ref().is_none_or(|keeper| keeper.id != webhook.id)).cloned();
-    // Without a keeper, deliveries of ours may or may not be verified; a webhook that delivers stays until it is replaced.
+    // Without a keeper, deliveries may or may not be verified; a webhook that delivers stays until it is replaced.
     let goes_first =
         |webhook: &Webhook| keeper.is_none() && (!look.events_on || webhook.subscriptions == EventTypes::NONE);
     let (delete_first, delete_last) = others.partition(goes_first);
@@ -169,7 +169,7 @@ impl Plan {
         steps
     }
 
-    /// The plan of a rotation: the registration that stays is replaced, and nothing else changes. `None` if there is none.
+    /// The plan of a rotation: the registration that stays is replaced, and nothing else changes. `None` without one.
     #[must_use]
     pub fn rotated(mut self) -> Option<Self> {
         self.delete_last.push(self.keeper.take()?);

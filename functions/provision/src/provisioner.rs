@@ -23,8 +23,8 @@ const DEFAULT_METRICS_NAMESPACE: &str = "UnithWebhooks";
 
 /// The function: its environment and its clients.
 ///
-/// Each run reads the environment anew, and no client stops the start: a CloudFormation request gets a response even if a
-/// variable is missing.
+/// Each run reads the environment anew, and no client stops the start: a CloudFormation request gets a response even if
+/// a variable is missing.
 pub struct Provisioner {
     pub(crate) env: Env,
     secrets: Result<Secrets, EnvError>,
@@ -98,8 +98,8 @@ impl Provisioner {
         })
     }
 
-    /// Whether the ring has no entry of this owner, and none of these heads that this owner or nobody owns. True if no ring
-    /// was ever named.
+    /// Whether the ring has no entry of this owner, and none of these heads that this owner or nobody owns. True if no
+    /// ring was ever named.
     pub(crate) async fn knows_nothing_of(&self, owner: Option<&str>, head_ids: &[HeadId]) -> bool {
         let Some(keys_secret) = self.env.optional("UNITH_KEYS_SECRET") else { return true };
         let Ok(secrets) = self.secrets.clone() else { return false };

@@ -29,7 +29,8 @@ use crate::{
 };
 
 impl Reconciler {
-    /// Brings the heads of a task to their declared state. The reports of what is left behind follow those of the heads.
+    /// Brings the heads of a task to their declared state. The reports of what is left behind follow those of the
+    /// heads.
     pub async fn reconcile(&self, task: &Task<'_>) -> Vec<HeadReport> {
         if task.heads.len() > MAX_HEADS {
             let error = HeadError::TooManyHeads(task.heads.len());
@@ -164,8 +165,8 @@ impl Reconciler {
         if steps.is_empty() { Ok(()) } else { Err(HeadError::NotAsDeclared(steps)) }
     }
 
-    /// Removes what this run made for an owner that was deleted meanwhile, and nothing else: a later run may have created
-    /// it anew.
+    /// Removes what this run made for an owner that was deleted meanwhile, and nothing else: a later run may have
+    /// created it anew.
     async fn undo(&self, task: &Task<'_>, heads: &mut [Head]) {
         let made = heads.iter().filter_map(|head| Some((head.id.clone(), head.registered.as_ref()?.id.clone()?)));
         let made: Vec<_> = made.collect();

@@ -174,8 +174,8 @@ impl Registration<'_> {
         }
     }
 
-    /// Registers the webhook without subscriptions, or, if UNITH refuses that twice, with the declared ones. Returns the
-    /// response, and whether the webhook is subscribed.
+    /// Registers the webhook without subscriptions, or, if UNITH refuses that twice, with the declared ones. Returns
+    /// the response, and whether the webhook is subscribed.
     async fn register_unsubscribed(&self) -> (Result<Option<SharedKey>, UnithError>, bool) {
         let register = |types| self.unith.register(self.head_id, self.declared.webhook_url.as_str(), types);
         let mut was_refused = false;

@@ -1,7 +1,8 @@
 //! Removal of our registrations and keys, and of the switch if nobody else listens.
 //!
-//! Ours are the ring's entries of this owner, entries without an owner (version 0.1.0 wrote none), and registrations of our
-//! URL without an entry, which a run left that died before it stored the key. Entries that another owner took over stay.
+//! Ours are the ring's entries of this owner, entries without an owner (version 0.1.0 wrote none), and registrations of
+//! our URL without an entry, which a run left that died before it stored the key. Entries that another owner took over
+//! stay.
 //!
 //! Invariants:
 //! - A removal is reported only after UNITH's list was read again.
@@ -276,7 +277,8 @@ impl Reconciler {
             }
             for head in cleared.iter().filter(|head| head.result.is_ok() || removal.is_forced()) {
                 let entries = ring.of_head(&head.id);
-                // Another owner has the head now: it needs the retiring keys for deliveries that are still on their way.
+                // Another owner has the head now: it needs the retiring keys for deliveries that are still on their
+                // way.
                 let is_anothers = entries.iter().any(|entry| entry.state == KeyState::Active && !self.is_own(entry));
                 ring.remove_keys(&head.id, |key| {
                     let is_of = |is: &dyn Fn(&WebhookId) -> bool| key.webhook_id.as_ref().is_some_and(is);

@@ -19,7 +19,8 @@ pub enum HeadError {
     #[error("UNITH accepted this without doing it: {0}; try again, or ask UNITH")]
     WithoutEffect(Step),
     #[error(
-        "the webhook was registered, but UNITH shows its key nowhere or masked, so nothing it signs can be verified; ask UNITH"
+        "the webhook was registered, but UNITH shows its key nowhere or masked, so nothing it signs can be verified; \
+         ask UNITH"
     )]
     NoKey,
     /// Several webhooks of ours appeared at once, and UNITH does not show which key is whose.
@@ -33,7 +34,7 @@ pub enum HeadError {
     )]
     Unlisted { since: Timestamp },
     #[error(
-        "the run was not started: it takes {needs_s} s at the least, and less time is left; raise the function's time-out"
+        "this head was not finished: that takes at least {needs_s} s, and less is left; raise the function's time-out"
     )]
     TooLittleTime { needs_s: u64 },
     /// The head's time slice ended first.

@@ -1,8 +1,9 @@
 //! The key ring's secret: read, compare-and-swap, read back.
 //!
-//! Secrets Manager has no conditional put, but it accepts a `ClientRequestToken` once. The token is derived from the version
-//! that was read, so the second of two runs on the same version is refused, and starts over. A writer in the console uses
-//! no such token: the version that ours replaced then shows the edit, and the change is made once more on that text.
+//! Secrets Manager has no conditional put, but it accepts a `ClientRequestToken` once. The token is derived from the
+//! version that was read, so the second of two runs on the same version is refused, and starts over. A writer in the
+//! console uses no such token: the version that ours replaced then shows the edit, and the change is made once more on
+//! that text.
 //!
 //! Invariants:
 //! - A change is reported as done only after it was read back.
@@ -129,7 +130,8 @@ impl RingStore {
         Self { guard: None, ..self.clone() }
     }
 
-    /// Reads the ring. A secret that has no value yet is an empty ring; one that does not exist fails when it is written.
+    /// Reads the ring. A secret that has no value yet is an empty ring; one that does not exist fails when it is
+    /// written.
     pub async fn read(&self) -> Result<RingDocument, RingError> {
         Ok(self.read_current().await?.document)
     }
@@ -216,8 +218,8 @@ impl RingStore {
         Err(RingError::Contended { secret: self.secret.clone() })
     }
 
-    /// A version that was written between our reading and our writing: the one that ours replaced is then not the one that
-    /// was read.
+    /// A version that was written between our reading and our writing: the one that ours replaced is then not the one
+    /// that was read.
     async fn edited_meanwhile(&self, before: &Current, token: String) -> Option<Current> {
         let previous = secret::read_previous(&self.client, &self.secret).await.ok()??;
         let version = previous.version.as_ref()?;

@@ -90,8 +90,8 @@ pub enum UnithError {
     OutOfTime { call: String },
     /// A stored bearer token cannot be renewed.
     #[error(
-        "{call}: UNITH does not accept the stored bearer token: tokens expire after 7 days; store the account's e-mail and \
-         secretKey in UNITH_CREDENTIALS_SECRET instead"
+        "{call}: UNITH does not accept the stored bearer token: tokens expire after 7 days; store the account's e-mail \
+         and secretKey in UNITH_CREDENTIALS_SECRET instead"
     )]
     TokenNotAccepted { call: String },
     /// No token was issued, so the call that needed it was not made: it says nothing about the call's subject.
@@ -199,8 +199,8 @@ impl UnithClient {
         keys.into_iter().for_each(|key| self.redactor.add(key.expose()));
     }
 
-    /// A head's webhooks, those of others included. A webhook that is listed for another head is left out: the list may be
-    /// unfiltered, and that head's webhooks are not ours.
+    /// A head's webhooks, those of others included. A webhook that is listed for another head is left out: the list may
+    /// be unfiltered, and that head's webhooks are not ours.
     pub async fn webhooks(&self, head_id: &str) -> Result<Vec<Webhook>, UnithError> {
         let mut webhooks = Vec::new();
         let mut page = None::<String>;

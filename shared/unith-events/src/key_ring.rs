@@ -7,8 +7,8 @@
 //!
 //! A secret made by hand may also be the bare key, or `{"sharedKey": "…"}`; such a key is valid for any head.
 //!
-//! Reading is lenient per entry and strict per document: an unusable entry is left out and reported, so that one bad entry
-//! does not take the others down. A document of another shape is an error, and never a key.
+//! Reading is lenient per entry and strict per document: an unusable entry is left out and reported, so that one bad
+//! entry does not take the others down. A document of another shape is an error, and never a key.
 //!
 //! [`KeyRing`] is the document as receivers read it; [`document::RingDocument`] is the same document to be changed.
 
@@ -212,8 +212,8 @@ impl RingKey {
         }
     }
 
-    /// Reads one entry of the document. Unknown members are ignored, except for one that seems to bind the key to a head:
-    /// without it, the key would be valid for every head.
+    /// Reads one entry of the document. Unknown members are ignored, except for one that seems to bind the key to a
+    /// head: without it, the key would be valid for every head.
     pub fn parse(entry: &str) -> Result<Self, InvalidEntry> {
         let entry = Object::parse(entry).map_err(|_| InvalidEntry::NotAnObject)?;
         let key = present(&entry, "key").ok_or(InvalidEntry::NoKey)?;

@@ -81,7 +81,7 @@ impl Request {
         Requester { owner: Some(owner), takes_over: true, issued_at: self.issued_at().unwrap_or(arrived_at) }
     }
 
-    /// How long CloudFormation still waits; zero if it has given up. `None` if the request does not say when it was made.
+    /// How long CloudFormation still waits; zero if it has given up. `None` if the request has no time.
     pub(super) fn time_left(&self, now: Timestamp) -> Option<Duration> {
         let age = now.since(self.issued_at()?);
         Some(Duration::from_secs(SERVICE_TIMEOUT_S).saturating_sub(age))

@@ -170,8 +170,8 @@ impl RingDocument {
         heads
     }
 
-    /// Puts a webhook's key in as active. Another key of the same webhook retires at `until`; an entry with this key for a
-    /// webhook that was not listed becomes this one.
+    /// Puts a webhook's key in as active. Another key of the same webhook retires at `until`; an entry with this key
+    /// for a webhook that was not listed becomes this one.
     pub fn put_active(&mut self, new: &NewKey, now: Timestamp, until: Timestamp) {
         let id = new.webhook_id.as_ref();
         let is_same = |entry: &Entry| {
@@ -211,8 +211,8 @@ impl RingDocument {
         }
     }
 
-    /// Applies an owner's deletion to the owners of entries: what it took over goes back, and what was taken over from it
-    /// no longer remembers it.
+    /// Applies an owner's deletion to the owners of entries: what it took over goes back, and what was taken over from
+    /// it no longer remembers it.
     pub fn hand_over_from(&mut self, owner: &str) {
         for entry in &mut self.entries {
             let Some(key) = entry.key.clone() else { continue };
