@@ -78,7 +78,7 @@ pub fn plan(declared: &Declared, look: &Look, ring: &[RingKey], owner: Option<&s
     let counts = |webhook: &&Webhook| entry_of(webhook).is_some_and(|entry| entry.made_while_on);
     let is_in_use = |webhook: &&Webhook| entry_of(webhook).is_some_and(|entry| entry.state == KeyState::Active);
     // The youngest is the one that a rotation made, and concurrent runs agree on it. One whose key is retiring stays
-    // only if there is no other.
+    // only without another one.
     let youngest = |wanted: &dyn Fn(&&Webhook) -> bool| ours.iter().rev().filter(counts).find(wanted).cloned();
     let keeper = youngest(&is_in_use).or_else(|| youngest(&|_| true));
     let others = ours.iter().filter(|webhook| keeper.as_ref().is_none_or(|keeper| keeper.id != webhook.id)).cloned();

@@ -94,7 +94,7 @@ pub enum RingError {
 }
 
 impl RingError {
-    /// Whether there is no ring, so that nothing in it is ours.
+    /// Whether the ring is absent, so that nothing in it is ours.
     #[must_use]
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::Missing { .. } | Self::Invalid { .. })

@@ -307,9 +307,9 @@ mod tests {
         assert_eq!(Timestamp::from_epoch_milliseconds(1_768_471_053_250), Some(t));
         assert_eq!(Timestamp::from_epoch_milliseconds(i64::MAX), None);
         assert_eq!(t.day(), "2026-01-15");
-        const DAY: Duration = Duration::from_hours(24);
-        assert_eq!((t.plus(DAY).since(t), t.since(t.plus(DAY))), (DAY, Duration::ZERO));
-        assert_eq!((t.minus(DAY).plus(DAY), t.checked_since(t.plus(DAY))), (t, None));
+        let day = Duration::from_hours(24);
+        assert_eq!((t.plus(day).since(t), t.since(t.plus(day))), (day, Duration::ZERO));
+        assert_eq!((t.minus(day).plus(day), t.checked_since(t.plus(day))), (t, None));
         assert_eq!(t.minus(Duration::MAX).to_string(), "0000-01-01T00:00:00.000Z");
         assert_eq!(t.plus(Duration::MAX).to_string(), "9999-12-31T23:59:59.999Z");
     }
