@@ -22,7 +22,7 @@ const OTHER_STACK: &str =
 fn second(number: u64) -> String {
     static FIRST: std::sync::OnceLock<Timestamp> = std::sync::OnceLock::new();
     let first = FIRST.get_or_init(|| Timestamp::now().minus(Duration::from_mins(1)));
-    let at = first.plus(Duration::from_secs(number.try_into().unwrap())).to_string();
+    let at = first.plus(Duration::from_secs(number)).to_string();
     format!("{}Z", at.split('.').next().unwrap())
 }
 
