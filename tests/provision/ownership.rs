@@ -1,6 +1,9 @@
 //! Ownership: a deletion removes what its owner owns, and nothing else.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use provision::reconciler::Timing;
 use sandbox::{
@@ -20,7 +23,7 @@ const OTHER_STACK: &str =
 
 /// A second of the minute before the tests began: CloudFormation gives up on much older requests.
 fn second(number: u64) -> String {
-    static FIRST: std::sync::OnceLock<Timestamp> = std::sync::OnceLock::new();
+    static FIRST: OnceLock<Timestamp> = OnceLock::new();
     let first = FIRST.get_or_init(|| Timestamp::now().minus(Duration::from_mins(1)));
     let at = first.plus(Duration::from_secs(number)).to_string();
     format!("{}Z", at.split('.').next().unwrap())
