@@ -193,16 +193,12 @@ impl Reconciler {
     pub async fn disable(&self, heads: &[HeadId]) -> Vec<HeadReport> {
         for_each(heads, |head_id| {
             Box::pin(async move {
-                let (mut done, mut error) = (Vec::new(), None);
-                match self.unith.events_on(head_id).await {
-                    Ok(false) => {}
-                    Ok(true) => match switch_events(&self.unith, head_id, false).await {
-                        Ok(()) => done.push(Step::Switch(false)),
-                        Err(failure) => error = Some(failure),
-                    },
-                    Err(failure) => error = Some(failure.into()),
-                }
-                HeadReport::new(head_id.clone(), done, error.as_ref())
+                let (was_on, result) = match self.unith.events_on(head_id).await {
+                    Ok(true) => (true, switch_events(&self.unith, head_id, false).await),
+                    is_on => (false, is_on.map(drop).map_err(HeadError::from)),
+                };
+                let done = if was_on && result.is_ok() { vec![Step::Switch(false)] } else { Vec::new() };
+                HeadReport::new(head_id.clone(), done, result.err().as_ref())
             })
         })
         .await
