@@ -1,7 +1,7 @@
 //! Verification: the one way from bytes off the network to a body that may be parsed.
 //!
 //! Invariants: a [`Verified`] exists only if a usable key of the ring signed exactly these bytes, and that key may speak for
-//! the head that the body names. Every usable key is tried, also after one has matched, so that the time taken reveals
+//! the head that the body names; or if such a body comes back from the spill queue ([`spill`](crate::spill)). Every usable key is tried, also after one has matched, so that the time taken reveals
 //! nothing.
 
 use std::fmt;
@@ -138,6 +138,21 @@ fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) ->
 }
 
 impl<'b> Verified<'b> {
+    /// A body that was verified before it was spilled, under a key that was bound to `head`.
+    ///
+    /// # Errors
+    /// The body names another head.
+    pub(crate) fn of_spilled(body: &'b [u8], head: Option<&HeadId>) -> Result<Self, VerifyError> {
+        let members = body::members(body);
+        let event_head = members.as_ref().ok().and_then(|members| head_id(members).ok());
+        if let (Some(key_head), Some(event_head)) = (head, event_head)
+            && *key_head != event_head
+        {
+            return Err(VerifyError::WrongHead { key_head: key_head.clone(), event_head });
+        }
+        Ok(Self { body, members, key_state: KeyState::Active, key_head: head.cloned() })
+    }
+
     /// The bytes that were signed.
     #[must_use]
     pub fn body(&self) -> &'b [u8] {
