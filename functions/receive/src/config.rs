@@ -1,6 +1,6 @@
 //! The function's configuration, from environment variables.
 
-use event_store::retention::Retention;
+use event_store::{retention::Retention, spill_queue};
 use lambda_support::{
     env::{Env, EnvError},
     log,
@@ -22,6 +22,8 @@ pub struct Config {
     pub table_name: String,
     /// `UNITH_SHARED_KEY` or `UNITH_KEYS_SECRET`
     pub keys: KeySource,
+    /// `SPILL_QUEUE_URL`; `None` for no spilling.
+    pub spill_queue_url: Option<String>,
     /// `RETENTION_DAYS`
     pub retention: Retention,
     /// `LOG_LEVEL`
@@ -47,10 +49,6 @@ pub enum KeySource {
 impl Config {
     /// Reads the variables. The error is about the first one that is missing, contradictory or invalid.
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
-        if env.optional("SPILL_QUEUE_URL").is_some() {
-            // Ignored silently, it would promise that no event is lost while the table is unavailable.
-            return Err(EnvError::Contradiction("SPILL_QUEUE_URL is set, but this version cannot spill yet: unset it"));
-        }
         let days = "a whole number of days from 0 (for ever) to 37000";
         let retention = env.parsed("RETENTION_DAYS", DEFAULT_RETENTION_DAYS, days)?;
         if retention > MAX_RETENTION_DAYS {
@@ -60,6 +58,7 @@ impl Config {
         Ok(Self {
             table_name: env.required("TABLE_NAME", "the name of the DynamoDB table")?.to_owned(),
             keys: KeySource::from_env(env)?,
+            spill_queue_url: spill_queue::url_from_env(env)?,
             retention: Retention::from_days(retention),
             log_level: log::level(env)?,
             metrics_namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
@@ -160,7 +159,7 @@ mod tests {
             (vec![table, key, ("LOG_LEVEL", "loud")], "LOG_LEVEL is `loud`: expected error, warn or info"),
             (
                 vec![table, key, ("SPILL_QUEUE_URL", "https://q")],
-                "SPILL_QUEUE_URL is set, but this version cannot spill yet: unset it",
+                "SPILL_QUEUE_URL is `https://q`: expected the URL of an SQS queue, https://sqs.<region>.amazonaws.com/<account>/<name>",
             ),
         ] {
             assert_eq!(read(&pairs).unwrap_err(), expected);

@@ -25,6 +25,14 @@ pub enum ReceiveError {
     /// The table did not take the item.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Neither the table nor the queue took it.
+    #[error("{table}; {queue}")]
+    NotSpilled {
+        /// Why the table did not take it.
+        table: String,
+        /// Why the queue did not take it.
+        queue: String,
+    },
     /// The response was due first.
     #[error("out of time while {step}")]
     OutOfTime {

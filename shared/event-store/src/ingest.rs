@@ -10,7 +10,7 @@ use unith_events::{
 
 use crate::{
     item::{QuarantineKind, Quarantined},
-    store::{EventStore, Put, StoreError},
+    store::{EventStore, Put, StoreError, StoreFault},
 };
 
 /// What became of a delivery. All of these are final: sending it again changes nothing.
@@ -69,20 +69,27 @@ impl EventStore {
         event: &Result<Event, ParseError>,
         received_at: Timestamp,
     ) -> Result<Outcome, StoreError> {
-        match event {
-            Ok(event) => self.ingest_event(verified, event, received_at).await,
-            Err(error) => {
-                let quarantined = Quarantined {
-                    kind: QuarantineKind::Unreadable,
-                    reason: error.reason.to_string(),
-                    key_head: verified.key_head().cloned(),
-                    head_id: error.head_id.clone(),
-                    session_id: error.session_id.clone(),
-                };
-                let is_new = self.quarantine(verified.body(), quarantined, received_at).await?;
-                Ok(Outcome::Quarantined { reason: error.reason, is_new })
-            }
-        }
+        let unreadable = match event {
+            Ok(event) => match self.ingest_event(verified, event, received_at).await {
+                Err(error) if error.fault == StoreFault::InvalidItem => ParseError {
+                    reason: InvalidEvent::NotStorable,
+                    head_id: Some(event.identity.head_id.clone()),
+                    session_id: Some(event.identity.session_id.clone()),
+                },
+                result => return result,
+            },
+            Err(error) => error.clone(),
+        };
+        let reason = unreadable.reason;
+        let quarantined = Quarantined {
+            kind: QuarantineKind::Unreadable,
+            reason: reason.to_string(),
+            key_head: verified.key_head().cloned(),
+            head_id: unreadable.head_id,
+            session_id: unreadable.session_id,
+        };
+        let is_new = self.quarantine(verified.body(), quarantined, received_at).await?;
+        Ok(Outcome::Quarantined { reason, is_new })
     }
 
     async fn ingest_event(

@@ -4,4 +4,5 @@ pub mod ingest;
 pub mod item;
 pub mod keys;
 pub mod retention;
+pub mod spill_queue;
 pub mod store;

@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
     operation::put_item::PutItemError,
-    types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
+    types::{AttributeValue, ReturnValuesOnConditionCheckFailure, ThrottlingReason},
 };
 use lambda_support::errors::causes;
 use serde::Serialize;
@@ -43,12 +43,73 @@ pub(crate) enum Put {
 
 /// The table did not take an item.
 #[derive(Debug, thiserror::Error)]
-#[error("table `{table}` did not take the {item}: {cause}{hint}")]
+#[error("table `{table}` did not take the {item}: {cause}{hint}", hint = .fault.hint())]
 pub struct StoreError {
     table: String,
     item: &'static str,
     cause: String,
-    hint: &'static str,
+    /// What kind of failure it is.
+    pub fault: StoreFault,
+}
+
+/// Why the table did not take an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFault {
+    /// The table, or the account's request rate, is throttled.
+    Throttled,
+    /// The item's key range is throttled: one hot session. Other sessions can be written.
+    HotKey,
+    /// No response in time.
+    Timeout,
+    /// No connection, or a server error.
+    Unavailable,
+    /// IAM or KMS denies the write.
+    Denied,
+    /// There is no such table.
+    Missing,
+    /// The table can never take this item.
+    InvalidItem,
+}
+
+impl StoreFault {
+    fn of(error: &SdkError<PutItemError>) -> Self {
+        match error {
+            SdkError::TimeoutError(_) => Self::Timeout,
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => Self::Timeout,
+            SdkError::ServiceError(service) => match service.err() {
+                PutItemError::ProvisionedThroughputExceededException(error)
+                    if is_hot_key(error.throttling_reasons()) =>
+                {
+                    Self::HotKey
+                }
+                PutItemError::ThrottlingException(error) if is_hot_key(error.throttling_reasons()) => Self::HotKey,
+                error => match error.code() {
+                    Some("ProvisionedThroughputExceededException" | "ThrottlingException" | "RequestLimitExceeded") => {
+                        Self::Throttled
+                    }
+                    Some("ResourceNotFoundException") => Self::Missing,
+                    Some("ValidationException") => Self::InvalidItem,
+                    _ if service.raw().status().is_client_error() => Self::Denied,
+                    _ => Self::Unavailable,
+                },
+            },
+            _ => Self::Unavailable,
+        }
+    }
+
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Missing => "; there is no such table in this account and region: check TABLE_NAME and AWS_REGION",
+            Self::Denied => "; the function's role needs dynamodb:PutItem on the table",
+            Self::Throttled => "; the table is throttled: check its capacity mode and limits",
+            Self::HotKey => "; one session gets more events than a partition takes",
+            Self::Timeout | Self::Unavailable | Self::InvalidItem => "",
+        }
+    }
+}
+
+fn is_hot_key(reasons: &[ThrottlingReason]) -> bool {
+    reasons.iter().filter_map(ThrottlingReason::reason).any(|reason| reason.contains("KeyRange"))
 }
 
 /// The table of events and quarantined bodies. Clones share one client.
@@ -125,7 +186,7 @@ impl EventStore {
     }
 
     fn attributes(&self, item: &impl Serialize, what: &'static str) -> Result<Item, StoreError> {
-        serde_dynamo::to_item(item).map_err(|error| self.error(what, error.to_string(), ""))
+        serde_dynamo::to_item(item).map_err(|error| self.error(what, error.to_string(), StoreFault::InvalidItem))
     }
 
     async fn put(&self, item: Item, condition: &str, what: &'static str) -> Result<Written, StoreError> {
@@ -135,31 +196,17 @@ impl EventStore {
         // Boxed, because the SDK's future is large and every one around it is moved.
         match Box::pin(put.send()).await {
             Ok(_) => Ok(Written::New),
-            Err(SdkError::ServiceError(error)) if error.err().is_conditional_check_failed_exception() => {
-                match error.into_err() {
-                    PutItemError::ConditionalCheckFailedException(refusal) => Ok(Written::Present(refusal.item)),
-                    other => Err(self.error(what, causes(&other), hint(other.code()))),
+            Err(error) => match error.as_service_error() {
+                Some(PutItemError::ConditionalCheckFailedException(refusal)) => {
+                    Ok(Written::Present(refusal.item().cloned()))
                 }
-            }
-            Err(error) => Err(self.error(what, causes(&error), hint(error.code()))),
+                _ => Err(self.error(what, causes(&error), StoreFault::of(&error))),
+            },
         }
     }
 
-    fn error(&self, item: &'static str, cause: String, hint: &'static str) -> StoreError {
-        StoreError { table: self.table.clone(), item, cause, hint }
-    }
-}
-
-fn hint(code: Option<&str>) -> &'static str {
-    match code {
-        Some("ResourceNotFoundException") => {
-            "; there is no such table in this account and region: check TABLE_NAME and AWS_REGION"
-        }
-        Some("AccessDeniedException") => "; the function's role needs dynamodb:PutItem on the table",
-        Some("ProvisionedThroughputExceededException" | "ThrottlingException" | "RequestLimitExceeded") => {
-            "; the table is throttled: check its capacity mode and limits"
-        }
-        _ => "",
+    fn error(&self, item: &'static str, cause: String, fault: StoreFault) -> StoreError {
+        StoreError { table: self.table.clone(), item, cause, fault }
     }
 }
 

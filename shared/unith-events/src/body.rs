@@ -54,6 +54,9 @@ pub enum InvalidEvent {
     /// An id of the wrong length, or with control characters.
     #[error("the field {0} does not have 1 to {max} bytes without control characters", max = .0.max_bytes)]
     InvalidId(Field),
+    /// The table can never take the event's item.
+    #[error("the table cannot take an item with these ids")]
+    NotStorable,
     /// An instant in no form of ISO 8601 that is read.
     #[error("the field {0} is not an ISO 8601 date and time")]
     InvalidTimestamp(Field),

@@ -1,0 +1,159 @@
+//! Where a verified delivery is kept: in the table, or in the spill queue while the table does not take it.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    time::Duration,
+};
+
+use event_store::{
+    ingest::Outcome,
+    spill_queue::SpillQueue,
+    store::{EventStore, StoreFault},
+};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::warn;
+use unith_events::{
+    event::{Event, ParseError},
+    spill::{SpillMessage, SpillReason},
+    timestamp::Timestamp,
+    verify::Verified,
+};
+
+use crate::{breaker::Breaker, error::ReceiveError};
+
+/// The part of a response's time that is kept for the queue.
+const QUEUE_TIME: Duration = Duration::from_millis(600);
+/// With less time than this the table is not asked.
+const LEAST_TIME: Duration = Duration::from_millis(700);
+/// A warm-up that takes longer is left to the first delivery.
+const WARM_UP_WITHIN: Duration = Duration::from_secs(1);
+const WRITING: &str = "writing to the table";
+
+/// The table and, if there is one, the queue behind it.
+#[derive(Debug)]
+pub struct DurableStore {
+    table: EventStore,
+    queue: Option<SpillQueue>,
+    breaker: Breaker,
+}
+
+/// Where a delivery is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// The table decided.
+    Ingested(Outcome),
+    /// In the queue: `redrive` will store it.
+    Spilled {
+        /// Why the table did not take it.
+        reason: SpillReason,
+        /// The same in a sentence, for the log.
+        table: String,
+    },
+}
+
+impl Kept {
+    /// The word for it in responses and logs.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ingested(outcome) => outcome.as_str(),
+            Self::Spilled { .. } => "accepted",
+        }
+    }
+}
+
+impl DurableStore {
+    /// Without a queue, a delivery that the table does not take is refused.
+    #[must_use]
+    pub fn new(table: EventStore, queue: Option<SpillQueue>) -> Self {
+        Self { table, queue, breaker: Breaker::default() }
+    }
+
+    /// Opens the connection to the table, and one to the queue if the table cannot be written to.
+    pub async fn warm_up(&self) {
+        match timeout(WARM_UP_WITHIN, self.table.warm_up()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => warn!("the warm-up write failed: {error}"),
+            Err(_) => warn!(
+                "the warm-up write took longer than {} ms: the first deliveries may be answered late",
+                WARM_UP_WITHIN.as_millis()
+            ),
+        }
+        if let Some(queue) = &self.queue {
+            self.breaker.failed(Instant::now());
+            let _ = timeout(WARM_UP_WITHIN, queue.warm_up()).await;
+        }
+    }
+
+    /// Keeps a verified body, of which `event` was parsed, before `due`. An `Ok` is durable.
+    ///
+    /// # Errors
+    /// The table did not take it in time, nor did the queue.
+    pub async fn keep(
+        &self,
+        verified: &Verified<'_>,
+        event: &Result<Event, ParseError>,
+        received_at: Timestamp,
+        due: Instant,
+        trace: Option<&str>,
+    ) -> Result<Kept, ReceiveError> {
+        let ingesting = pin!(self.table.ingest(verified, event, received_at));
+        let Some(queue) = &self.queue else {
+            let outcome = timeout_at(due, ingesting).await.map_err(|_| ReceiveError::OutOfTime { step: WRITING })?;
+            return Ok(Kept::Ingested(outcome?));
+        };
+        let (reason, table) = match self.ingest_unless_open(ingesting, due).await {
+            Ok(outcome) => return Ok(Kept::Ingested(outcome)),
+            Err(refused) => refused,
+        };
+        let message = SpillMessage::new(verified, received_at, reason, trace.map(str::to_owned));
+        match timeout_at(due, queue.send(&message)).await {
+            Ok(Ok(())) => Ok(Kept::Spilled { reason, table }),
+            Ok(Err(queue)) => Err(ReceiveError::NotSpilled { table, queue: queue.to_string() }),
+            Err(_) => Err(ReceiveError::NotSpilled { table, queue: "the queue did not respond in time".to_owned() }),
+        }
+    }
+
+    /// The outcome, or why the table did not decide, for the message and for the log.
+    async fn ingest_unless_open(
+        &self,
+        ingesting: Pin<&mut impl Future<Output = Result<Outcome, event_store::store::StoreError>>>,
+        due: Instant,
+    ) -> Result<Outcome, (SpillReason, String)> {
+        let now = Instant::now();
+        if due.saturating_duration_since(now) < LEAST_TIME {
+            return Err((SpillReason::Timeout, "too little time is left to ask the table".to_owned()));
+        }
+        if !self.breaker.admits(now) {
+            return Err((SpillReason::Breaker, "the table failed a moment ago, and is not asked yet".to_owned()));
+        }
+        match timeout_at(due.checked_sub(QUEUE_TIME).unwrap_or(due), ingesting).await {
+            Ok(Ok(outcome)) => {
+                self.breaker.succeeded();
+                Ok(outcome)
+            }
+            Ok(Err(error)) => {
+                // One hot session says nothing about the others.
+                if error.fault != StoreFault::HotKey {
+                    self.breaker.failed(Instant::now());
+                }
+                Err((reason(error.fault), error.to_string()))
+            }
+            Err(_) => {
+                self.breaker.failed(Instant::now());
+                Err((SpillReason::Timeout, format!("out of time while {WRITING}")))
+            }
+        }
+    }
+}
+
+fn reason(fault: StoreFault) -> SpillReason {
+    match fault {
+        StoreFault::Throttled | StoreFault::HotKey => SpillReason::Throttled,
+        StoreFault::Timeout => SpillReason::Timeout,
+        StoreFault::Unavailable | StoreFault::InvalidItem => SpillReason::Unavailable,
+        StoreFault::Denied => SpillReason::Denied,
+        StoreFault::Missing => SpillReason::Missing,
+    }
+}
