@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use lambda_support::{aws, env::Env};
 use provision::provisioner::Provisioner;
 use receive::{config::Config, delivery_log::DeliveryLog, gateway::WEBHOOK_PATH, handler::Receiver, runtime};
 
@@ -31,11 +32,10 @@ impl Sandbox {
     ) -> anyhow::Result<Self> {
         let listener = listen("API Gateway", options.ports.port).await?;
         let services = Services::start(options, format!("http://{}", listener.local_addr()?)).await?;
-        let config = Config::from_env(&services.environment().into_iter().collect())?;
+        let env: Env = services.environment().into_iter().collect();
         let provisioner = services.provisioner();
         let stack = services.create_stack(Arc::clone(&provisioner)).await?;
-        let secrets = services.secrets_client()?;
-        let receiver = Receiver::new(config, services.dynamodb_client()?, || secrets);
+        let receiver = Receiver::new(Config::from_env(&env)?, &aws::config(&env)?);
         receiver.warm_up().await;
         let function = api_gateway::function(runtime::service(Arc::new(receiver), write_log));
         let routes = BTreeMap::from([(format!("POST {WEBHOOK_PATH}"), function)]);

@@ -7,12 +7,14 @@ use std::{
 };
 
 use lambda_http::Context;
-use lambda_support::env::Env;
+use lambda_support::{aws, env::Env};
 use receive::{config::Config, handler::Receiver};
-use sandbox::api_gateway;
-use sandbox::api_gateway::Function;
-use sandbox::secrets_manager::SecretsManager;
-use sandbox::server::listen;
+use sandbox::{
+    api_gateway::{self, Function},
+    clients::{ACCESS_KEY, REGION},
+    secrets_manager::SecretsManager,
+    server::listen,
+};
 use serde_json::{Value, json};
 use unith_events::timestamp::Timestamp;
 
@@ -86,12 +88,17 @@ impl ReceiveHarness {
 
     /// A receiver after a cold start.
     pub async fn receiver(&self) -> Caller {
-        let config = Config::from_env(&self.env.clone().into_iter().collect::<Env>()).unwrap();
-        let dynamodb = sandbox::clients::dynamodb_client(self.table.proxy.url()).unwrap();
-        let secrets =
-            sandbox::clients::secrets_client(self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url()))
-                .unwrap();
-        let receiver = Receiver::new(config, dynamodb, || secrets);
+        let ring_endpoint = self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url());
+        let aws = [
+            ("AWS_REGION", REGION),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY),
+            ("AWS_ENDPOINT_URL_DYNAMODB", self.table.proxy.url()),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", ring_endpoint),
+        ];
+        let aws = aws.into_iter().map(|(name, value)| (name, value.to_owned()));
+        let env: Env = aws.chain(self.env.clone()).collect();
+        let receiver = Receiver::new(Config::from_env(&env).unwrap(), &aws::config(&env).unwrap());
         receiver.warm_up().await;
         Caller::new(Arc::new(receiver))
     }
