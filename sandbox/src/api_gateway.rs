@@ -24,14 +24,14 @@ use futures_util::future::BoxFuture;
 use lambda_http::{Context, LambdaEvent, Service};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
-use time::Duration;
+use std::time::Duration;
 use tokio::{net::TcpListener, time::timeout};
 use unith_events::timestamp::Timestamp;
 
 use crate::{random::uuid, server::ServerHandle};
 
 /// The function's time-out in the template. An HTTP API itself waits 30 s.
-const FUNCTION_TIMEOUT: Duration = Duration::seconds(10);
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest request of an HTTP API, in bytes.
 const MAX_PAYLOAD: usize = 10 * 1024 * 1024;
 
@@ -113,7 +113,7 @@ async fn gateway(State(routes): State<Routes>, request: Request) -> Response {
 /// Runs a function as Lambda does: a panic or a time-out fails this invocation alone.
 async fn invoke(function: &Function, event: String, context: Context) -> Response {
     let mut invocation = tokio::spawn(function(event, context));
-    let result = timeout(FUNCTION_TIMEOUT.unsigned_abs(), &mut invocation).await;
+    let result = timeout(FUNCTION_TIMEOUT, &mut invocation).await;
     // Has no effect on an invocation that has ended.
     invocation.abort();
     let response = match result {

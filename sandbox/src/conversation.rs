@@ -3,7 +3,7 @@
 use std::iter::repeat_n;
 
 use fastrand::Rng;
-use time::Duration;
+use std::time::Duration;
 use unith_events::{event_type::EventType, timestamp::Timestamp};
 
 use crate::random::uuid;
@@ -40,7 +40,7 @@ impl Conversation {
         for kind in kinds {
             events.push(ScheduledEvent { kind, at });
             if kind != EventType::TimeoutConversation {
-                at = at.plus(Duration::seconds(random.i64(1..90)));
+                at = at.plus(Duration::from_secs(random.u64(1..90)));
             }
         }
         Self { session_id: uuid(random.u128(..)), events }

@@ -156,7 +156,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 /// The start of the demo: fixed if a seed is given, so that the run can be repeated, and some minutes ago otherwise.
 fn start(seed: Option<u64>) -> Timestamp {
     let fixed = seed.and_then(|_| Timestamp::parse("2026-01-15T09:57:33Z"));
-    fixed.unwrap_or_else(|| Timestamp::now().plus(time::Duration::minutes(-15)))
+    fixed.unwrap_or_else(|| Timestamp::now().minus(Duration::from_mins(15)))
 }
 
 /// Writes `NAME=value` lines, which `cargo lambda watch --env-file` reads.

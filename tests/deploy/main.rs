@@ -193,8 +193,8 @@ impl Story {
         let at = Timestamp::now();
         let mut queued = Vec::new();
         for head in heads {
-            for (seconds, kind) in [(-2, EventType::StartConversation), (-1, EventType::EndConversation)] {
-                let at = at.plus(time::Duration::seconds(seconds));
+            for (seconds, kind) in [(2, EventType::StartConversation), (1, EventType::EndConversation)] {
+                let at = at.minus(Duration::from_secs(seconds));
                 let sent = self.platform.emit(head, &format!("{name}-{head}"), kind, at);
                 assert_eq!(sent.len(), 1, "{head}: one webhook gets the event");
                 queued.extend(sent);
@@ -247,7 +247,7 @@ impl Story {
 
     /// Lambda may deliver CloudFormation's Delete an hour late. Executed then, it would remove everything.
     async fn refuses_a_stale_request(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
-        let at = Timestamp::now().plus(time::Duration::hours(-1)).to_string();
+        let at = Timestamp::now().minus(Duration::from_hours(1)).to_string();
         let signed_at = format!("{}Z", at.split('.').next().unwrap().replace(['-', ':'], ""));
         let request = json!({
             "RequestType": "Delete",

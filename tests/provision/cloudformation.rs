@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use lambda_support::env::Env;
-use provision::{provisioner::Provisioner, timing::Timing};
+use provision::{provisioner::Provisioner, reconciler::Timing};
 use sandbox::{
     clients::secrets_client,
     platform::{account::HEAD_ID, call::Call},
@@ -330,7 +330,7 @@ async fn a_resource_with_events_off_switches_them_off() {
 async fn a_request_older_than_the_service_timeout_does_nothing() {
     let harness = ProvisionHarness::start().await;
     let mut request = request("create");
-    let then = Timestamp::now().plus(time::Duration::seconds(-700)).to_string();
+    let then = Timestamp::now().minus(Duration::from_secs(700)).to_string();
     let date = then.split('.').next().unwrap().replace(['-', ':'], "");
     request["ResponseURL"] = format!("{}?X-Amz-Date={date}Z", harness.response_url()).into();
     let response = harness.respond(request).await;

@@ -1,8 +1,10 @@
 //! Commands and the schedule, and their reports.
 
+use std::time::Duration;
+
 use std::collections::BTreeMap;
 
-use provision::timing::Timing;
+use provision::reconciler::Timing;
 use receive::gateway::WEBHOOK_PATH;
 use sandbox::{
     api_gateway::{ApiGateway, Function},
@@ -196,7 +198,7 @@ async fn the_log_line_of_a_scheduled_run_has_metrics_and_that_of_a_command_has_n
 
 #[tokio::test]
 async fn an_expired_key_is_not_drift() {
-    let timing = Timing { key_grace: time::Duration::seconds(2), ..QUICK };
+    let timing = Timing { key_grace: Duration::from_secs(2), ..QUICK };
     let harness = ProvisionHarness::start().await.with_timing(timing);
     harness.command("apply").await;
     harness.command("rotate").await;

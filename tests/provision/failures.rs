@@ -1,5 +1,5 @@
-//! The failure matrix: every call of UNITH's API fails in every way, before and after its effect. The next run completes the
-//! work, and no webhook is live before its key is in the ring.
+//! The failure matrix: every call of UNITH's API fails in every way, before and after its effect. The next run
+//! completes the work, and no webhook is live before its key is in the ring.
 
 use std::time::Duration;
 
@@ -119,37 +119,37 @@ async fn one_maintenance_page_leaves_a_head_off_that_is_declared_off() {
 }
 
 #[tokio::test]
-async fn the_next_run_completes_one_with_a_refusal() {
+async fn the_next_run_completes_a_run_with_a_refusal() {
     matrix(json!({"status": [422, null]}), 1).await;
 }
 
 #[tokio::test]
-async fn the_next_run_completes_one_with_a_maintenance_page() {
+async fn the_next_run_completes_a_run_with_a_maintenance_page() {
     matrix(json!("html"), 1).await;
 }
 
 #[tokio::test]
-async fn the_next_run_completes_one_with_nothing_but_maintenance_pages() {
+async fn the_next_run_completes_a_run_with_nothing_but_maintenance_pages() {
     matrix(json!("html"), 1_000).await;
 }
 
 #[tokio::test]
-async fn the_next_run_completes_one_with_a_server_error() {
+async fn the_next_run_completes_a_run_with_a_server_error() {
     matrix(json!({"status": [503, null]}), 1).await;
 }
 
 #[tokio::test]
-async fn the_next_run_completes_one_with_nothing_but_refusals() {
+async fn the_next_run_completes_a_run_with_nothing_but_refusals() {
     matrix(json!({"status": [422, null]}), 1_000).await;
 }
 
 #[tokio::test]
-async fn the_next_run_completes_one_with_a_broken_connection() {
+async fn the_next_run_completes_a_run_with_a_broken_connection() {
     matrix(json!("reset"), 1).await;
 }
 
 #[tokio::test]
-async fn the_next_run_completes_one_without_a_response() {
+async fn the_next_run_completes_a_run_without_a_response() {
     // Each of these takes its run's whole time, so only the calls that change something.
     for call in ["POST /head-events", "PATCH /head-events/{id}", "PUT /head/{head_id}/enable-events"] {
         check(Fault { call, how: &json!("hang"), after_effect: true, times: 1 }, call.starts_with("PATCH")).await;

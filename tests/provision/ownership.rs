@@ -1,8 +1,11 @@
 //! Ownership: a deletion removes what its owner owns, and nothing else.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use provision::timing::Timing;
+use provision::reconciler::Timing;
 use sandbox::{
     clients::secrets_client,
     platform::{account::HEAD_ID, call::Call},
@@ -20,9 +23,9 @@ const OTHER_STACK: &str =
 
 /// A second of the minute before the tests began: CloudFormation gives up on much older requests.
 fn second(number: u64) -> String {
-    static FIRST: std::sync::OnceLock<Timestamp> = std::sync::OnceLock::new();
-    let first = FIRST.get_or_init(|| Timestamp::now().plus(time::Duration::minutes(-1)));
-    let at = first.plus(time::Duration::seconds(number.try_into().unwrap())).to_string();
+    static FIRST: OnceLock<Timestamp> = OnceLock::new();
+    let first = FIRST.get_or_init(|| Timestamp::now().minus(Duration::from_mins(1)));
+    let at = first.plus(Duration::from_secs(number)).to_string();
     format!("{}Z", at.split('.').next().unwrap())
 }
 
@@ -293,7 +296,8 @@ async fn a_repeated_deletion_removes_unsubscribed_leftovers_only() {
     assert!(harness.platform.webhooks().is_empty() && harness.ring().await.keys().is_empty());
     succeed(&harness, of("delete", "UnithWebhook", None, 3)).await;
 
-    // After the deletion, a webhook that delivers is somebody else's; one that delivers nothing was left by a run that died.
+    // After the deletion, a webhook that delivers is somebody else's; one that delivers nothing was left by a run that
+    // died.
     harness.platform.register_in_console(HEAD_ID, URL, EventTypes::NONE);
     harness.platform.register_in_console(HEAD_ID, URL, EventTypes::ALL);
     succeed(&harness, of("delete", "UnithWebhook", None, 4)).await;

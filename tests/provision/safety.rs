@@ -10,7 +10,7 @@ use std::{
 
 use aws_sdk_secretsmanager::primitives::Blob;
 use axum::{Router, extract::State, http::StatusCode, routing::any};
-use provision::timing::Timing;
+use provision::reconciler::Timing;
 use sandbox::{
     clients::secrets_client,
     platform::{account::HEAD_ID, call::Call, settings::Settings},

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use provision::timing::Timing;
+use provision::reconciler::Timing;
 use sandbox::platform::{account::HEAD_ID, call::Call};
 use serde_json::{Value, json};
 use tests::{
@@ -142,7 +142,7 @@ async fn an_update_adds_a_head_and_another_one_moves_the_url() {
 #[tokio::test]
 async fn a_new_key_is_in_the_ring_for_the_propagation_delay_before_it_is_used() {
     let propagation_delay = Duration::from_millis(600);
-    // With an empty ring there is no wait, so this delay does not matter.
+    // Nobody waits with an empty ring, so this delay does not matter.
     let never = Timing { propagation_delay: Duration::from_hours(1), ..QUICK };
     let harness = ProvisionHarness::start().await.with("HEAD_IDS", "*").with_timing(never);
     assert_eq!(harness.invoke(json!({"action": "apply", "head_ids": [HEAD_ID]})).await.unwrap()["ok"], true);

@@ -12,8 +12,7 @@ use lambda_support::env::Env;
 use provision::{
     handler::HandlerError,
     provisioner::Provisioner,
-    reconciler::{Reconciler, Requester},
-    timing::Timing,
+    reconciler::{Reconciler, Timing},
 };
 use sandbox::{
     clients::secrets_client,
@@ -52,7 +51,7 @@ pub const MORE_HEADS: [&str; 2] = ["head-b", "head-c"];
 pub const CREDENTIALS_SECRET: &str = "credentials";
 /// Waits that are short enough for a test.
 pub const QUICK: Timing = Timing {
-    key_grace: time::Duration::minutes(15),
+    key_grace: Duration::from_mins(15),
     propagation_delay: Duration::from_millis(50),
     list_within: Duration::from_millis(700),
     denied_for: Duration::from_millis(100),
@@ -164,7 +163,7 @@ impl ProvisionHarness {
     /// The clients of a run, as a command gets them.
     pub async fn reconciler(&self) -> Reconciler {
         let provisioner = self.provisioner();
-        let requester: Requester = provisioner.owner(Timestamp::now());
+        let requester = provisioner.owner(Timestamp::now());
         provisioner.reconciler(requester, Instant::now() + PATIENCE).await.unwrap()
     }
 
@@ -264,7 +263,8 @@ impl ProvisionHarness {
         assert!(self.platform.events_enabled(head_id));
     }
 
-    /// Asserts that no webhook was live before its key could be read. Webhooks with a key in `but` were registered by hand.
+    /// Asserts that no webhook was live before its key could be read. Webhooks with a key in `but` were registered by
+    /// hand.
     pub fn assert_never_early(&self, but: &[String]) {
         let rings = self.secrets.history(RING_SECRET);
         for change in self.platform.journal().iter().filter(|change| change.live && change.webhook.webhook_url == URL) {
@@ -284,7 +284,7 @@ impl ProvisionHarness {
         assert!(!delivering.is_empty(), "no webhook delivers: {webhooks:?}");
         for webhook in delivering {
             // A run that died may be completed much later.
-            let later = Timestamp::now().plus(time::Duration::days(30));
+            let later = Timestamp::now().plus(Duration::from_hours(30 * 24));
             let known = ring.keys().iter().any(|key| key.key.expose() == webhook.shared_key && key.usable(later));
             assert!(known, "webhook {}: {ring:?}", webhook.id);
         }

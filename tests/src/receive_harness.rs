@@ -183,7 +183,6 @@ impl Caller {
     pub async fn invoke_within(&self, event: &Value, limit: Duration) -> Response {
         let mut context = Context::default();
         context.request_id = format!("request-{:016x}", fastrand::u64(..));
-        let limit = time::Duration::try_from(limit).unwrap();
         context.deadline = u64::try_from(Timestamp::now().plus(limit).epoch_milliseconds()).unwrap();
         let request_id = context.request_id.clone();
         let response = (self.function)(event.to_string(), context).await.unwrap();

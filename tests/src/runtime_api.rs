@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use unith_events::timestamp::Timestamp;
 
 /// The timeout of the function in the template.
-const FUNCTION_TIMEOUT: time::Duration = time::Duration::seconds(10);
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A Runtime API on loopback, for one execution environment; it ends when this is dropped.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! JSON values made fit for snapshots.
+//! JSON values for snapshots. `INSTA_UPDATE=always cargo test` accepts changes; review them with `git diff`.
 
 use serde_json::Value;
 

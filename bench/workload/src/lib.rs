@@ -3,8 +3,7 @@
 pub mod budget;
 pub mod crates;
 pub mod delivery;
-/// The harness's maker of gateway events. Its file alone: the harness would build the receiver with features that are not
-/// deployed.
+// The harness's file without the harness, which would build the receiver with features that are not deployed.
 #[path = "../../../tests/src/gateway_event.rs"]
 pub mod gateway_event;
 pub mod offline;

@@ -3,8 +3,8 @@
 //! A custom resource that does not respond blocks its stack for up to an hour.
 //!
 //! Invariants:
-//! - Every request gets a response with a reason before the function's own time ends, whatever happens: a malformed request, a
-//!   missing variable, UNITH down or slow, a panic.
+//! - Every request gets a response with a reason before the function's own time ends, whatever happens: a malformed
+//!   request, a missing variable, UNITH down or slow, a panic.
 
 mod request;
 pub mod response;
@@ -44,9 +44,6 @@ struct Handled<'r> {
 }
 
 /// Carries out a request and sends the response, before `deadline`.
-///
-/// # Errors
-/// A response that could not be sent.
 pub async fn handle(
     provisioner: &Arc<Provisioner>,
     input: &Value,
@@ -112,7 +109,7 @@ async fn outcome_of(provisioner: &Provisioner, request: &Request, deadline: Inst
         ));
     }
     match request.request_type.as_str() {
-        // ForceDelete is for those who have no access to UNITH any longer.
+        // ForceDelete is for operators without access to UNITH.
         "Update" if request.changes_only_force_delete() => {
             Outcome::success("ForceDelete is noted; nothing else changed, and UNITH was not called")
         }
@@ -151,7 +148,7 @@ async fn apply(
     Ok(Outcome { data, ..summary(&reports, is_all) })
 }
 
-/// What the old properties declared, and the new ones do not.
+/// The heads and URLs of the old properties that the new ones do not declare.
 async fn leaving(run: &Reconciler, old: &Declared, new: &Task<'_>) -> Result<Vec<Leaving>, RequestError> {
     let mut heads = old.heads.named();
     if old.heads == Heads::All {

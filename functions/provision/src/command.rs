@@ -1,7 +1,7 @@
-//! Commands such as `{"action": "status"}`, invoked by hand or by a schedule. The environment holds what the input leaves out.
+//! Commands such as `{"action": "status"}`, by hand or by a schedule. The environment completes their input.
 //!
-//! A command's report has a result per head, and `ok` only if all succeeded. A schedule event is the command `apply`; if it
-//! does not succeed the invocation fails, since nobody reads its report.
+//! A command's report has a result per head, and `ok` only if all succeeded. A schedule event is the command `apply`;
+//! if it does not succeed the invocation fails, since nobody reads its report.
 
 use std::time::Duration;
 
@@ -13,9 +13,8 @@ use unith_events::timestamp::Timestamp;
 use crate::{
     config::{Allowed, ConfigError, declared},
     declared::{Declared, Heads},
-    heads::HeadsError,
     provisioner::{Provisioner, SetupError},
-    reconciler::{Mode, Reconciler, Task},
+    reconciler::{HeadsError, Mode, Reconciler, Task},
     remove::{Purpose, Removal},
     report::{HeadReport, all_ok},
     ring::RingError,
@@ -92,18 +91,14 @@ pub enum CommandError {
     Scheduled(String),
 }
 
-/// The log of a command that ran.
+/// The log of a command.
 #[derive(Serialize)]
-struct Ran<'r> {
-    action: Action,
-    result: &'r CommandReport,
-}
-
-/// The log of a command that did not begin.
-#[derive(Serialize)]
-struct NotRun {
+struct CommandLine<'r> {
     action: Value,
-    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'r CommandReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 /// Carries out a command or a schedule event, and logs it. The line of a schedule event has metrics.
@@ -113,19 +108,21 @@ pub async fn handle(
     deadline: Instant,
 ) -> Result<CommandReport, CommandError> {
     let is_scheduled = is_schedule(input);
-    let metrics = |drift, failed| if is_scheduled { provisioner.metrics(drift, failed) } else { None };
+    let action = if is_scheduled { "apply".into() } else { input.get("action").cloned().unwrap_or_default() };
+    let log = |ok, result, reason, (drift, failed)| {
+        let metrics = if is_scheduled { provisioner.metrics(drift, failed) } else { None };
+        provisioner.log_run(ok, &CommandLine { action, result, reason }, metrics);
+    };
     match run(provisioner, input, is_scheduled, deadline).await {
-        Ok((report, is_all)) => {
-            let (drift, failed) = report.drift_and_failures(is_all);
-            provisioner.log_run(report.ok, &Ran { action: report.action, result: &report }, metrics(drift, failed));
+        Ok(report) => {
+            log(report.ok, Some(&report), None, report.drift_and_failures());
             if is_scheduled && !report.ok {
                 return Err(CommandError::Scheduled(serde_json::to_string(&report).unwrap_or_default()));
             }
             Ok(report)
         }
         Err(error) => {
-            let action = if is_scheduled { "apply".into() } else { input.get("action").cloned().unwrap_or_default() };
-            provisioner.log_run(false, &NotRun { action, reason: error.to_string() }, metrics(0, 1));
+            log(false, None, Some(error.to_string()), (0, 1));
             Err(error)
         }
     }
@@ -137,13 +134,12 @@ fn is_schedule(input: &Value) -> bool {
     input.get("action").is_none() && matches!(source, Some("aws.events" | "aws.scheduler"))
 }
 
-/// Runs a command. Returns its report, and whether it was about all heads of the account.
 async fn run(
     provisioner: &Provisioner,
     input: &Value,
     is_scheduled: bool,
     deadline: Instant,
-) -> Result<(CommandReport, bool), CommandError> {
+) -> Result<CommandReport, CommandError> {
     let arrived_at = Timestamp::now();
     let Command { action, head_ids } = if is_scheduled {
         Command { action: Action::Apply, head_ids: None }
@@ -167,33 +163,24 @@ async fn run(
     // A run that ends by itself reports more than one that is cut off. The waits for the key ring may add up to more.
     let run_until = deadline.checked_sub(TIME_TO_END).unwrap_or(deadline);
     let run = provisioner.reconciler(provisioner.owner(issued_at), run_until).await?;
-    let is_all = declared.heads == Heads::All;
-    let scope = Scope { is_all, is_narrowed: head_ids.is_some() };
-    let carried_out = timeout_at(deadline, carry_out(provisioner, &run, action, &declared, scope)).await;
+    let is_narrowed = head_ids.is_some();
+    let carried_out = timeout_at(deadline, carry_out(provisioner, &run, action, &declared, is_narrowed)).await;
     let (ok, heads) = carried_out.map_err(|_| CommandError::OutOfTime)??;
-    Ok((CommandReport { action, ok, webhook_url: declared.webhook_url.as_str().to_owned(), heads }, is_all))
+    Ok(CommandReport { action, ok, webhook_url: declared.webhook_url.as_str().to_owned(), heads })
 }
 
-/// The heads that a command is about.
-#[derive(Clone, Copy)]
-struct Scope {
-    /// Whether they are all heads of the account.
-    is_all: bool,
-    /// Whether the command names them.
-    is_narrowed: bool,
-}
-
+/// Carries out a command; `is_narrowed` if it names its heads, so that it is not about all that is declared.
 async fn carry_out(
     provisioner: &Provisioner,
     run: &Reconciler,
     action: Action,
     declared: &Declared,
-    scope: Scope,
+    is_narrowed: bool,
 ) -> Result<(bool, HeadResults), CommandError> {
-    let Scope { is_all, is_narrowed } = scope;
+    let is_all = declared.heads == Heads::All;
     let heads = if action == Action::Remove { Vec::new() } else { run.heads_of(&declared.heads).await? };
     Ok(match action {
-        Action::Remove => changed(remove(run, declared, scope).await?, false),
+        Action::Remove => changed(remove(run, declared, is_narrowed).await?, false),
         Action::Status => {
             let statuses = run.status(declared, &heads).await;
             let ok = all_ok(&statuses, is_all, |status| (status.ok, status.is_refused));
@@ -230,10 +217,10 @@ fn changed(reports: Vec<HeadReport>, is_all: bool) -> (bool, HeadResults) {
 }
 
 /// Removes what is ours on the named heads, or on all that are declared or in the ring.
-async fn remove(run: &Reconciler, declared: &Declared, scope: Scope) -> Result<Vec<HeadReport>, RingError> {
+async fn remove(run: &Reconciler, declared: &Declared, is_narrowed: bool) -> Result<Vec<HeadReport>, RingError> {
     // `*` means the heads in the ring, and not those that the account has now.
     let mut heads = declared.heads.named();
-    if scope.is_all || !scope.is_narrowed {
+    if declared.heads == Heads::All || !is_narrowed {
         heads = run.with_owned(heads).await?;
     }
     let removal = Removal {
@@ -241,7 +228,7 @@ async fn remove(run: &Reconciler, declared: &Declared, scope: Scope) -> Result<V
         heads,
         purpose: Purpose::Command,
         // A run in flight must not bring back what is removed.
-        deleted_at: (!scope.is_narrowed).then_some(run.requester.issued_at),
+        deleted_at: (!is_narrowed).then_some(run.requester.issued_at),
     };
     let mut removed = run.remove(&removal).await?;
     if let Err(error) = removed.written {
@@ -253,11 +240,10 @@ async fn remove(run: &Reconciler, declared: &Declared, scope: Scope) -> Result<V
 }
 
 impl CommandReport {
-    /// The number of steps that nobody had declared, and of heads that failed.
-    fn drift_and_failures(&self, is_all: bool) -> (usize, usize) {
+    /// The number of steps, without those for new heads, and of heads that failed.
+    fn drift_and_failures(&self) -> (usize, usize) {
         let HeadResults::Changed(reports) = &self.heads else { return (0, 0) };
-        // A head that the account has got since the last run is not drift.
-        let drifted = reports.iter().filter(|report| !(is_all && report.is_new));
+        let drifted = reports.iter().filter(|report| !report.is_new);
         let failed = reports.iter().filter(|report| report.error.is_some());
         (drifted.map(|report| report.done.len()).sum(), failed.count())
     }

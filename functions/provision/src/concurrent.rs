@@ -10,8 +10,7 @@ const HEADS_AT_A_TIME: usize = 8;
 /// A future on the heap: inlined into each other, those of a run are nested deeper than the compiler looks.
 pub(crate) type Boxed<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
 
-/// Does `work` for each item, several at a time, none of which waits for an earlier one. The results are in the order of
-/// the items.
+/// Does `work` for several items at a time, none of which waits for an earlier one. Results are in the items' order.
 pub(crate) fn for_each<'f, I, T: Send + 'f>(
     items: impl IntoIterator<Item = I>,
     work: impl Fn(I) -> Boxed<'f, T>,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use lambda_support::env::{Env, EnvError};
+use reqwest::Url;
 use unith_events::{
     event_type::{EventTypes, UnknownType},
     ids::HeadId,
@@ -12,17 +13,6 @@ use unith_events::{
 use zeroize::Zeroizing;
 
 use crate::declared::{Declared, Heads, InvalidHeads, InvalidUrl, WebhookUrl};
-
-/// The variables that every run needs.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// `UNITH_API_URL`
-    pub api_url: String,
-    /// `UNITH_CREDENTIALS_SECRET`
-    pub credentials_secret: String,
-    /// `UNITH_KEYS_SECRET`
-    pub keys_secret: String,
-}
 
 /// A declared state that is invalid, or not allowed.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +37,8 @@ pub enum ConfigError {
 
 /// The URL and the heads that requests may register.
 ///
-/// Without it, anyone who may invoke the function could have any head's events sent anywhere. A variable that is not set
-/// allows everything.
+/// Without it, anyone who may invoke the function could have any head's events sent anywhere. A variable that is not
+/// set allows everything.
 #[derive(Debug, Clone)]
 pub struct Allowed {
     webhook_url: Option<WebhookUrl>,
@@ -57,9 +47,6 @@ pub struct Allowed {
 
 impl Allowed {
     /// Reads `WEBHOOK_URL` and `HEAD_IDS`.
-    ///
-    /// # Errors
-    /// An invalid variable.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         Ok(Self {
             webhook_url: env.optional("WEBHOOK_URL").map(WebhookUrl::parse).transpose()?,
@@ -67,10 +54,7 @@ impl Allowed {
         })
     }
 
-    /// Checks a URL that a request registers.
-    ///
-    /// # Errors
-    /// Any URL but `WEBHOOK_URL`.
+    /// Checks a URL that a request registers: it must be `WEBHOOK_URL`.
     pub fn check_url(&self, url: &WebhookUrl) -> Result<(), ConfigError> {
         match &self.webhook_url {
             Some(own) if !own.is(url.as_str()) => {
@@ -80,10 +64,7 @@ impl Allowed {
         }
     }
 
-    /// Checks the heads of a request.
-    ///
-    /// # Errors
-    /// A head that is not one of `HEAD_IDS`.
+    /// Checks the heads of a request: they must be among `HEAD_IDS`.
     pub fn check_heads(&self, heads: &Heads) -> Result<(), ConfigError> {
         let Some(own) = &self.heads else { return Ok(()) };
         let other = match heads {
@@ -102,39 +83,21 @@ impl Allowed {
     }
 }
 
-impl Settings {
-    /// Reads the variables.
-    ///
-    /// # Errors
-    /// A missing variable, or a URL that credentials must not be sent to.
-    pub fn from_env(env: &Env) -> Result<Self, EnvError> {
-        let api_url = env.required("UNITH_API_URL", "the base URL of UNITH's management API")?;
-        let is_safe = reqwest::Url::parse(api_url).is_ok_and(|url| match url.scheme() {
-            "https" => url.has_host(),
-            // Credentials are sent there: without TLS only to this machine.
-            "http" => matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]")),
-            _ => false,
-        });
-        if !is_safe {
-            let expected = "an https URL (http only on this machine)";
-            return Err(EnvError::Invalid { name: "UNITH_API_URL", value: api_url.to_owned(), expected });
-        }
-        Ok(Self {
-            api_url: api_url.to_owned(),
-            credentials_secret: env
-                .required("UNITH_CREDENTIALS_SECRET", "the secret with the UNITH account's e-mail and secretKey")?
-                .to_owned(),
-            keys_secret: env
-                .required("UNITH_KEYS_SECRET", "the key-ring secret, which this function writes")?
-                .to_owned(),
-        })
-    }
+/// Reads `UNITH_API_URL`. Credentials are sent there, so it must be https, or this machine.
+pub(crate) fn api_url(env: &Env) -> Result<Url, EnvError> {
+    let name = "UNITH_API_URL";
+    let value = env.required(name, "the base URL of UNITH's management API")?;
+    let is_safe = |url: &Url| match url.scheme() {
+        "https" => url.has_host(),
+        "http" => matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]")),
+        _ => false,
+    };
+    let url = Url::parse(value.trim_end_matches('/')).ok().filter(is_safe);
+    let expected = "an https URL (http only on this machine)";
+    url.ok_or_else(|| EnvError::Invalid { name, value: value.to_owned(), expected })
 }
 
 /// The declared state of commands and the schedule.
-///
-/// # Errors
-/// A variable that is missing or invalid.
 pub fn declared(env: &Env) -> Result<Declared, ConfigError> {
     let url = env.required("WEBHOOK_URL", "the URL of the webhook, as UNITH reaches it")?;
     Ok(Declared {
@@ -164,9 +127,6 @@ impl Credentials {
     ///
     /// White space around a value, a byte order mark and the word `Bearer` before a token come from copying, and are
     /// removed.
-    ///
-    /// # Errors
-    /// A text that holds neither.
     pub fn parse(secret: &str) -> Result<Self, NoCredentials> {
         let document = Object::parse(trimmed(secret)).map_err(|_| NoCredentials)?;
         let filled = |name: &str| {
@@ -219,9 +179,9 @@ mod tests {
         ] {
             assert_eq!(declared(&env(&pairs)).unwrap_err().to_string(), expected);
         }
-        for api_url in ["platform", "http://platform-api.unith.ai", "ftp://127.0.0.1"] {
-            let error = Settings::from_env(&env(&[("UNITH_API_URL", api_url)])).unwrap_err();
-            let expected = format!("UNITH_API_URL is `{api_url}`: expected an https URL (http only on this machine)");
+        for url in ["platform", "http://platform-api.unith.ai", "ftp://127.0.0.1"] {
+            let error = api_url(&env(&[("UNITH_API_URL", url)])).unwrap_err();
+            let expected = format!("UNITH_API_URL is `{url}`: expected an https URL (http only on this machine)");
             assert_eq!(error.to_string(), expected);
         }
     }

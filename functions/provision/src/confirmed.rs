@@ -5,8 +5,8 @@ use std::time::Duration;
 use unith_events::ids::WebhookId;
 
 use crate::{
-    head_error::HeadError,
     plan::Look,
+    report::HeadError,
     step::{DeleteReason, Step},
     unith::{UnithClient, webhook::Webhook},
 };

@@ -45,9 +45,6 @@ impl Heads {
     }
 
     /// Reads ids in the order given, each once, or `*` alone.
-    ///
-    /// # Errors
-    /// A text that is not an id, and `*` beside others.
     pub fn parse<'h>(ids: impl Iterator<Item = &'h str>) -> Result<Self, InvalidHeads> {
         let mut heads: Vec<HeadId> = Vec::new();
         for id in ids.map(str::trim).filter(|id| !id.is_empty()) {
@@ -94,8 +91,6 @@ pub enum InvalidUrl {
 }
 
 impl WebhookUrl {
-    /// # Errors
-    /// A text that is not a URL, or a URL that is not https.
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
         let shown: String = text.chars().take(256).collect();
         match reqwest::Url::parse(text) {

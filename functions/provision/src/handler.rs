@@ -23,9 +23,6 @@ pub enum HandlerError {
 
 impl Provisioner {
     /// Handles one invocation before `deadline`.
-    ///
-    /// # Errors
-    /// A response that CloudFormation did not take, or a command that cannot be carried out.
     pub async fn handle(self: &Arc<Self>, input: Value, deadline: Instant) -> Result<Value, HandlerError> {
         let response = if input.get("ResponseURL").is_some() || input.get("RequestType").is_some() {
             let handled: Boxed<'_, _> = Box::pin(cloudformation::handle(self, &input, deadline));

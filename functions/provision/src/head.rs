@@ -7,10 +7,9 @@ use unith_events::{
 };
 
 use crate::{
-    head_error::HeadError,
     plan::{Look, Plan},
     reconciler::{Mode, Task},
-    report::HeadReport,
+    report::{HeadError, HeadReport},
     step::Step,
 };
 
@@ -107,8 +106,8 @@ impl Head {
         self.entries.iter().find(|entry| entry.is_of_webhook(id))
     }
 
-    pub(crate) fn report(self) -> HeadReport {
-        let (is_new, is_refused) = (self.entries.is_empty(), self.is_refused());
+    pub(crate) fn report(self, task: &Task<'_>) -> HeadReport {
+        let (is_new, is_refused) = (task.is_all && self.entries.is_empty(), self.is_refused());
         let report = HeadReport::new(self.id, self.done, self.error.as_ref());
         HeadReport { notes: self.notes, is_new, is_refused, ..report }
     }

@@ -47,7 +47,7 @@ async fn start() -> Result<(), Error> {
 
 fn deadline(milliseconds: u64) -> Instant {
     let deadline = i64::try_from(milliseconds).ok().and_then(Timestamp::from_epoch_milliseconds);
-    let left = deadline.and_then(|deadline| Duration::try_from(deadline.since(Timestamp::now())).ok());
+    let left = deadline.and_then(|deadline| deadline.checked_since(Timestamp::now()));
     let left = left.filter(|left| !left.is_zero()).unwrap_or(DEFAULT_TIME);
     Instant::now() + left.saturating_sub(MARGIN)
 }

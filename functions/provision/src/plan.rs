@@ -1,9 +1,11 @@
 //! The plan of a head: the difference between the declared state, UNITH's and the ring's. Pure.
 //!
 //! Invariants:
-//! - A registration of ours counts only if its key is in the ring with `made_while_on`: UNITH never delivers to a webhook that
-//!   was registered while events were off, and does not show which ones those are. Every other registration of ours is
-//!   replaced.
+//! - A registration of ours counts only if its key is in the ring with `made_while_on`: UNITH never delivers to a
+//!   webhook that was registered while events were off, and does not show which ones those are. Every other
+//!   registration of ours is replaced.
+
+use std::time::Duration;
 
 use unith_events::{
     event_type::EventTypes,
@@ -20,7 +22,7 @@ use crate::{
 };
 
 /// How long a registration that UNITH does not list is waited for before another one is made.
-const UNLISTED_IS_WAITED_FOR: time::Duration = time::Duration::hours(24);
+const UNLISTED_IS_WAITED_FOR: Duration = Duration::from_hours(24);
 
 /// A head at UNITH.
 #[derive(Debug, Clone)]
@@ -30,7 +32,7 @@ pub struct Look {
     pub events_on: bool,
 }
 
-/// What has to be done for a head.
+/// The changes that a head needs.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The registration that stays, if any counts.
@@ -38,7 +40,7 @@ pub struct Plan {
     /// The keeper's key, if the ring does not have it in use.
     pub key_to_store: Option<SharedKey>,
     pub register: bool,
-    /// Registrations of ours that do not count and deliver nothing that could be verified: deleted before the registration.
+    /// Registrations of ours that do not count and deliver nothing verifiable: deleted before the registration.
     pub delete_first: Vec<Webhook>,
     /// The other registrations of ours that go: deleted when the one that stays is subscribed.
     pub delete_last: Vec<Webhook>,
@@ -68,19 +70,19 @@ pub fn ours(listed: &[Webhook], url: &WebhookUrl) -> Vec<Webhook> {
     ours
 }
 
-/// Plans one head. `ring` are its entries. Keys of webhooks that are gone are retired if `owner` or nobody owns them.
+/// Plans one head. `ring` are its entries. Keys of webhooks that are gone retire if `owner` owns them, or nobody does.
 #[must_use]
 pub fn plan(declared: &Declared, look: &Look, ring: &[RingKey], owner: Option<&str>, now: Timestamp) -> Plan {
     let ours = ours(&look.listed, &declared.webhook_url);
     let entry_of = |webhook: &Webhook| entry_of(webhook, ring, &ours);
     let counts = |webhook: &&Webhook| entry_of(webhook).is_some_and(|entry| entry.made_while_on);
     let is_in_use = |webhook: &&Webhook| entry_of(webhook).is_some_and(|entry| entry.state == KeyState::Active);
-    // The youngest is the one that a rotation made, and concurrent runs agree on it. One whose key is retiring stays only if
-    // there is no other.
+    // The youngest is the one that a rotation made, and concurrent runs agree on it. One whose key is retiring stays
+    // only without another one.
     let youngest = |wanted: &dyn Fn(&&Webhook) -> bool| ours.iter().rev().filter(counts).find(wanted).cloned();
     let keeper = youngest(&is_in_use).or_else(|| youngest(&|_| true));
     let others = ours.iter().filter(|webhook| keeper.as_ref().is_none_or(|keeper| keeper.id != webhook.id)).cloned();
-    // Without a keeper, deliveries of ours may or may not be verified; a webhook that delivers stays until it is replaced.
+    // Without a keeper, deliveries may or may not be verified; a webhook that delivers stays until it is replaced.
     let goes_first =
         |webhook: &Webhook| keeper.is_none() && (!look.events_on || webhook.subscriptions == EventTypes::NONE);
     let (delete_first, delete_last) = others.partition(goes_first);
@@ -167,7 +169,7 @@ impl Plan {
         steps
     }
 
-    /// The plan of a rotation: the registration that stays is replaced, and nothing else changes. `None` if there is none.
+    /// The plan of a rotation: the registration that stays is replaced, and nothing else changes. `None` without one.
     #[must_use]
     pub fn rotated(mut self) -> Option<Self> {
         self.delete_last.push(self.keeper.take()?);
@@ -222,94 +224,52 @@ mod tests {
     #[test]
     fn a_plan_follows_from_the_list_and_the_ring() {
         let ours = |id, key| webhook(id, URL, Some(key), ALL);
-        let masked = |id| webhook(id, URL, None, ALL);
+        let (w4, masked) = ([ours("4", "k4")], [webhook("4", URL, None, ALL)]);
+        let w4_and_w5 = [ours("4", "k4"), ours("5", "k5")];
         let others = webhook("9", "https://other.example/", Some("o"), NONE);
         let (k4, k5) = (entry("4", "k4", ""), entry("5", "k5", ""));
         let k4_off = format!(r#"{{"webhook_id": 4, "key": "{}"}}"#, key("k4"));
         let k4_retiring = entry("4", "k4", r#", "state": "retiring", "until": "2026-01-16T10:15:00Z""#);
-        let k4_over = entry("4", "k4", r#", "state": "retiring", "until": "2026-01-16T09:00:00Z""#);
-        let pending = entry("null", "k4", r#", "since": "2026-01-16T09:00:00Z""#);
+        let k4_expired = entry("4", "k4", r#", "state": "retiring", "until": "2026-01-16T09:00:00Z""#);
+        let k4_of_another = entry("4", "k4", r#", "owner": "other""#);
+        let unlisted = entry("null", "k4", r#", "since": "2026-01-16T09:00:00Z""#);
+        let and = |first: &str, second: &str| format!("{first}, {second}");
         let all = "START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION, INACTIVITY_WARNING";
-        let (register, store_4, store_5) =
-            ("register the webhook", "store the key of webhook 4", "store the key of webhook 5");
+        let (register, store_4) = ("register the webhook", "store the key of webhook 4");
         let delete_4 = "delete webhook 4: our URL is registered twice";
         let retire_4 = "retire the key of webhook 4, which is gone";
         let drop_4 = "drop the key of webhook 4, which has expired";
         let replace_4 = "replace webhook 4: it is not known to have been registered while the head's events were on";
-        let replace_5 = replace_4.replace('4', "5");
-        let subscribe_4 = format!("subscribe webhook 4 to {all} (now none)");
-        for (name, listed, ring, expected) in [
-            ("no webhook is listed", vec![], String::new(), vec![register]),
-            ("only others' webhooks are listed", vec![others.clone()], String::new(), vec![register]),
-            ("everything is as declared", vec![ours("4", "k4"), others], k4.clone(), vec![]),
-            ("registered by hand", vec![ours("4", "k4")], String::new(), vec![replace_4]),
-            ("registered by version 0.1.0", vec![ours("4", "k4")], k4_off, vec![replace_4]),
-            (
-                "registered by hand with another spelling",
-                vec![webhook("4", "https://A.example:443/x", Some("k4"), ALL)],
-                String::new(),
-                vec![replace_4],
-            ),
-            ("the key has changed", vec![ours("4", "new")], k4.clone(), vec![store_4]),
-            (
-                "another key of the webhook is active too",
-                vec![ours("4", "k4")],
-                format!("{k4}, {}", entry("4", "old", "")),
-                vec![store_4],
-            ),
-            (
-                "the key is retiring, but its webhook is listed",
-                vec![ours("4", "k4")],
-                k4_retiring.clone(),
-                vec![store_4],
-            ),
-            ("other subscriptions", vec![webhook("4", URL, Some("k4"), NONE)], k4.clone(), vec![&subscribe_4]),
-            ("masked, and the key is known", vec![masked("4")], k4.clone(), vec![]),
-            ("masked, and the key is unknown", vec![masked("4")], String::new(), vec![replace_4]),
-            (
-                "registered twice, neither key known",
-                vec![ours("5", "k5"), ours("4", "k4")],
-                String::new(),
-                vec![replace_4, &replace_5],
-            ),
-            (
-                "registered twice, the younger key known",
-                vec![ours("4", "k4"), ours("5", "k5")],
-                k5.clone(),
-                vec![delete_4],
-            ),
-            (
-                "a rotation that died with both keys active",
-                vec![ours("4", "k4"), ours("5", "k5")],
-                format!("{k4}, {k5}"),
-                vec![delete_4],
-            ),
-            (
-                "a rotation that died with the old key retiring",
-                vec![ours("4", "k4"), ours("5", "k5")],
-                format!("{k4_retiring}, {k5}"),
-                vec![delete_4],
-            ),
-            (
-                "a rotation that died, and the new webhook is gone",
-                vec![ours("4", "k4")],
-                format!("{k4_retiring}, {k5}"),
-                vec![store_4, "retire the key of webhook 5, which is gone"],
-            ),
-            ("the webhook is gone", vec![], k4.clone(), vec![register, retire_4]),
-            ("another owner's webhook is gone", vec![], entry("4", "k4", r#", "owner": "other""#), vec![register]),
-            (
-                "the webhook is gone and its key is retiring",
-                vec![ours("5", "k5")],
-                format!("{k4_retiring}, {k5}"),
-                vec![],
-            ),
-            ("an expired key", vec![ours("5", "k5")], format!("{k4_over}, {k5}"), vec![drop_4]),
-            ("an unlisted webhook is listed now", vec![ours("4", "k4")], pending.clone(), vec![store_4]),
-            ("an unlisted webhook is listed now, masked", vec![masked("5")], pending, vec![store_5]),
-        ] {
-            assert_eq!(steps(&listed, true, &ring), expected, "{name}");
-        }
+        let replace_5 = &replace_4.replace('4', "5");
+        let subscribe_4 = &format!("subscribe webhook 4 to {all} (now none)");
+        let check = |name: &str, listed: &[Webhook], ring: &str, expected: &[&str]| {
+            assert_eq!(steps(listed, true, ring), expected, "{name}");
+        };
+        check("no webhook is listed", &[], "", &[register]);
+        check("only others' webhooks are listed", std::slice::from_ref(&others), "", &[register]);
+        check("everything is as declared", &[ours("4", "k4"), others], &k4, &[]);
+        check("registered by hand", &w4, "", &[replace_4]);
+        check("registered by version 0.1.0", &w4, &k4_off, &[replace_4]);
+        let respelled = webhook("4", "https://A.example:443/x", Some("k4"), ALL);
+        check("registered by hand with another spelling", &[respelled], "", &[replace_4]);
+        check("the key has changed", &[ours("4", "new")], &k4, &[store_4]);
+        check("another key of the webhook is active too", &w4, &and(&k4, &entry("4", "old", "")), &[store_4]);
+        check("the key is retiring, but its webhook is listed", &w4, &k4_retiring, &[store_4]);
+        check("other subscriptions", &[webhook("4", URL, Some("k4"), NONE)], &k4, &[subscribe_4]);
+        check("masked, and the key is known", &masked, &k4, &[]);
+        check("masked, and the key is unknown", &masked, "", &[replace_4]);
+        check("registered twice, neither key known", &w4_and_w5, "", &[replace_4, replace_5]);
+        check("registered twice, the younger key known", &w4_and_w5, &k5, &[delete_4]);
+        check("a rotation that died with both keys active", &w4_and_w5, &and(&k4, &k5), &[delete_4]);
+        check("a rotation that died with the old key retiring", &w4_and_w5, &and(&k4_retiring, &k5), &[delete_4]);
+        let retire_5 = &retire_4.replace('4', "5");
+        check("a rotation that died, the new webhook gone", &w4, &and(&k4_retiring, &k5), &[store_4, retire_5]);
+        check("the webhook is gone", &[], &k4, &[register, retire_4]);
+        check("another owner's webhook is gone", &[], &k4_of_another, &[register]);
+        check("the webhook is gone, its key retiring", &[ours("5", "k5")], &and(&k4_retiring, &k5), &[]);
+        check("an expired key", &[ours("5", "k5")], &and(&k4_expired, &k5), &[drop_4]);
+        check("an unlisted webhook is listed now", &w4, &unlisted, &[store_4]);
+        check("an unlisted webhook is listed now, masked", &masked, &unlisted, &[store_4]);
         let switched_off = steps(&[ours("4", "k4")], false, &k4);
         assert_eq!(switched_off, ["switch the head's events on"]);
     }

@@ -12,20 +12,19 @@ use tokio::time::Instant;
 use unith_events::{ids::HeadId, key_ring::RingKey, timestamp::Timestamp};
 
 use crate::{
-    config::{Allowed, ConfigError, Credentials, NoCredentials, Settings},
-    reconciler::{Reconciler, Requester},
+    config::{Allowed, ConfigError, Credentials, NoCredentials, api_url},
+    reconciler::{Reconciler, Requester, Timing},
     ring::{Guard, RingStore, read_secret},
     run_log::{Metrics, RunLine},
-    timing::Timing,
-    unith::{UnithClient, UnithError, http_client},
+    unith::{UnithClient, http_client},
 };
 
 const DEFAULT_METRICS_NAMESPACE: &str = "UnithWebhooks";
 
 /// The function: its environment and its clients.
 ///
-/// Each run reads the environment anew, and no client stops the start: a CloudFormation request gets a response even if a
-/// variable is missing.
+/// Each run reads the environment anew, and no client stops the start: a CloudFormation request gets a response even if
+/// a variable is missing.
 pub struct Provisioner {
     pub(crate) env: Env,
     secrets: Result<Secrets, EnvError>,
@@ -44,8 +43,6 @@ pub enum SetupError {
     Env(#[from] EnvError),
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error(transparent)]
-    Unith(#[from] UnithError),
     #[error("the credentials secret `{secret}` could not be read: {cause}; see UNITH_CREDENTIALS_SECRET")]
     Unreadable { secret: String, cause: SecretError },
     #[error("the credentials secret `{secret}` holds no credentials: {cause}")]
@@ -78,21 +75,22 @@ impl Provisioner {
     }
 
     /// The clients of a run that ends at `deadline`.
-    ///
-    /// # Errors
-    /// A missing or invalid variable, or credentials that cannot be read.
     pub async fn reconciler(&self, requester: Requester, deadline: Instant) -> Result<Reconciler, SetupError> {
-        let settings = Settings::from_env(&self.env)?;
+        let api_url = api_url(&self.env)?;
+        let meaning = "the secret with the UNITH account's e-mail and secretKey";
+        let credentials_secret = self.env.required("UNITH_CREDENTIALS_SECRET", meaning)?;
+        let meaning = "the key-ring secret, which this function writes";
+        let keys_secret = self.env.required("UNITH_KEYS_SECRET", meaning)?;
         let allowed = Allowed::from_env(&self.env)?;
         let secrets = self.secrets.clone()?;
         let started = Instant::now();
         // IAM denies for some seconds what CloudFormation has just allowed.
         let denied_until = if requester.takes_over { deadline.min(started + self.timing.denied_for) } else { started };
-        let credentials = credentials(&secrets, settings.credentials_secret, denied_until).await?;
+        let credentials = credentials(&secrets, credentials_secret, denied_until).await?;
         let guard = requester.owner.clone().map(|owner| Guard { owner, issued_at: requester.issued_at });
         Ok(Reconciler {
-            unith: UnithClient::new(self.http.clone(), &settings.api_url, credentials, deadline)?,
-            ring: RingStore::new(secrets, settings.keys_secret, denied_until, guard),
+            unith: UnithClient::new(self.http.clone(), api_url, credentials, deadline),
+            ring: RingStore::new(secrets, keys_secret, denied_until, guard),
             timing: self.timing,
             requester,
             allowed,
@@ -100,13 +98,13 @@ impl Provisioner {
         })
     }
 
-    /// Whether the ring has no entry of this owner, and none of these heads that this owner or nobody owns. True if no ring
-    /// was ever named.
+    /// Whether the ring has no entry of this owner, and none of these heads that this owner or nobody owns. True if no
+    /// ring was ever named.
     pub(crate) async fn knows_nothing_of(&self, owner: Option<&str>, head_ids: &[HeadId]) -> bool {
         let Some(keys_secret) = self.env.optional("UNITH_KEYS_SECRET") else { return true };
         let Ok(secrets) = self.secrets.clone() else { return false };
         let denied_until = Instant::now() + self.timing.denied_for;
-        let ring = RingStore::new(secrets, keys_secret.to_owned(), denied_until, None).read().await;
+        let ring = RingStore::new(secrets, keys_secret, denied_until, None).read().await;
         ring.is_ok_and(|ring| {
             let is_own = |key: &RingKey| key.owner.is_none() || key.owner.as_deref() == owner;
             owner.is_none_or(|owner| ring.heads_of(owner).is_empty())
@@ -126,9 +124,9 @@ impl Provisioner {
     }
 }
 
-async fn credentials(secrets: &Secrets, secret: String, denied_until: Instant) -> Result<Credentials, SetupError> {
-    match read_secret(secrets, &secret, denied_until).await {
-        Ok(value) => Credentials::parse(&value.text).map_err(|cause| SetupError::NoCredentials { secret, cause }),
-        Err(cause) => Err(SetupError::Unreadable { secret, cause }),
-    }
+async fn credentials(secrets: &Secrets, secret: &str, denied_until: Instant) -> Result<Credentials, SetupError> {
+    let name = || secret.to_owned();
+    let value = read_secret(secrets, secret, denied_until).await;
+    let value = value.map_err(|cause| SetupError::Unreadable { secret: name(), cause })?;
+    Credentials::parse(&value.text).map_err(|cause| SetupError::NoCredentials { secret: name(), cause })
 }

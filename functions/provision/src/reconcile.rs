@@ -14,23 +14,23 @@
 //! - A run whose owner was deleted meanwhile removes what it made.
 
 use tokio::time::Instant;
-use unith_events::{ids::HeadId, key_ring::document::KeyRingDocument};
+use unith_events::{ids::HeadId, key_ring::document::RingDocument};
 
 use crate::{
     concurrent::for_each,
     confirmed::{look, switch_events},
     declared::Declared,
     head::Head,
-    head_error::{HeadError, MAX_HEADS},
     reconciler::{Mode, Reconciler, Task},
     remove::{Left, Purpose, Removal},
-    report::{HeadReport, all_ok},
+    report::{HeadError, HeadReport, MAX_HEADS, all_ok},
     ring::RingError,
     step::Step,
 };
 
 impl Reconciler {
-    /// Brings the heads of a task to their declared state. The reports of what is left behind follow those of the heads.
+    /// Brings the heads of a task to their declared state. The reports of what is left behind follow those of the
+    /// heads.
     pub async fn reconcile(&self, task: &Task<'_>) -> Vec<HeadReport> {
         if task.heads.len() > MAX_HEADS {
             let error = HeadError::TooManyHeads(task.heads.len());
@@ -50,7 +50,7 @@ impl Reconciler {
                 head.error = Some(error.clone().into());
             }
         }
-        heads.into_iter().map(Head::report).chain(left.into_iter().map(|left| left.report)).collect()
+        heads.into_iter().map(|head| head.report(task)).chain(left.into_iter().map(|left| left.report)).collect()
     }
 
     /// The steps of a run. An error of the ring stops all heads.
@@ -72,7 +72,7 @@ impl Reconciler {
         self.subscribe_all(task.declared, heads, &first_round).await;
         self.store_changed_keys(heads).await?;
         self.delete_replaced(heads, &first_round).await;
-        self.set_switches(task, heads).await;
+        for_each(&mut *heads, |head| Box::pin(self.set_switch(task, head))).await;
         self.check_all(task, heads).await?;
         if all_ok(heads, task.is_all, |head| (head.is_ok(), head.is_refused())) {
             left.extend(self.leave(&task.leaving, &ring).await);
@@ -92,7 +92,7 @@ impl Reconciler {
         .await;
     }
 
-    fn make_plans(&self, task: &Task<'_>, heads: &mut [Head], ring: &KeyRingDocument) {
+    fn make_plans(&self, task: &Task<'_>, heads: &mut [Head], ring: &RingDocument) {
         for head in heads {
             let Some(look) = &head.look else { continue };
             head.entries = ring.of_head(&head.id);
@@ -113,10 +113,6 @@ impl Reconciler {
             for_each(heads, |head| Box::pin(self.deregister(head))).await;
         }
         stored
-    }
-
-    async fn set_switches(&self, task: &Task<'_>, heads: &mut [Head]) {
-        for_each(heads, |head| Box::pin(self.set_switch(task, head))).await;
     }
 
     async fn set_switch(&self, task: &Task<'_>, head: &mut Head) {
@@ -158,7 +154,7 @@ impl Reconciler {
     }
 
     /// Looks again at a head that was changed: nothing must be left to do.
-    async fn check(&self, task: &Task<'_>, head: &Head, ring: &KeyRingDocument) -> Result<(), HeadError> {
+    async fn check(&self, task: &Task<'_>, head: &Head, ring: &RingDocument) -> Result<(), HeadError> {
         let look = look(&self.unith, &head.id).await?;
         let enable_events = if task.mode == Mode::Apply { task.declared.enable_events } else { look.events_on };
         let declared = Declared { enable_events, ..task.declared.clone() };
@@ -169,8 +165,8 @@ impl Reconciler {
         if steps.is_empty() { Ok(()) } else { Err(HeadError::NotAsDeclared(steps)) }
     }
 
-    /// Removes what this run made for an owner that was deleted meanwhile, and nothing else: a later run may have created
-    /// it anew.
+    /// Removes what this run made for an owner that was deleted meanwhile, and nothing else: a later run may have
+    /// created it anew.
     async fn undo(&self, task: &Task<'_>, heads: &mut [Head]) {
         let made = heads.iter().filter_map(|head| Some((head.id.clone(), head.registered.as_ref()?.id.clone()?)));
         let made: Vec<_> = made.collect();
@@ -183,7 +179,7 @@ impl Reconciler {
             purpose: Purpose::Undo { made, switched_on },
             deleted_at: None,
         };
-        // What cannot be removed now is found by the deletion's own second look, or stays and is subscribed to nothing.
+        // A webhook that cannot be removed now is found by the deletion's second look, or stays without subscriptions.
         let Ok(removed) = self.remove(&removal).await else { return };
         for report in removed.reports {
             if let Some(head) = heads.iter_mut().find(|head| head.id == report.head_id) {
@@ -197,19 +193,14 @@ impl Reconciler {
     pub async fn disable(&self, heads: &[HeadId]) -> Vec<HeadReport> {
         for_each(heads, |head_id| {
             Box::pin(async move {
-                let mut done = Vec::new();
-                let result = self.switch_off(head_id, &mut done).await;
+                let (was_on, result) = match self.unith.events_on(head_id).await {
+                    Ok(true) => (true, switch_events(&self.unith, head_id, false).await),
+                    is_on => (false, is_on.map(drop).map_err(HeadError::from)),
+                };
+                let done = if was_on && result.is_ok() { vec![Step::Switch(false)] } else { Vec::new() };
                 HeadReport::new(head_id.clone(), done, result.err().as_ref())
             })
         })
         .await
-    }
-
-    async fn switch_off(&self, head_id: &HeadId, done: &mut Vec<Step>) -> Result<(), HeadError> {
-        if self.unith.events_on(head_id).await? {
-            switch_events(&self.unith, head_id, false).await?;
-            done.push(Step::Switch(false));
-        }
-        Ok(())
     }
 }

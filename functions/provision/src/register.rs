@@ -11,11 +11,11 @@ use unith_events::{event_type::EventTypes, ids::HeadId, signature::SharedKey};
 use crate::{
     concurrent::for_each,
     confirmed::{delete_webhooks, switch_events},
-    declared::{Declared, WebhookUrl},
+    declared::Declared,
     head::{Head, Registered},
-    head_error::HeadError,
     plan::ours,
     reconciler::{Reconciler, Task},
+    report::HeadError,
     step::{DeleteReason, Step},
     unith::{UnithClient, UnithError, webhook::Webhook},
 };
@@ -97,13 +97,14 @@ async fn try_to_register(
     }
     // UNITH may reuse the id of a deleted webhook.
     let is_listed = |webhook: &Webhook| !head.deleted.contains(&webhook.id);
-    let search = Search {
+    let registration = Registration {
         unith,
-        head_id: head.id.clone(),
-        url: &task.declared.webhook_url,
+        head_id: &head.id,
+        declared: task.declared,
         before: look.listed.into_iter().filter(is_listed).collect(),
+        list_within: run.timing.list_within,
     };
-    let registered = register(run, task.declared, &search, &mut head.notes).await?;
+    let registered = registration.make(&mut head.notes).await?;
     head.done.push(Step::Register(registered.id.clone()));
     head.registered = Some(registered);
     // A webhook never delivers if events were switched off before it was registered.
@@ -124,92 +125,83 @@ async fn set_switch(head: &mut Head, unith: &UnithClient, on: bool) -> Result<()
     Ok(())
 }
 
-/// Registers the webhook. After an unknown outcome, it is looked for before it is registered again.
-async fn register(
-    run: &Reconciler,
-    declared: &Declared,
-    search: &Search<'_>,
-    notes: &mut Vec<String>,
-) -> Result<Registered, HeadError> {
-    let unith = search.unith;
-    let mut tries = 0;
-    let (key_in_response, is_live) = loop {
-        let (response, is_live) = register_unsubscribed(declared, unith, &search.head_id).await;
-        match response {
-            Ok(key) => break (key, is_live),
-            Err(error) if error.is_uncertain() => {
-                if let Some(found) = search.find(None, Instant::now() + REGISTER_PAUSE).await? {
-                    return Ok(Registered { is_live, ..found });
-                }
-                pause(tries, error, unith.deadline()).await?;
-                tries += 1;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    };
-    if is_live {
-        notes.push(
-            "UNITH refuses a registration without subscriptions: deliveries are refused until its key can be read, and \
-             UNITH retries them"
-                .to_owned(),
-        );
-    }
-    let until = (Instant::now() + run.timing.list_within).min(unith.deadline());
-    match (search.find(key_in_response.as_ref(), until).await, key_in_response) {
-        (Ok(Some(found)), _) => Ok(Registered { is_live, ..found }),
-        (Ok(None), Some(key)) => Ok(Registered { id: None, key, is_live }),
-        (Ok(None), None) => Err(HeadError::NoKey),
-        // It is registered: the next run finds it by its key.
-        (Err(HeadError::Unith(error)), Some(key)) => {
-            notes.push(format!("the registered webhook was not found: {error}"));
-            Ok(Registered { id: None, key, is_live })
-        }
-        (Err(error), _) => Err(error),
-    }
-}
-
-/// Registers the webhook without subscriptions, or, if UNITH refuses that twice, with the declared ones. Returns the
-/// response, and whether the webhook is subscribed.
-async fn register_unsubscribed(
-    declared: &Declared,
-    unith: &UnithClient,
-    head_id: &HeadId,
-) -> (Result<Option<SharedKey>, UnithError>, bool) {
-    let url = declared.webhook_url.as_str();
-    let mut was_refused = false;
-    loop {
-        match unith.register(head_id, url, EventTypes::NONE).await {
-            Err(refusal) if refusal.is_about_the_request() => {
-                if !mem::replace(&mut was_refused, true) {
-                    tokio::time::sleep(REFUSAL_PAUSE).await;
-                    continue;
-                }
-                return match unith.register(head_id, url, declared.subscriptions).await {
-                    Err(second) if second.is_refusal() => (Err(refusal), false),
-                    response => (response, true),
-                };
-            }
-            response => return (response, false),
-        }
-    }
-}
-
-/// Looks for the webhook that a registration made: it has our URL and was not listed `before`.
-struct Search<'s> {
-    unith: &'s UnithClient,
-    head_id: HeadId,
-    url: &'s WebhookUrl,
+/// One registration.
+struct Registration<'r> {
+    unith: &'r UnithClient,
+    head_id: &'r HeadId,
+    declared: &'r Declared,
+    /// The webhooks that were listed before.
     before: Vec<Webhook>,
+    list_within: Duration,
 }
 
-impl Search<'_> {
-    /// Looks until `until`.
+impl Registration<'_> {
+    /// Registers the webhook. After an unknown outcome, it is looked for before it is registered again.
+    async fn make(&self, notes: &mut Vec<String>) -> Result<Registered, HeadError> {
+        let mut tries = 0;
+        let (key_in_response, is_live) = loop {
+            let (response, is_live) = self.register_unsubscribed().await;
+            match response {
+                Ok(key) => break (key, is_live),
+                Err(error) if error.is_uncertain() => {
+                    if let Some(found) = self.find(None, Instant::now() + REGISTER_PAUSE).await? {
+                        return Ok(Registered { is_live, ..found });
+                    }
+                    pause(tries, error, self.unith.deadline()).await?;
+                    tries += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if is_live {
+            notes.push(
+                "UNITH refuses a registration without subscriptions: deliveries are refused until its key can be read, \
+                 and UNITH retries them"
+                    .to_owned(),
+            );
+        }
+        let until = (Instant::now() + self.list_within).min(self.unith.deadline());
+        match (self.find(key_in_response.as_ref(), until).await, key_in_response) {
+            (Ok(Some(found)), _) => Ok(Registered { is_live, ..found }),
+            (Ok(None), Some(key)) => Ok(Registered { id: None, key, is_live }),
+            (Ok(None), None) => Err(HeadError::NoKey),
+            // It is registered: the next run finds it by its key.
+            (Err(HeadError::Unith(error)), Some(key)) => {
+                notes.push(format!("the registered webhook was not found: {error}"));
+                Ok(Registered { id: None, key, is_live })
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Registers the webhook without subscriptions, or, if UNITH refuses that twice, with the declared ones. Returns
+    /// the response, and whether the webhook is subscribed.
+    async fn register_unsubscribed(&self) -> (Result<Option<SharedKey>, UnithError>, bool) {
+        let register = |types| self.unith.register(self.head_id, self.declared.webhook_url.as_str(), types);
+        let mut was_refused = false;
+        loop {
+            match register(EventTypes::NONE).await {
+                Err(refusal) if refusal.is_about_the_request() => {
+                    if !mem::replace(&mut was_refused, true) {
+                        tokio::time::sleep(REFUSAL_PAUSE).await;
+                        continue;
+                    }
+                    return match register(self.declared.subscriptions).await {
+                        Err(second) if second.is_refusal() => (Err(refusal), false),
+                        response => (response, true),
+                    };
+                }
+                response => return (response, false),
+            }
+        }
+    }
+
+    /// Looks for the webhook until `until`: it has our URL and was not listed before.
     async fn find(&self, key_in_response: Option<&SharedKey>, until: Instant) -> Result<Option<Registered>, HeadError> {
         let mut wait = Duration::from_millis(100);
         loop {
-            let listed = self.unith.webhooks(&self.head_id).await?;
-            let is_new = |webhook: &Webhook| self.before.iter().all(|known| known.id != webhook.id);
-            let new: Vec<_> = ours(&listed, self.url).into_iter().filter(is_new).collect();
+            let mut new = ours(&self.unith.webhooks(self.head_id).await?, &self.declared.webhook_url);
+            new.retain(|webhook| self.before.iter().all(|known| known.id != webhook.id));
             if let Some(found) = pick(&new, key_in_response)? {
                 return self.with_key(found, key_in_response).await.map(Some);
             }

@@ -1,7 +1,8 @@
-//! Removing what is ours: registrations, keys, and the switch where nobody else listens.
+//! Removal of our registrations and keys, and of the switch if nobody else listens.
 //!
-//! Ours are the ring's entries of this owner, entries without an owner (version 0.1.0 wrote none), and registrations of our
-//! URL without an entry, which a run left that died before it stored the key. Entries that another owner took over stay.
+//! Ours are the ring's entries of this owner, entries without an owner (version 0.1.0 wrote none), and registrations of
+//! our URL without an entry, which a run left that died before it stored the key. Entries that another owner took over
+//! stay.
 //!
 //! Invariants:
 //! - A removal is reported only after UNITH's list was read again.
@@ -10,7 +11,7 @@
 use unith_events::{
     event_type::EventTypes,
     ids::{HeadId, WebhookId},
-    key_ring::{KeyState, RingKey, document::KeyRingDocument},
+    key_ring::{KeyState, RingKey, document::RingDocument},
     timestamp::Timestamp,
 };
 
@@ -18,10 +19,9 @@ use crate::{
     concurrent::for_each,
     confirmed::{delete_webhooks, switch_events},
     declared::WebhookUrl,
-    head_error::HeadError,
     plan::ours,
     reconciler::{Leaving, Reconciler},
-    report::HeadReport,
+    report::{HeadError, HeadReport},
     ring::{RingError, RingStore},
     step::{DeleteReason, Step},
     unith::{UnithError, webhook::Webhook},
@@ -48,7 +48,7 @@ pub enum Purpose {
     },
 }
 
-/// What is to be removed.
+/// A removal.
 #[derive(Debug)]
 pub struct Removal<'r> {
     /// The URL of the registrations.
@@ -112,14 +112,11 @@ impl Removal<'_> {
 }
 
 impl Reconciler {
-    /// Removes what is ours. What is gone already is a success.
-    ///
-    /// # Errors
-    /// A ring that cannot be read: it says what is ours.
+    /// Removes our registrations and keys. The ring says which ones are ours; one that is gone already is a success.
     pub async fn remove(&self, removal: &Removal<'_>) -> Result<Removed, RingError> {
         let store = self.ring.unguarded();
         let (before, no_ring) = match store.read().await {
-            Err(error) if error.is_absence() => (KeyRingDocument::default(), Some(error)),
+            Err(error) if error.is_absence() => (RingDocument::default(), Some(error)),
             ring => (ring?, None),
         };
         self.keep_secret(&before);
@@ -141,8 +138,8 @@ impl Reconciler {
         Ok(Removed { reports: reports.collect(), written, no_ring })
     }
 
-    /// Removes what an update leaves behind. The update itself drops the keys.
-    pub(crate) async fn leave(&self, leaving: &[Leaving], ring: &KeyRingDocument) -> Vec<Left> {
+    /// Removes the heads and URLs that an update leaves behind. The update itself drops the keys.
+    pub(crate) async fn leave(&self, leaving: &[Leaving], ring: &RingDocument) -> Vec<Left> {
         for_each(leaving, |leaving| {
             Box::pin(async move {
                 let removal =
@@ -157,7 +154,7 @@ impl Reconciler {
     }
 
     /// Clears the heads a second time, and those that the owner got meanwhile. Returns whether anything was removed.
-    async fn clear_again(&self, removal: &Removal<'_>, cleared: &mut Vec<Cleared>, after: &KeyRingDocument) -> bool {
+    async fn clear_again(&self, removal: &Removal<'_>, cleared: &mut Vec<Cleared>, after: &RingDocument) -> bool {
         let again = cleared.iter().filter(|head| head.result.is_ok());
         let mut heads: Vec<_> = again.map(|head| (head.id.clone(), head.listed.clone())).collect();
         let new = self.deleted_owner(removal).map(|owner| after.heads_of(owner)).unwrap_or_default();
@@ -180,12 +177,12 @@ impl Reconciler {
         has_removed
     }
 
-    /// Removes what is ours on a head. A second look passes the webhooks that the first one `spared`.
+    /// Removes our webhooks of a head. A second look passes those that the first one `spared`.
     async fn clear(
         &self,
         removal: &Removal<'_>,
         head_id: &HeadId,
-        ring: &KeyRingDocument,
+        ring: &RingDocument,
         spared: Option<&[Webhook]>,
     ) -> Cleared {
         let id = head_id.clone();
@@ -197,7 +194,7 @@ impl Reconciler {
     async fn try_to_clear(
         &self,
         removal: &Removal<'_>,
-        ring: &KeyRingDocument,
+        ring: &RingDocument,
         spared: Option<&[Webhook]>,
         cleared: &mut Cleared,
     ) -> Result<(), HeadError> {
@@ -205,10 +202,8 @@ impl Reconciler {
         let Some(listed) = self.webhooks_of(head_id).await? else { return Ok(()) };
         cleared.listed = listed;
         let mut going = ours(&cleared.listed, removal.url);
-        going.retain(|webhook| {
-            let is_spared = spared.into_iter().flatten().any(|known| known.id == webhook.id);
-            !is_spared && self.goes(removal, head_id, webhook, &cleared.listed, ring)
-        });
+        let is_spared = |webhook: &Webhook| spared.into_iter().flatten().any(|known| known.id == webhook.id);
+        going.retain(|webhook| !is_spared(webhook) && self.goes(removal, cleared, webhook, ring));
         cleared.had_ours = !going.is_empty();
         if cleared.had_ours {
             let deletion = delete_webhooks(&self.unith, head_id, &going).await;
@@ -227,14 +222,8 @@ impl Reconciler {
     }
 
     /// Whether a webhook with our URL is to be deleted.
-    fn goes(
-        &self,
-        removal: &Removal<'_>,
-        head_id: &HeadId,
-        webhook: &Webhook,
-        listed: &[Webhook],
-        ring: &KeyRingDocument,
-    ) -> bool {
+    fn goes(&self, removal: &Removal<'_>, head: &Cleared, webhook: &Webhook, ring: &RingDocument) -> bool {
+        let head_id = &head.id;
         if removal.is_undo() {
             return removal.has_made(head_id, &webhook.id);
         }
@@ -247,7 +236,7 @@ impl Reconciler {
         // A webhook that delivers in place of ours, which is gone, belongs to another stack with another ring.
         let is_known = entries.iter().any(|entry| self.is_removable(removal, entry, head_id));
         let is_replaced =
-            entries.iter().any(|entry| is_gone(entry, listed)) || (self.is_repeated(removal, ring) && !is_known);
+            entries.iter().any(|entry| is_gone(entry, &head.listed)) || (self.is_repeated(removal, ring) && !is_known);
         let is_anothers = is_replaced && webhook.subscriptions != EventTypes::NONE;
         self.allowed.covers(removal.url, head_id) && !is_anothers
     }
@@ -258,7 +247,7 @@ impl Reconciler {
     }
 
     /// Whether the owner's deletion was requested before: this one completes it.
-    fn is_repeated(&self, removal: &Removal<'_>, ring: &KeyRingDocument) -> bool {
+    fn is_repeated(&self, removal: &Removal<'_>, ring: &RingDocument) -> bool {
         self.deleted_owner(removal).is_some_and(|owner| ring.deleted_at(owner).is_some())
     }
 
@@ -281,14 +270,15 @@ impl Reconciler {
 
     /// One write: drops the keys of webhooks that are gone, hands entries over, marks the owner as deleted.
     async fn drop_keys(&self, removal: &Removal<'_>, cleared: &[Cleared], store: &RingStore) -> Result<(), RingError> {
-        let change = |ring: &mut KeyRingDocument| {
+        let change = |ring: &mut RingDocument| {
             if let Some((owner, at)) = self.requester.owner.as_deref().zip(removal.deleted_at) {
                 ring.hand_over_from(owner);
                 ring.mark_deleted(owner, at);
             }
             for head in cleared.iter().filter(|head| head.result.is_ok() || removal.is_forced()) {
                 let entries = ring.of_head(&head.id);
-                // Another owner has the head now: it needs the retiring keys for deliveries that are still on their way.
+                // Another owner has the head now: it needs the retiring keys for deliveries that are still on their
+                // way.
                 let is_anothers = entries.iter().any(|entry| entry.state == KeyState::Active && !self.is_own(entry));
                 ring.remove_keys(&head.id, |key| {
                     let is_of = |is: &dyn Fn(&WebhookId) -> bool| key.webhook_id.as_ref().is_some_and(is);

@@ -1,8 +1,9 @@
 //! The key ring's secret: read, compare-and-swap, read back.
 //!
-//! Secrets Manager has no conditional put, but it accepts a `ClientRequestToken` once. The token is derived from the version
-//! that was read, so the second of two runs on the same version is refused, and starts over. A writer in the console uses
-//! no such token: the version that ours replaced then shows the edit, and the change is made once more on that text.
+//! Secrets Manager has no conditional put, but it accepts a `ClientRequestToken` once. The token is derived from the
+//! version that was read, so the second of two runs on the same version is refused, and starts over. A writer in the
+//! console uses no such token: the version that ours replaced then shows the edit, and the change is made once more on
+//! that text.
 //!
 //! Invariants:
 //! - A change is reported as done only after it was read back.
@@ -24,7 +25,7 @@ use lambda_support::{
 };
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
-use unith_events::{key_ring::document::KeyRingDocument, timestamp::Timestamp};
+use unith_events::{key_ring::document::RingDocument, timestamp::Timestamp};
 
 /// How often a change is started over because of another writer.
 const MAX_ROUNDS: u32 = 20;
@@ -62,13 +63,12 @@ pub struct Guard {
 /// The ring could not be read or written. `cause` is the SDK's error with its causes.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RingError {
-    #[error("the key ring `{secret}` could not be {what}: {cause}{hint}")]
+    #[error("the key ring `{secret}` could not be {what}: {cause}")]
     Failed {
         secret: String,
         /// `read` or `written`.
         what: &'static str,
         cause: String,
-        hint: &'static str,
     },
     /// The secret was deleted during the run, or marked for deletion.
     #[error("deleted meanwhile: the key ring `{secret}` is gone: {cause}")]
@@ -94,7 +94,7 @@ pub enum RingError {
 }
 
 impl RingError {
-    /// Whether there is no ring, so that nothing in it is ours.
+    /// Whether the ring is absent, so that nothing in it is ours.
     #[must_use]
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::Missing { .. } | Self::Invalid { .. })
@@ -110,7 +110,7 @@ impl RingError {
 /// The document that is to be changed.
 #[derive(Default)]
 struct Current {
-    document: KeyRingDocument,
+    document: RingDocument,
     version: Option<String>,
     /// Whether our own version is the current one by now, so that this text has to be written even if it is unchanged.
     is_replaced: bool,
@@ -119,7 +119,8 @@ struct Current {
 impl RingStore {
     /// The ring in `secret`, a name or an ARN. Until `denied_until`, what IAM denies is retried.
     #[must_use]
-    pub fn new(client: Client, secret: String, denied_until: Instant, guard: Option<Guard>) -> Self {
+    pub fn new(client: Client, secret: &str, denied_until: Instant, guard: Option<Guard>) -> Self {
+        let secret = secret.to_owned();
         Self { client, secret, existed: Arc::default(), first_mark: Arc::default(), guard, denied_until }
     }
 
@@ -129,13 +130,14 @@ impl RingStore {
         Self { guard: None, ..self.clone() }
     }
 
-    /// Reads the ring. A secret that has no value yet is an empty ring; one that does not exist fails when it is written.
-    pub async fn read(&self) -> Result<KeyRingDocument, RingError> {
+    /// Reads the ring. A secret that has no value yet is an empty ring; one that does not exist fails when it is
+    /// written.
+    pub async fn read(&self) -> Result<RingDocument, RingError> {
         Ok(self.read_current().await?.document)
     }
 
     /// Reads the ring, unless the run's owner was deleted.
-    pub async fn read_guarded(&self) -> Result<KeyRingDocument, RingError> {
+    pub async fn read_guarded(&self) -> Result<RingDocument, RingError> {
         let document = self.read().await?;
         self.check_guard(&document)?;
         Ok(document)
@@ -152,16 +154,16 @@ impl RingStore {
             }
             Err(SecretError::Missing { cause, .. }) => Err(self.missing(cause)),
             Err(error @ SecretError::NotText) => Err(self.invalid(&error)),
-            Err(SecretError::Denied(cause) | SecretError::Failed(cause)) => Err(self.failed("read", cause, "")),
+            Err(SecretError::Denied(cause) | SecretError::Failed(cause)) => Err(self.failed("read", cause)),
         }
     }
 
     fn parse(&self, secret: &Secret) -> Result<Current, RingError> {
-        let document = KeyRingDocument::parse(&secret.text).map_err(|cause| self.invalid(&cause))?;
+        let document = RingDocument::parse(&secret.text).map_err(|cause| self.invalid(&cause))?;
         Ok(Current { document, version: secret.version.clone(), is_replaced: false })
     }
 
-    fn check_guard(&self, document: &KeyRingDocument) -> Result<(), RingError> {
+    fn check_guard(&self, document: &RingDocument) -> Result<(), RingError> {
         let Some(guard) = &self.guard else { return Ok(()) };
         let mark = document.deleted_at(&guard.owner);
         let first = *self.first_mark.get_or_init(|| mark);
@@ -178,10 +180,7 @@ impl RingStore {
     ///
     /// `change` may be called several times; a second call on its own result must change nothing. The caller limits the
     /// size.
-    ///
-    /// # Errors
-    /// A ring that cannot be read or written, or one whose owner was deleted.
-    pub async fn change(&self, now: Timestamp, change: impl Fn(&mut KeyRingDocument)) -> Result<bool, RingError> {
+    pub async fn change(&self, now: Timestamp, change: impl Fn(&mut RingDocument)) -> Result<bool, RingError> {
         let mut edited = None;
         for _ in 0..MAX_ROUNDS {
             let before = match edited.take() {
@@ -219,8 +218,8 @@ impl RingStore {
         Err(RingError::Contended { secret: self.secret.clone() })
     }
 
-    /// A version that was written between our reading and our writing: the one that ours replaced is then not the one that
-    /// was read.
+    /// A version that was written between our reading and our writing: the one that ours replaced is then not the one
+    /// that was read.
     async fn edited_meanwhile(&self, before: &Current, token: String) -> Option<Current> {
         let previous = secret::read_previous(&self.client, &self.secret).await.ok()??;
         let version = previous.version.as_ref()?;
@@ -231,7 +230,7 @@ impl RingStore {
     }
 
     /// Waits until the current version has the change in it, as receivers read it.
-    async fn read_back(&self, now: Timestamp, change: impl Fn(&mut KeyRingDocument)) -> Result<(), RingError> {
+    async fn read_back(&self, now: Timestamp, change: impl Fn(&mut RingDocument)) -> Result<(), RingError> {
         for _ in 0..READ_BACKS {
             if self.read().await?.changed(now, &change).is_none() {
                 return Ok(());
@@ -249,25 +248,21 @@ impl RingStore {
         match error.code() {
             Some("ResourceNotFoundException" | "InvalidRequestException") => self.missing(cause),
             Some("LimitExceededException") => {
-                let hint =
-                    "; a secret keeps 100 versions, and none is dropped before it is 24 h old: run this again later";
-                self.failed("written", cause, hint)
+                let limit =
+                    "a secret keeps 100 versions, and none is dropped before it is 24 h old; run this again later";
+                self.failed("written", format!("{cause}: {limit}"))
             }
-            _ => self.failed("written", cause, ""),
+            _ => self.failed("written", cause),
         }
     }
 
-    fn failed(&self, what: &'static str, cause: String, hint: &'static str) -> RingError {
-        RingError::Failed { secret: self.secret.clone(), what, cause, hint }
+    fn failed(&self, what: &'static str, cause: String) -> RingError {
+        RingError::Failed { secret: self.secret.clone(), what, cause }
     }
 
     fn missing(&self, cause: String) -> RingError {
-        let secret = self.secret.clone();
-        if self.existed.load(Ordering::Relaxed) {
-            RingError::Gone { secret, cause }
-        } else {
-            RingError::Missing { secret, cause }
-        }
+        let (secret, existed) = (self.secret.clone(), self.existed.load(Ordering::Relaxed));
+        if existed { RingError::Gone { secret, cause } } else { RingError::Missing { secret, cause } }
     }
 
     fn invalid(&self, cause: &impl ToString) -> RingError {
@@ -319,7 +314,7 @@ mod tests {
 
     #[test]
     fn the_ring_of_a_hundred_heads_fits_during_a_rotation() {
-        let mut ring = KeyRingDocument::default();
+        let mut ring = RingDocument::default();
         let now = Timestamp::parse("2026-01-16T10:00:00Z").unwrap();
         for head in 0..100 {
             let head_id = format!("8eab5b23-024a-45cb-a0e1-9d3ffd6c9{head:03}");

@@ -1,10 +1,10 @@
 //! The changes of the key ring during a run: one write before anything is subscribed, one after the deletions.
 
 use unith_events::{
-    ids::{HeadId, WebhookId},
+    ids::WebhookId,
     key_ring::{
         RingKey,
-        document::{KeyRingDocument, NewKey},
+        document::{NewKey, RingDocument},
     },
     signature::SharedKey,
     timestamp::Timestamp,
@@ -18,25 +18,9 @@ use crate::{
     unith::webhook::Webhook,
 };
 
-/// The owner of a webhook and its previous owner.
-type Owners = (Option<String>, Option<String>);
-
-/// The changes of the first write.
-#[derive(Default)]
-struct Changes<'h> {
-    keys: Vec<NewKey>,
-    owned: Vec<(&'h HeadId, &'h WebhookId, Owners)>,
-    retired: Vec<(&'h HeadId, &'h WebhookId)>,
-    /// Keys of new registrations. Earlier ones that UNITH never listed retire beside them.
-    registered: Vec<(&'h HeadId, SharedKey)>,
-}
-
 impl Reconciler {
     /// Checks, before anything is changed, that the ring has room for what is about to be written.
-    ///
-    /// # Errors
-    /// A ring that would be too large.
-    pub(crate) fn check_size(&self, task: &Task<'_>, heads: &[Head], ring: &KeyRingDocument) -> Result<(), RingError> {
+    pub(crate) fn check_size(&self, task: &Task<'_>, heads: &[Head], ring: &RingDocument) -> Result<(), RingError> {
         let now = Timestamp::now();
         let until = now.plus(self.timing.key_grace);
         // A new key is as long as UNITH's keys are, or as the known ones.
@@ -44,9 +28,8 @@ impl Reconciler {
         let Ok(key) = SharedKey::parse(&"0".repeat(key_length)) else { return Ok(()) };
         let expected = Registered { id: Some(WebhookId::from_number(u32::MAX)), key, is_live: false };
         let registers = |head: &Head| head.plan.as_ref().is_some_and(|plan| plan.register);
-        let changes = self.changes(heads, |head| registers(head).then(|| expected.clone()));
         let after = ring.changed(now, |ring| {
-            self.make_changes(task, &changes, ring, now);
+            self.write(task, heads, &|head| registers(head).then_some(&expected), ring, now);
             for (head, plan) in heads.iter().filter_map(|head| Some((head, head.plan.as_ref()?))) {
                 plan.delete_last.iter().for_each(|webhook| ring.retire(&head.id, &webhook.id, until));
             }
@@ -62,8 +45,7 @@ impl Reconciler {
     /// entries before.
     pub(crate) async fn store_keys(&self, task: &Task<'_>, heads: &[Head]) -> Result<bool, RingError> {
         let now = Timestamp::now();
-        let changes = self.changes(heads, |head| head.registered.clone());
-        self.ring.change(now, |ring| self.make_changes(task, &changes, ring, now)).await
+        self.ring.change(now, |ring| self.write(task, heads, &|head| head.registered.as_ref(), ring, now)).await
     }
 
     /// Stores keys that changed with the subscriptions. A head for which that fails keeps its replaced webhook.
@@ -93,7 +75,7 @@ impl Reconciler {
             // A deletion of the owner may have removed what this run made.
             return self.ring.read_guarded().await.map(drop);
         }
-        let change = |ring: &mut KeyRingDocument| {
+        let change = |ring: &mut RingDocument| {
             for (head_id, id) in &deleted {
                 ring.retire(head_id, id, until);
             }
@@ -124,8 +106,8 @@ impl Reconciler {
         NewKey { head_id: head.id.clone(), webhook_id: id, key, owner, previous_owner, made_while_on }
     }
 
-    /// The owners of a head's webhook from now on, by the entry that stays or is replaced.
-    fn owners(&self, entry: Option<&RingKey>) -> Owners {
+    /// The owner and the previous owner of a head's webhook from now on, by the entry that stays or is replaced.
+    fn owners(&self, entry: Option<&RingKey>) -> (Option<String>, Option<String>) {
         let own = self.requester.owner.clone();
         let Some(entry) = entry else { return (own, None) };
         let (owner, previous) = (entry.owner.clone(), entry.previous_owner.clone());
@@ -136,30 +118,48 @@ impl Reconciler {
         }
     }
 
-    /// The changes of the first write, if `registered` was registered for the heads.
-    fn changes<'h>(&self, heads: &'h [Head], registered: impl Fn(&'h Head) -> Option<Registered>) -> Changes<'h> {
-        let mut changes = Changes::default();
+    /// The first write, if `registered` returns what was registered for a head.
+    fn write<'h>(
+        &self,
+        task: &Task<'_>,
+        heads: &'h [Head],
+        registered: &dyn Fn(&'h Head) -> Option<&'h Registered>,
+        ring: &mut RingDocument,
+        now: Timestamp,
+    ) {
+        let until = now.plus(self.timing.key_grace);
         for (head, plan) in heads.iter().filter_map(|head| Some((head, head.open_plan()?))) {
             let registered = registered(head);
-            if plan.register {
-                changes.keys.extend(self.keys_to_keep(head, &plan.delete_last));
-            }
-            // UNITH may reuse the id of a deleted webhook.
-            let own = registered.as_ref().map_or_else(|| head.own_id(), |registered| registered.id.clone());
-            let gone = plan.gone.iter().chain(&head.deleted).filter(|id| own.as_ref() != Some(id));
-            changes.retired.extend(gone.map(|id| (&head.id, id)));
+            let mut keys = if plan.register { self.keys_to_keep(head, &plan.delete_last) } else { Vec::new() };
             if let Some(Webhook { id, .. }) = &plan.keeper {
                 let key = plan.key_to_store.clone();
-                changes.keys.extend(key.map(|key| self.new_key(head, Some(id.clone()), key, true)));
-                let entry = head.entry_of(id);
-                changes.owned.extend(entry.map(|entry| (&head.id, id, self.owners(Some(entry)))));
+                keys.extend(key.map(|key| self.new_key(head, Some(id.clone()), key, true)));
+                if let Some(entry) = head.entry_of(id) {
+                    let (owner, previous) = self.owners(Some(entry));
+                    ring.set_owner(&head.id, id, owner.as_deref(), previous.as_deref());
+                }
             }
             if let Some(Registered { id, key, .. }) = registered {
-                changes.keys.push(self.new_key(head, id, key.clone(), true));
-                changes.registered.push((&head.id, key));
+                keys.push(self.new_key(head, id.clone(), key.clone(), true));
+                // A registration that UNITH never listed will not be listed after this one.
+                ring.retire_unlisted(&head.id, key, until);
+            }
+            for key in &keys {
+                ring.put_active(key, now, until);
+            }
+            // UNITH may reuse the id of a deleted webhook.
+            let own = registered.map_or_else(|| head.own_id(), |registered| registered.id.clone());
+            for id in plan.gone.iter().chain(&head.deleted).filter(|id| own.as_ref() != Some(id)) {
+                ring.retire(&head.id, id, until);
             }
         }
-        changes
+        for head_id in &task.gone {
+            ring.remove_keys(head_id, |key| key.owner == self.requester.owner);
+        }
+        // A run that was requested after the deletion creates the owner anew.
+        if let Some(owner) = self.requester.owner.as_deref().filter(|_| task.mode == Mode::Apply) {
+            ring.unmark_deleted(owner, self.requester.issued_at);
+        }
     }
 
     /// Keys of webhooks that deliver until they are replaced, and that the ring does not have: registered by hand.
@@ -172,28 +172,5 @@ impl Reconciler {
             Some(self.new_key(head, Some(webhook.id.clone()), key, false))
         });
         missing.collect()
-    }
-
-    fn make_changes(&self, task: &Task<'_>, changes: &Changes<'_>, ring: &mut KeyRingDocument, now: Timestamp) {
-        let until = now.plus(self.timing.key_grace);
-        for key in &changes.keys {
-            ring.put_active(key, now, until);
-        }
-        for (head_id, id, (owner, previous)) in &changes.owned {
-            ring.set_owner(head_id, id, owner.as_deref(), previous.as_deref());
-        }
-        for (head_id, id) in &changes.retired {
-            ring.retire(head_id, id, until);
-        }
-        for (head_id, key) in &changes.registered {
-            ring.retire_unlisted(head_id, key, until);
-        }
-        for head_id in &task.gone {
-            ring.remove_keys(head_id, |key| key.owner == self.requester.owner);
-        }
-        // A run that was requested after the deletion creates the owner anew.
-        if let Some(owner) = self.requester.owner.as_deref().filter(|_| task.mode == Mode::Apply) {
-            ring.unmark_deleted(owner, self.requester.issued_at);
-        }
     }
 }

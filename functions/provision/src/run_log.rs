@@ -23,9 +23,9 @@ pub(crate) struct RunLine<'l, E> {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Metrics {
     service: &'static str,
-    /// How many steps a run took that nobody had declared.
+    /// The number of steps that a run took, without those for new heads.
     drift: usize,
-    /// How many heads failed.
+    /// The number of heads that failed.
     step_failed: usize,
     #[serde(rename = "_aws")]
     declaration: Value,

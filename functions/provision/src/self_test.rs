@@ -26,21 +26,29 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 /// The result for one head.
 #[derive(Debug, Serialize)]
 pub struct HeadSelfTest {
-    /// The head whose key signed.
+    /// The head whose key signs.
     pub head_id: HeadId,
     /// Whether both deliveries got the expected responses.
     pub ok: bool,
-    /// The synthetic session, `self-test:<uuid>`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session_id: Option<String>,
-    /// The signed delivery; 200 is expected.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    signed: Option<Delivery>,
-    /// The wrongly signed delivery; 401 is expected. One per run is enough, and does not look like an attack.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    forged: Option<Delivery>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    #[serde(flatten)]
+    result: TestResult,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum TestResult {
+    Delivered {
+        /// The synthetic session, `self-test:<uuid>`.
+        session_id: String,
+        /// The signed delivery; 200 is expected.
+        signed: Delivery,
+        /// The wrongly signed delivery; 401 is expected. One per run is enough, and does not look like an attack.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        forged: Option<Delivery>,
+    },
+    Failed {
+        error: String,
+    },
 }
 
 /// A delivery and its response.
@@ -66,15 +74,11 @@ enum SelfTestError {
 
 /// Delivers to `url` with a head's key, and, with `forge`, with a wrong key.
 pub async fn self_test(http: &Client, ring: &RingStore, url: &str, head_id: &HeadId, forge: bool) -> HeadSelfTest {
-    let failed = |error: SelfTestError| HeadSelfTest {
-        head_id: head_id.clone(),
-        ok: false,
-        session_id: None,
-        signed: None,
-        forged: None,
-        error: Some(error.to_string()),
+    let (ok, result) = match deliver_both(http, ring, url, head_id, forge).await {
+        Ok((ok, result)) => (ok, result),
+        Err(error) => (false, TestResult::Failed { error: error.to_string() }),
     };
-    deliver_both(http, ring, url, head_id, forge).await.unwrap_or_else(failed)
+    HeadSelfTest { head_id: head_id.clone(), ok, result }
 }
 
 async fn deliver_both(
@@ -83,11 +87,12 @@ async fn deliver_both(
     url: &str,
     head_id: &HeadId,
     forge: bool,
-) -> Result<HeadSelfTest, SelfTestError> {
+) -> Result<(bool, TestResult), SelfTestError> {
     let no_key = || SelfTestError::NoKey(head_id.clone());
     let entries = ring.read().await?.of_head(head_id);
     let key = &entries.iter().find(|entry| entry.state == KeyState::Active).ok_or_else(no_key)?.key;
-    let session_id = format!("self-test:{}", random_uuid());
+    let uuid = Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid();
+    let session_id = format!("self-test:{uuid}");
     let body = json!({
         "timestamp": Timestamp::now().to_string(), "head_id": head_id, "session_id": session_id,
         "public_head_id": "self-test", "public_org_id": "self-test", "event_type": "SELF_TEST",
@@ -104,8 +109,7 @@ async fn deliver_both(
     let ok = signed.status == Some(200)
         && signed.said.as_deref() == Some("stored")
         && forged.as_ref().is_none_or(|forged| forged.status == Some(401));
-    let head_id = head_id.clone();
-    Ok(HeadSelfTest { head_id, ok, session_id: Some(session_id), signed: Some(signed), forged, error: None })
+    Ok((ok, TestResult::Delivered { session_id, signed, forged }))
 }
 
 async fn deliver(http: &Client, url: &str, body: &str, signature: &Signature) -> Delivery {
@@ -135,8 +139,4 @@ async fn deliver(http: &Client, url: &str, body: &str, signature: &Signature) ->
         }
         Err(error) => Delivery { error: Some(causes(&error.without_url())), latency_ms, ..Delivery::default() },
     }
-}
-
-fn random_uuid() -> uuid::Uuid {
-    Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid()
 }

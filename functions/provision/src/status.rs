@@ -3,15 +3,23 @@
 use serde::Serialize;
 use unith_events::{
     ids::HeadId,
-    key_ring::{RingKey, document::KeyRingDocument},
+    key_ring::{RingKey, document::RingDocument},
     signature::SharedKey,
     timestamp::Timestamp,
 };
 
 use crate::{
-    concurrent::for_each, confirmed::look, declared::Declared, head_error::HeadError, plan::ours,
-    reconciler::Reconciler, report::explained, step::Step, unith::webhook::Webhook,
+    concurrent::for_each,
+    confirmed::look,
+    declared::Declared,
+    plan::ours,
+    reconciler::Reconciler,
+    report::{HeadError, explained},
+    step::Step,
+    unith::webhook::Webhook,
 };
+
+const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 
 /// A head as it is.
 #[derive(Debug, Serialize)]
@@ -19,26 +27,32 @@ pub struct HeadStatus {
     pub head_id: HeadId,
     /// Whether the head could be read and has no drift.
     pub ok: bool,
+    #[serde(flatten)]
+    details: Details,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub events_on: Option<bool>,
-    /// Our registrations.
-    pub webhooks: Vec<WebhookStatus>,
-    /// How many webhooks of others there are.
-    pub other_webhooks: usize,
-    /// The steps that `apply` would take.
-    pub drift: Vec<Step>,
-    /// Its keys in the ring.
-    pub keys: Vec<KeyStatus>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    error: Option<String>,
     /// Whether UNITH refuses the head.
     #[serde(skip)]
     pub is_refused: bool,
 }
 
+#[derive(Debug, Default, Serialize)]
+struct Details {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events_on: Option<bool>,
+    /// Our registrations.
+    webhooks: Vec<WebhookStatus>,
+    /// How many webhooks of others there are.
+    other_webhooks: usize,
+    /// The steps that `apply` would take.
+    drift: Vec<Step>,
+    /// The head's keys in the ring.
+    keys: Vec<KeyStatus>,
+}
+
 /// A registration of ours.
 #[derive(Debug, Serialize)]
-pub struct WebhookStatus {
+struct WebhookStatus {
     id: String,
     url: String,
     subscriptions: String,
@@ -52,7 +66,7 @@ pub struct WebhookStatus {
 
 /// A key in the ring.
 #[derive(Debug, Serialize)]
-pub struct KeyStatus {
+struct KeyStatus {
     fingerprint: String,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,37 +74,37 @@ pub struct KeyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    age_days: Option<i64>,
+    age_days: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
 }
 
-/// The steps that `apply` would take for a head. A plan with steps is a success.
+/// The plan of a head. A plan with steps is a success.
 #[derive(Debug, Serialize)]
 pub struct HeadPlan {
     pub head_id: HeadId,
     pub ok: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    events_on: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    steps: Option<Vec<Step>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    #[serde(flatten)]
+    result: PlanResult,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum PlanResult {
+    Planned { events_on: Option<bool>, steps: Vec<Step> },
+    Failed { error: String },
 }
 
 impl HeadPlan {
     /// The plan in a status. With `is_all`, a head that UNITH refuses is not a failure.
     #[must_use]
     pub fn new(status: HeadStatus, is_all: bool) -> Self {
-        let is_known = status.error.is_none();
-        Self {
-            head_id: status.head_id,
-            ok: is_known || (is_all && status.is_refused),
-            events_on: status.events_on,
-            steps: is_known.then_some(status.drift),
-            error: status.error,
+        let HeadStatus { head_id, details: Details { events_on, drift: steps, .. }, error, is_refused, .. } = status;
+        match error {
+            None => Self { head_id, ok: true, result: PlanResult::Planned { events_on, steps } },
+            Some(error) => Self { head_id, ok: is_all && is_refused, result: PlanResult::Failed { error } },
         }
     }
 }
@@ -104,56 +118,42 @@ impl Reconciler {
         }
         for_each(heads, |head_id| {
             Box::pin(async move {
-                let status = match ring {
-                    Ok(ring) => self.status_of(declared, head_id, ring).await,
+                let details = match ring {
+                    Ok(ring) => self.read_head(declared, head_id, ring).await,
                     Err(error) => Err(error.clone().into()),
                 };
-                status.unwrap_or_else(|error| HeadStatus {
-                    error: Some(explained(head_id, &error)),
-                    is_refused: error.is_refusal(),
-                    ..HeadStatus::unknown(head_id)
-                })
+                HeadStatus::new(head_id.clone(), details)
             })
         })
         .await
     }
 
-    async fn status_of(
+    async fn read_head(
         &self,
         declared: &Declared,
         head_id: &HeadId,
-        ring: &KeyRingDocument,
-    ) -> Result<HeadStatus, HeadError> {
+        ring: &RingDocument,
+    ) -> Result<Details, HeadError> {
         let now = Timestamp::now();
         let look = look(&self.unith, head_id).await?;
         let entries = ring.of_head(head_id);
-        let drift = self.plan(declared, &look, &entries).steps(declared);
         let ours = ours(&look.listed, &declared.webhook_url);
-        Ok(HeadStatus {
-            ok: drift.iter().all(Step::is_housekeeping),
+        Ok(Details {
             events_on: Some(look.events_on),
             other_webhooks: look.listed.len() - ours.len(),
             webhooks: ours.iter().map(|webhook| WebhookStatus::new(webhook, &entries)).collect(),
-            drift,
+            drift: self.plan(declared, &look, &entries).steps(declared),
             keys: entries.iter().map(|entry| KeyStatus::new(entry, now)).collect(),
-            ..HeadStatus::unknown(head_id)
         })
     }
 }
 
 impl HeadStatus {
-    fn unknown(head_id: &HeadId) -> Self {
-        Self {
-            head_id: head_id.clone(),
-            ok: false,
-            events_on: None,
-            webhooks: Vec::new(),
-            other_webhooks: 0,
-            drift: Vec::new(),
-            keys: Vec::new(),
-            error: None,
-            is_refused: false,
-        }
+    fn new(head_id: HeadId, details: Result<Details, HeadError>) -> Self {
+        let is_refused = details.as_ref().is_err_and(HeadError::is_refusal);
+        let error = details.as_ref().err().map(|error| explained(&head_id, error));
+        let ok = details.as_ref().is_ok_and(|details| details.drift.iter().all(Step::is_housekeeping));
+        Self { head_id, ok, details: details.unwrap_or_default(), error, is_refused }
     }
 }
 
@@ -177,7 +177,7 @@ impl KeyStatus {
             state: entry.state.as_str(),
             webhook_id: entry.webhook_id.as_ref().map(ToString::to_string),
             since: entry.since.map(|since| since.to_string()),
-            age_days: entry.since.map(|since| now.since(since).whole_days()),
+            age_days: entry.since.map(|since| now.since(since).as_secs() / SECONDS_PER_DAY),
             until: entry.until.map(|until| until.to_string()),
             owner: entry.owner.clone(),
         }

@@ -10,8 +10,8 @@ use crate::{
     confirmed::delete_webhooks,
     declared::Declared,
     head::Head,
-    head_error::HeadError,
     reconciler::Reconciler,
+    report::HeadError,
     step::{DeleteReason, Step},
     unith::{UnithClient, webhook::Webhook},
 };
@@ -46,7 +46,7 @@ impl Reconciler {
             Some(_) if plan.key_to_store.is_some() => delay,
             Some(keeper) => {
                 let since = head.entry_of(&keeper.id).and_then(|entry| entry.since);
-                let age = since.and_then(|since| Duration::try_from(Timestamp::now().since(since)).ok());
+                let age = since.and_then(|since| Timestamp::now().checked_since(since));
                 delay.saturating_sub(age.unwrap_or_default())
             }
         }

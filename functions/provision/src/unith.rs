@@ -90,8 +90,8 @@ pub enum UnithError {
     OutOfTime { call: String },
     /// A stored bearer token cannot be renewed.
     #[error(
-        "{call}: UNITH does not accept the stored bearer token: tokens expire after 7 days; store the account's e-mail and \
-         secretKey in UNITH_CREDENTIALS_SECRET instead"
+        "{call}: UNITH does not accept the stored bearer token: tokens expire after 7 days; store the account's e-mail \
+         and secretKey in UNITH_CREDENTIALS_SECRET instead"
     )]
     TokenNotAccepted { call: String },
     /// No token was issued, so the call that needed it was not made: it says nothing about the call's subject.
@@ -173,17 +173,14 @@ impl<'a> Call<'a> {
 
 impl UnithClient {
     /// A client of the API at `base`. All its calls end before `deadline`.
-    ///
-    /// # Errors
-    /// A base that is not a URL.
-    pub fn new(http: Client, base: &str, credentials: Credentials, deadline: Instant) -> Result<Self, UnithError> {
-        let base = Url::parse(base.trim_end_matches('/')).map_err(|_| unusable("UNITH_API_URL", "it is not a URL"))?;
+    #[must_use]
+    pub fn new(http: Client, base: Url, credentials: Credentials, deadline: Instant) -> Self {
         let redactor = Redactor::default();
         redactor.add(match &credentials {
             Credentials::Bearer(bearer) => bearer,
             Credentials::Account { secret_key, .. } => secret_key,
         });
-        Ok(Self { http, base, credentials, token: Arc::default(), redactor, deadline })
+        Self { http, base, credentials, token: Arc::default(), redactor, deadline }
     }
 
     /// The same client, with calls that end at `until` or at its own deadline, whichever is sooner.
@@ -202,8 +199,8 @@ impl UnithClient {
         keys.into_iter().for_each(|key| self.redactor.add(key.expose()));
     }
 
-    /// A head's webhooks, those of others included. A webhook that is listed for another head is left out: the list may be
-    /// unfiltered, and that head's webhooks are not ours.
+    /// A head's webhooks, those of others included. A webhook that is listed for another head is left out: the list may
+    /// be unfiltered, and that head's webhooks are not ours.
     pub async fn webhooks(&self, head_id: &str) -> Result<Vec<Webhook>, UnithError> {
         let mut webhooks = Vec::new();
         let mut page = None::<String>;
@@ -244,13 +241,8 @@ impl UnithClient {
     /// Registers a webhook, and returns its key if UNITH shows it. UNITH does not return the id.
     ///
     /// It is not retried: if this fails, the webhook may be registered anyway.
-    pub async fn register(
-        &self,
-        head_id: &str,
-        url: &str,
-        subscriptions: EventTypes,
-    ) -> Result<Option<SharedKey>, UnithError> {
-        let body = registration(head_id, url, subscriptions);
+    pub async fn register(&self, head_id: &str, url: &str, types: EventTypes) -> Result<Option<SharedKey>, UnithError> {
+        let body = registration(head_id, url, types);
         let call = Call { body: Some(&body), retry: Retry::Unsafe, ..Call::new(Method::POST, &["head-events"]) };
         let response = self.call(&call).await?;
         let response = Object::parse(&response).map_err(|_| unusable(&call.name(), "it is not a JSON object"))?;
@@ -261,14 +253,8 @@ impl UnithClient {
     }
 
     /// Sets a webhook's subscriptions. The list shows whether it had its effect.
-    pub async fn change(
-        &self,
-        id: &WebhookId,
-        head_id: &str,
-        url: &str,
-        subscriptions: EventTypes,
-    ) -> Result<(), UnithError> {
-        let body = registration(head_id, url, subscriptions);
+    pub async fn change(&self, id: &WebhookId, head_id: &str, url: &str, types: EventTypes) -> Result<(), UnithError> {
+        let body = registration(head_id, url, types);
         let path = ["head-events", id.as_str()];
         self.call(&Call { body: Some(&body), ..Call::new(Method::PATCH, &path) }).await.map(drop)
     }
@@ -353,7 +339,9 @@ impl UnithClient {
         match self.send(call, Some(&token)).await {
             Err(error) if matches!(error, UnithError::Refused { status: StatusCode::UNAUTHORIZED, .. }) => {
                 // UNITH also answers 401 for things of other accounts: then the token itself is valid.
-                if matches!(self.credentials, Credentials::Bearer(_)) && self.is_accepted(&token).await {
+                let account = Call::new(Method::GET, &["user", "me"]);
+                if matches!(self.credentials, Credentials::Bearer(_)) && self.send(&account, Some(&token)).await.is_ok()
+                {
                     return Err(error);
                 }
                 let token = self.bearer(Some(&token)).await?;
@@ -361,10 +349,6 @@ impl UnithClient {
             }
             result => result,
         }
-    }
-
-    async fn is_accepted(&self, token: &str) -> bool {
-        self.send(&Call::new(Method::GET, &["user", "me"]), Some(token)).await.is_ok()
     }
 
     /// The run's token, other than `refused`.
@@ -502,7 +486,8 @@ mod tests {
     #[test]
     fn a_path_may_contain_any_character() {
         let credentials = Credentials::Bearer("token".to_owned().into());
-        let unith = UnithClient::new(http_client(), "https://a.example/api/", credentials, Instant::now()).unwrap();
+        let base = Url::parse("https://a.example/api/").unwrap();
+        let unith = UnithClient::new(http_client(), base, credentials, Instant::now());
         let url = |path: &[&str]| unith.address(path).to_string();
         assert_eq!(
             url(&["head", "a/b?c#d é", "enable-events"]),

@@ -1,11 +1,12 @@
 //! The function's configuration, from environment variables.
 
+use std::time::Duration;
+
 use event_store::{retention::Retention, spill_queue};
 use lambda_support::{
     env::{Env, EnvError},
     log,
 };
-use time::Duration;
 use tracing::Level;
 use unith_events::signature::SharedKey;
 
@@ -80,7 +81,7 @@ impl KeySource {
                 .map(Self::Fixed)
                 .map_err(|error| EnvError::Unusable { name: "UNITH_SHARED_KEY", problem: error.to_string() }),
             (None, Some(id)) => {
-                Ok(Self::Secret { id: id.to_owned(), cache_for: Duration::seconds(cache_seconds.into()) })
+                Ok(Self::Secret { id: id.to_owned(), cache_for: Duration::from_secs(cache_seconds.into()) })
             }
         }
     }
@@ -103,7 +104,7 @@ mod tests {
         assert_eq!(config.log_level, Level::INFO);
         assert_eq!(config.metrics_namespace.as_deref(), Some("UnithWebhooks"));
         let KeySource::Secret { id, cache_for } = config.keys else { panic!() };
-        assert_eq!((id.as_str(), cache_for), ("ring", Duration::seconds(300)));
+        assert_eq!((id.as_str(), cache_for), ("ring", Duration::from_mins(5)));
     }
 
     #[test]

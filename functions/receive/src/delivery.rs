@@ -156,11 +156,10 @@ fn arrived_at(request: &Request) -> Option<Timestamp> {
 /// The time left: within 4 s of the arrival, and before the invocation ends. A deadline in the past is ignored:
 /// `cargo lambda watch` sends a constant one.
 fn time_to_respond(now: Timestamp, arrived_at: Option<Timestamp>, deadline_ms: Option<u64>) -> Duration {
-    let since = |earlier: Timestamp| Duration::try_from(now.since(earlier)).ok();
-    let waited = arrived_at.and_then(since).filter(|waited| *waited <= PLAUSIBLE_WAIT).unwrap_or_default();
+    let waited = arrived_at.map(|arrived_at| now.since(arrived_at));
+    let waited = waited.filter(|waited| *waited <= PLAUSIBLE_WAIT).unwrap_or_default();
     let deadline = deadline_ms.and_then(|ms| Timestamp::from_epoch_milliseconds(i64::try_from(ms).ok()?));
-    let invocation =
-        deadline.and_then(|deadline| Duration::try_from(deadline.since(now)).ok()).filter(|d| !d.is_zero());
+    let invocation = deadline.map(|deadline| deadline.since(now)).filter(|left| !left.is_zero());
     let left = RESPOND_WITHIN.saturating_sub(waited).max(AT_LEAST);
     invocation.map_or(left, |invocation| left.min(invocation.saturating_sub(INVOCATION_MARGIN)))
 }

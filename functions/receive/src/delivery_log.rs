@@ -100,8 +100,9 @@ impl DeliveryLog {
         };
         match facts.event {
             Some(Ok(Event { event_id, identity, event_type, .. })) => {
-                let lag = delivery.received_at.since(identity.occurred_at).whole_milliseconds();
-                log.lag_ms = i64::try_from(lag).ok();
+                let [received, occurred] =
+                    [delivery.received_at, identity.occurred_at].map(Timestamp::epoch_milliseconds);
+                log.lag_ms = Some(received - occurred);
                 log.event_id = Some(event_id);
                 log.head_id = Some(identity.head_id);
                 log.session_id = Some(identity.session_id);

@@ -5,12 +5,11 @@
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
-    time::Duration as StdDuration,
+    time::Duration,
 };
 
 use aws_sdk_secretsmanager::Client;
 use lambda_support::secret::{self, SecretError};
-use time::Duration;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 use unith_events::{
@@ -21,11 +20,11 @@ use unith_events::{
 };
 
 /// The pause between two refreshes for signatures that no key matches, and between two for a stale ring.
-const REFRESH_PAUSE: Duration = Duration::seconds(10);
+const REFRESH_PAUSE: Duration = Duration::from_secs(10);
 /// The pause after a failed fetch, for a signature that no key matches: shorter than UNITH's retries.
-const RETRY_PAUSE: Duration = Duration::seconds(2);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// The part of a response's 4 s that a fetch may take: enough is left to write the event.
-const FETCH_WITHIN: StdDuration = StdDuration::from_millis(1_500);
+const FETCH_WITHIN: Duration = Duration::from_millis(1_500);
 
 /// The key ring is not available.
 #[derive(Debug, thiserror::Error)]
@@ -200,9 +199,8 @@ impl CachedKeyRing {
     }
 
     fn is_fresh(&self, cached: &Cached, now: Timestamp) -> bool {
-        let age = now.since(cached.fetched_at);
-        // A negative age is a clock that was set back: a ring from the future would stay for ever.
-        !age.is_negative() && age < self.cache_for
+        // A ring from the future, after a clock was set back, would stay for ever.
+        now.checked_since(cached.fetched_at).is_some_and(|age| age < self.cache_for)
     }
 
     async fn fetch(&self, attempts: &mut Attempts) -> Result<Arc<KeyRing>, KeyStoreError> {
@@ -251,7 +249,6 @@ impl CachedKeyRing {
 }
 
 fn within(pause: Duration, then: Timestamp, now: Timestamp) -> bool {
-    let since = now.since(then);
     // `then` may be a little later than `now`: a request that waited for a fetch carries the time at which it came.
-    since.abs() < pause
+    now.since(then).max(then.since(now)) < pause
 }

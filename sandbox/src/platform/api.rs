@@ -26,7 +26,7 @@ use super::{
     webhook::Webhook,
 };
 
-const TOKEN_LIFE: time::Duration = time::Duration::days(7);
+const TOKEN_LIFE: Duration = Duration::from_hours(7 * 24);
 
 /// An error response. UNITH documents no shape for them.
 struct ApiError(StatusCode, String);

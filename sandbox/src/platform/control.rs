@@ -1,5 +1,7 @@
 //! The paths under `/_sandbox`, which only a simulation has.
 
+use std::time::Duration;
+
 use axum::{
     Json, Router,
     extract::State,
@@ -27,7 +29,7 @@ async fn set_faults(State(engine): State<Engine>, Json(faults): Json<Faults>) ->
 /// Plays a conversation that has just ended, and reports the responses to its deliveries.
 async fn converse(State(engine): State<Engine>) -> Json<Value> {
     // A conversation takes less than five minutes.
-    let start = Timestamp::now().plus(time::Duration::minutes(-6));
+    let start = Timestamp::now().minus(Duration::from_mins(6));
     let conversation = Conversation::any(&mut engine.lock().random, start);
     let mut deliveries = Vec::new();
     for event in &conversation.events {

@@ -1,6 +1,6 @@
 //! Retention: how long items live.
 
-use time::Duration;
+use std::time::Duration;
 use unith_events::timestamp::Timestamp;
 
 /// How long items live.
@@ -24,7 +24,7 @@ impl Retention {
     pub fn expires_at(self, start: Timestamp) -> Option<i64> {
         match self {
             Self::Forever => None,
-            Self::Days(days) => Some(start.plus(Duration::days(days.into())).epoch_seconds()),
+            Self::Days(days) => Some(start.plus(Duration::from_hours(24 * u64::from(days))).epoch_seconds()),
         }
     }
 
@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn retention_counts_from_the_start_and_zero_is_for_ever() {
         let start = Timestamp::parse("2026-01-15T09:57:33Z").unwrap();
-        let end = start.plus(Duration::days(1));
+        let end = start.plus(Duration::from_hours(24));
         assert_eq!(Retention::from_days(0).expires_at(start), None);
         assert!(!Retention::from_days(0).has_expired(start, end));
         let day = Retention::from_days(1);

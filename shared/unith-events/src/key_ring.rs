@@ -7,10 +7,10 @@
 //!
 //! A secret made by hand may also be the bare key, or `{"sharedKey": "…"}`; such a key is valid for any head.
 //!
-//! Reading is lenient per entry and strict per document: an unusable entry is left out and reported, so that one bad entry
-//! does not take the others down. A document of another shape is an error, and never a key.
+//! Reading is lenient per entry and strict per document: an unusable entry is left out and reported, so that one bad
+//! entry does not take the others down. A document of another shape is an error, and never a key.
 //!
-//! [`KeyRing`] is the document as receivers read it; [`document::KeyRingDocument`] is the same document to be changed.
+//! [`KeyRing`] is the document as receivers read it; [`document::RingDocument`] is the same document to be changed.
 
 pub mod document;
 
@@ -147,9 +147,6 @@ impl KeyRing {
     }
 
     /// Reads a secret's text in any of the three forms.
-    ///
-    /// # Errors
-    /// A secret of another shape, or one whose only key is invalid.
     pub fn parse(secret: &str) -> Result<Self, KeyRingError> {
         let entries = match Parsed::new(secret)?.content {
             Content::Key(key) => return Ok(Self { keys: vec![*key], left_out: Vec::new() }),
@@ -215,11 +212,8 @@ impl RingKey {
         }
     }
 
-    /// Reads one entry of the document. Unknown members are ignored, except for one that seems to bind the key to a head:
-    /// without it, the key would be valid for every head.
-    ///
-    /// # Errors
-    /// An entry whose key must not be used.
+    /// Reads one entry of the document. Unknown members are ignored, except for one that seems to bind the key to a
+    /// head: without it, the key would be valid for every head.
     pub fn parse(entry: &str) -> Result<Self, InvalidEntry> {
         let entry = Object::parse(entry).map_err(|_| InvalidEntry::NotAnObject)?;
         let key = present(&entry, "key").ok_or(InvalidEntry::NoKey)?;

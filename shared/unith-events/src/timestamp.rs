@@ -1,9 +1,9 @@
 //! Instants: UTC, to the millisecond, in one form for the table, the log and an event's identity.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use time::{Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time};
+use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
 
 /// An instant in UTC, cut to whole milliseconds, of the years 0000 to 9999.
 ///
@@ -55,18 +55,17 @@ impl Timestamp {
         let time =
             Time::from_hms_milli(part(hour)?, part(minute)?, if leaps { 59 } else { part(second)? }, milliseconds);
         let local = PrimitiveDateTime::new(date, time.ok()?);
-        let utc = local.assume_utc().checked_sub(Duration::minutes(offset))?;
+        let utc = local.assume_utc().checked_sub(time::Duration::minutes(offset))?;
         let is_last =
             || (utc.hour(), utc.minute()) == (23, 59) && utc.date().next_day().is_none_or(|day| day.day() == 1);
-        let holds = (0..=9999).contains(&utc.year()) && (!leaps || is_last());
-        holds.then_some((Self(utc), beyond))
+        (holds(&utc) && (!leaps || is_last())).then_some((Self(utc), beyond))
     }
 
     /// From milliseconds since 1970. `None` outside the years 0000 to 9999.
     #[must_use]
     pub fn from_epoch_milliseconds(milliseconds: i64) -> Option<Self> {
         let utc = OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()?;
-        (0..=9999).contains(&utc.year()).then_some(Self(utc))
+        holds(&utc).then_some(Self(utc))
     }
 
     /// Milliseconds since 1970.
@@ -93,18 +92,35 @@ impl Timestamp {
         self.to_string().get(..10).unwrap_or_default().to_owned()
     }
 
-    /// `self - earlier`; negative if `earlier` is later.
+    /// The time since `earlier`; zero if that is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
-        self.0 - earlier.0
+        self.checked_since(earlier).unwrap_or_default()
     }
 
-    /// This instant moved by `by`, or the last instant of 9999.
+    /// The time since `earlier`; `None` if that is later.
+    #[must_use]
+    pub fn checked_since(self, earlier: Self) -> Option<Duration> {
+        Duration::try_from(self.0 - earlier.0).ok()
+    }
+
+    /// This instant moved later by `by`, or the last instant of 9999.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
-        let moved = self.0.checked_add(by).filter(|moved| (0..=9999).contains(&moved.year()));
+        let moved = self.0.checked_add(by.try_into().unwrap_or(time::Duration::MAX)).filter(holds);
         moved.map_or(Self(time::macros::datetime!(9999-12-31 23:59:59.999 UTC)), Self)
     }
+
+    /// This instant moved earlier by `by`, or the first instant of 0000.
+    #[must_use]
+    pub fn minus(self, by: Duration) -> Self {
+        let moved = self.0.checked_sub(by.try_into().unwrap_or(time::Duration::MAX)).filter(holds);
+        moved.map_or(Self(time::macros::datetime!(0000-01-01 0:00 UTC)), Self)
+    }
+}
+
+fn holds(at: &OffsetDateTime) -> bool {
+    (0..=9999).contains(&at.year())
 }
 
 impl Serialize for Timestamp {
@@ -291,7 +307,10 @@ mod tests {
         assert_eq!(Timestamp::from_epoch_milliseconds(1_768_471_053_250), Some(t));
         assert_eq!(Timestamp::from_epoch_milliseconds(i64::MAX), None);
         assert_eq!(t.day(), "2026-01-15");
-        assert_eq!(t.plus(Duration::days(1)).since(t), Duration::days(1));
+        let day = Duration::from_hours(24);
+        assert_eq!((t.plus(day).since(t), t.since(t.plus(day))), (day, Duration::ZERO));
+        assert_eq!((t.minus(day).plus(day), t.checked_since(t.plus(day))), (t, None));
+        assert_eq!(t.minus(Duration::MAX).to_string(), "0000-01-01T00:00:00.000Z");
         assert_eq!(t.plus(Duration::MAX).to_string(), "9999-12-31T23:59:59.999Z");
     }
 

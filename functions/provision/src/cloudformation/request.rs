@@ -10,14 +10,13 @@ use unith_events::{event_type::EventType, timestamp::Timestamp};
 use crate::{
     config::ConfigError,
     declared::{Declared, Heads, WebhookUrl},
-    heads::HeadsError,
     provisioner::SetupError,
-    reconciler::Requester,
+    reconciler::{HeadsError, Requester},
     ring::RingError,
 };
 
 /// How long CloudFormation waits for a response, in seconds: the template's `ServiceTimeout`.
-pub const SERVICE_TIMEOUT_S: i64 = 660;
+pub const SERVICE_TIMEOUT_S: u64 = 660;
 
 /// A request's envelope. Any field may be missing: the request gets a response anyway.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -41,7 +40,7 @@ pub(super) type Properties = Map<String, Value>;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
     #[error("the property {name} is {value}: expected {expected}")]
-    Property { name: &'static str, value: String, expected: &'static str },
+    Property { name: String, value: String, expected: &'static str },
     #[error("the request type is `{0}`: expected Create, Update or Delete")]
     Type(String),
     #[error(transparent)]
@@ -82,10 +81,10 @@ impl Request {
         Requester { owner: Some(owner), takes_over: true, issued_at: self.issued_at().unwrap_or(arrived_at) }
     }
 
-    /// How long CloudFormation still waits; zero if it has given up. `None` if the request does not say when it was made.
+    /// How long CloudFormation still waits; zero if it has given up. `None` if the request has no time.
     pub(super) fn time_left(&self, now: Timestamp) -> Option<Duration> {
         let age = now.since(self.issued_at()?);
-        Some(Duration::try_from(time::Duration::seconds(SERVICE_TIMEOUT_S) - age).unwrap_or_default())
+        Some(Duration::from_secs(SERVICE_TIMEOUT_S).saturating_sub(age))
     }
 
     /// When the response URL was signed: `X-Amz-Date=20260116T095612Z`.
@@ -123,10 +122,10 @@ pub(super) fn declared(properties: &Properties) -> Result<Declared, RequestError
         None => Vec::new(),
         Some(other) => {
             let value = other.to_string();
-            return Err(RequestError::Property { name: "HeadIds", value, expected: "a list of head ids" });
+            return Err(RequestError::Property { name: "HeadIds".to_owned(), value, expected: "a list of head ids" });
         }
     };
-    let subscribed = |kind| Ok(flag(properties, property_of(kind), true)?.then_some(kind));
+    let subscribed = |kind: EventType| Ok(flag(properties, kind.member(), true)?.then_some(kind));
     Ok(Declared {
         webhook_url: WebhookUrl::parse(url).map_err(ConfigError::from)?,
         heads: Heads::parse(ids.into_iter()).map_err(ConfigError::from)?,
@@ -138,18 +137,11 @@ pub(super) fn declared(properties: &Properties) -> Result<Declared, RequestError
     })
 }
 
-fn property_of(kind: EventType) -> &'static str {
-    match kind {
-        EventType::StartConversation => "StartConversation",
-        EventType::EndConversation => "EndConversation",
-        EventType::TimeoutConversation => "TimeoutConversation",
-        EventType::InactivityWarning => "InactivityWarning",
-    }
-}
-
-/// Reads a boolean, which CloudFormation turns into a string.
-fn flag(properties: &Properties, name: &'static str, default: bool) -> Result<bool, RequestError> {
-    match properties.get(name) {
+/// Reads a boolean, which CloudFormation turns into a string. A property is `member` with a capital first letter.
+fn flag(properties: &Properties, member: &str, default: bool) -> Result<bool, RequestError> {
+    let (first, rest) = member.split_at_checked(1).unwrap_or_default();
+    let name = first.to_uppercase() + rest;
+    match properties.get(&name) {
         None | Some(Value::Null) => Ok(default),
         Some(Value::Bool(on)) => Ok(*on),
         Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(true),

@@ -1,7 +1,7 @@
 //! The JSON of webhooks in UNITH's management API.
 //!
-//! Reading is lenient: unknown members are ignored, an id may be a number or a string, a list may stand alone, under `data`,
-//! or be `null`. A key that is masked or malformed counts as unknown.
+//! Reading is lenient: unknown members are ignored, an id may be a number or a string, a list may stand alone, under
+//! `data`, or be `null`. A key that is masked or malformed counts as unknown.
 
 use std::borrow::Cow;
 
@@ -27,8 +27,8 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// Reads a webhook and the head it is listed for. `None` if the value is not a webhook: one odd element must not make
-    /// the list unusable.
+    /// Reads a webhook and the head it is listed for. `None` if the value is not a webhook: one odd element must not
+    /// make the list unusable.
     pub(super) fn parse(value: &RawValue) -> Option<(Self, Option<String>)> {
         let members = Object::parse(value.get()).ok()?;
         let webhook = Self {

@@ -4,6 +4,8 @@
 //! - Unknown members, unknown entries and the spelling of numbers stay as they are, to the byte.
 //! - An expired retiring key is dropped by the next change, a deletion mark after 24 h.
 
+use std::time::Duration;
+
 use std::{collections::BTreeMap, mem};
 
 use serde::Serialize;
@@ -18,11 +20,11 @@ use crate::{
 };
 
 /// How long a deletion is remembered: no run lasts longer, and no request arrives later.
-const DELETION_IS_KEPT: time::Duration = time::Duration::hours(24);
+const DELETION_IS_KEPT: Duration = Duration::from_hours(24);
 
 /// The document in the secret. It holds keys, so it has no `Debug`.
 #[derive(Clone, Default)]
-pub struct KeyRingDocument {
+pub struct RingDocument {
     /// The members beside `keys` and `deleted`.
     members: BTreeMap<String, Box<RawValue>>,
     entries: Vec<Entry>,
@@ -85,11 +87,8 @@ impl Entry {
     }
 }
 
-impl KeyRingDocument {
+impl RingDocument {
     /// Reads a secret's text. An empty secret is an empty ring; a single key in any form becomes a ring of that key.
-    ///
-    /// # Errors
-    /// A text that is not a valid key ring.
     pub fn parse(secret: &str) -> Result<Self, KeyRingError> {
         if matches!(trimmed(secret), "" | "{}") {
             return Ok(Self::default());
@@ -171,8 +170,8 @@ impl KeyRingDocument {
         heads
     }
 
-    /// Puts a webhook's key in as active. Another key of the same webhook retires at `until`; an entry with this key for a
-    /// webhook that was not listed becomes this one.
+    /// Puts a webhook's key in as active. Another key of the same webhook retires at `until`; an entry with this key
+    /// for a webhook that was not listed becomes this one.
     pub fn put_active(&mut self, new: &NewKey, now: Timestamp, until: Timestamp) {
         let id = new.webhook_id.as_ref();
         let is_same = |entry: &Entry| {
@@ -212,8 +211,8 @@ impl KeyRingDocument {
         }
     }
 
-    /// Applies an owner's deletion to the owners of entries: what it took over goes back, and what was taken over from it
-    /// no longer remembers it.
+    /// Applies an owner's deletion to the owners of entries: what it took over goes back, and what was taken over from
+    /// it no longer remembers it.
     pub fn hand_over_from(&mut self, owner: &str) {
         for entry in &mut self.entries {
             let Some(key) = entry.key.clone() else { continue };
@@ -301,8 +300,8 @@ mod tests {
         Timestamp::parse(text).unwrap()
     }
 
-    fn document(text: &str) -> KeyRingDocument {
-        KeyRingDocument::parse(text).unwrap()
+    fn document(text: &str) -> RingDocument {
+        RingDocument::parse(text).unwrap()
     }
 
     fn id(json: &str) -> WebhookId {
@@ -320,7 +319,7 @@ mod tests {
         }
     }
 
-    fn entries(ring: &KeyRingDocument) -> Value {
+    fn entries(ring: &RingDocument) -> Value {
         serde_json::from_str::<Value>(&ring.to_text()).unwrap()["keys"].clone()
     }
 
@@ -399,8 +398,7 @@ mod tests {
         ring.put_active(&taken, at(NOW), at(NOW));
         let mut old_is_deleted = ring.clone();
         old_is_deleted.hand_over_from("Old@1");
-        let owners =
-            |ring: &KeyRingDocument| ring.of_head("h").pop().map(|key| (key.owner, key.previous_owner)).unwrap();
+        let owners = |ring: &RingDocument| ring.of_head("h").pop().map(|key| (key.owner, key.previous_owner)).unwrap();
         assert_eq!(owners(&old_is_deleted), (Some("W@1".into()), None));
         ring.hand_over_from("W@1");
         assert_eq!(owners(&ring), (Some("Old@1".into()), None));
@@ -437,7 +435,7 @@ mod tests {
         assert_eq!(noted.to_text(), expected);
         let marked = format!("\u{feff}{{\"keys\": [{{\"head_id\": \"h\", \"webhook_id\": 4, \"key\": \"{K1}\"}}]}}");
         assert_eq!(document(&marked).of_head("h").len(), 1, "a byte order mark changes nothing");
-        assert!(KeyRingDocument::parse(r#"{"password": "x"}"#).is_err());
+        assert!(RingDocument::parse(r#"{"password": "x"}"#).is_err());
         assert_eq!(entries(&document("{}")), json!([]));
         assert_eq!(entries(&document(" \n")), json!([]));
     }
