@@ -18,6 +18,7 @@ use sandbox::{
     platform::{settings::Settings, style::Style},
     report::Report,
     services::Services,
+    sqs,
     system::Sandbox,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +26,7 @@ use unith_events::timestamp::Timestamp;
 
 /// Runs the whole system on this machine: signed UNITH deliveries are verified and stored.
 ///
-/// Starts an embedded DynamoDB and Secrets Manager, a simulated UNITH platform, and the functions' real handlers behind
+/// Starts an embedded DynamoDB, a simulated Secrets Manager, SQS and UNITH platform, and the functions' real handlers behind
 /// a simulated API Gateway. Plays some conversations, prints the stored events, and keeps serving.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -115,6 +116,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             first_backoff: Duration::from_millis(100),
             ..Settings::default()
         },
+        sqs: sqs::Settings::default(),
         ports: arguments.ports,
         data: arguments.data,
     };

@@ -225,7 +225,8 @@ impl Report {
     fn service_urls(&mut self, services: &Services) -> io::Result<()> {
         writeln!(self.out, "  UNITH            {}", services.platform.url())?;
         writeln!(self.out, "  DynamoDB         {}", services.dynamodb.url())?;
-        writeln!(self.out, "  Secrets Manager  {}", services.secrets_manager.url())
+        writeln!(self.out, "  Secrets Manager  {}", services.secrets_manager.url())?;
+        writeln!(self.out, "  SQS              {}", services.sqs.url())
     }
 
     fn line(&mut self, value: &Value) -> io::Result<()> {
@@ -236,7 +237,7 @@ impl Report {
 fn urls(services: &Services) -> Value {
     json!({
         "unith": services.platform.url(), "dynamodb": services.dynamodb.url(),
-        "secrets_manager": services.secrets_manager.url(),
+        "secrets_manager": services.secrets_manager.url(), "sqs": services.sqs.url(),
     })
 }
 

@@ -134,7 +134,7 @@ async fn data_in_a_file_is_there_in_the_next_run() {
 async fn a_port_in_use_fails_with_one_line_that_names_the_port() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for option in ["--port", "--dynamodb-port", "--secrets-manager-port", "--unith-port"] {
+    for option in ["--port", "--dynamodb-port", "--secrets-manager-port", "--sqs-port", "--unith-port"] {
         let output = run(&["--once", option, &port]).await;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{option}");
@@ -162,7 +162,17 @@ async fn services_only_prints_and_writes_the_environment_of_the_functions() {
     assert_eq!(line["style"], "guide");
     let written = std::fs::read_to_string(&file).unwrap();
     let environment = line["environment"].as_object().unwrap();
-    assert!(environment.contains_key("TABLE_NAME") && environment.contains_key("AWS_ENDPOINT_URL_DYNAMODB"));
+    for name in [
+        "TABLE_NAME",
+        "SPILL_QUEUE_URL",
+        "DEAD_LETTER_QUEUE_URL",
+        "AWS_ENDPOINT_URL_DYNAMODB",
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+        "AWS_ENDPOINT_URL_SQS",
+    ] {
+        assert!(environment.contains_key(name), "{name}");
+    }
+    assert_eq!(environment["AWS_ENDPOINT_URL_SQS"], line["services"]["sqs"]);
     assert_eq!(environment["OWNER"], format!("UnithWebhook@{STACK_GUID}"));
     for (name, value) in environment {
         assert!(written.lines().any(|line| line == format!("{name}={}", value.as_str().unwrap())), "{name}");

@@ -10,6 +10,7 @@
 
 mod api_gateway;
 mod platform;
+mod sqs;
 
 use std::{future::Future, time::Duration};
 

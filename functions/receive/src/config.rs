@@ -2,19 +2,15 @@
 
 use std::time::Duration;
 
-use event_store::{retention::Retention, spill_queue};
+use event_store::retention::Retention;
 use lambda_support::{
     env::{Env, EnvError},
-    log,
+    log, metrics, queue_url,
 };
 use tracing::Level;
 use unith_events::signature::SharedKey;
 
-/// A little more than a century. `0` is for ever.
-const MAX_RETENTION_DAYS: u16 = 37_000;
-const DEFAULT_RETENTION_DAYS: u16 = 365;
 const DEFAULT_KEY_CACHE_SECONDS: u32 = 300;
-const DEFAULT_METRICS_NAMESPACE: &str = "UnithWebhooks";
 
 /// The function's configuration.
 #[derive(Debug, Clone)]
@@ -50,19 +46,13 @@ pub enum KeySource {
 impl Config {
     /// Reads the variables. The error is about the first one that is missing, contradictory or invalid.
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
-        let days = "a whole number of days from 0 (for ever) to 37000";
-        let retention = env.parsed("RETENTION_DAYS", DEFAULT_RETENTION_DAYS, days)?;
-        if retention > MAX_RETENTION_DAYS {
-            return Err(EnvError::Invalid { name: "RETENTION_DAYS", value: retention.to_string(), expected: days });
-        }
-        let namespace = env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_METRICS_NAMESPACE).trim();
         Ok(Self {
             table_name: env.required("TABLE_NAME", "the name of the DynamoDB table")?.to_owned(),
             keys: KeySource::from_env(env)?,
-            spill_queue_url: spill_queue::url_from_env(env)?,
-            retention: Retention::from_days(retention),
+            spill_queue_url: queue_url::optional(env, "SPILL_QUEUE_URL")?,
+            retention: Retention::from_env(env)?,
             log_level: log::level(env)?,
-            metrics_namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
+            metrics_namespace: metrics::namespace(env),
         })
     }
 }
@@ -105,12 +95,6 @@ mod tests {
         assert_eq!(config.metrics_namespace.as_deref(), Some("UnithWebhooks"));
         let KeySource::Secret { id, cache_for } = config.keys else { panic!() };
         assert_eq!((id.as_str(), cache_for), ("ring", Duration::from_mins(5)));
-    }
-
-    #[test]
-    fn an_empty_metrics_namespace_switches_metrics_off() {
-        let config = read(&[("TABLE_NAME", "t"), ("UNITH_SHARED_KEY", KEY), ("METRICS_NAMESPACE", "")]).unwrap();
-        assert_eq!(config.metrics_namespace, None);
     }
 
     #[test]

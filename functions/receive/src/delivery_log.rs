@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use event_store::ingest::Outcome;
-use lambda_support::metrics::{Metric, Metrics};
+use lambda_support::{
+    log::milliseconds,
+    metrics::{Metric, Metrics},
+};
 use serde::Serialize;
 use serde_json::Number;
 use tracing::Level;
@@ -170,9 +173,4 @@ fn counted(result: &Result<Kept, ReceiveError>) -> &'static [&'static str] {
         Err(error) if error.is_unauthorized() => &["Rejected"],
         Err(_) => &["BadRequest"],
     }
-}
-
-/// Whole microseconds: more digits are noise.
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use event_store::{
-    ingest::Outcome,
+    ingest::{Arrival, Outcome},
     spill_queue::SpillQueue,
     store::{EventStore, StoreFault},
 };
@@ -98,7 +98,7 @@ impl DurableStore {
         due: Instant,
         trace: Option<&str>,
     ) -> Result<Kept, ReceiveError> {
-        let ingesting = pin!(self.table.ingest(verified, event, received_at));
+        let ingesting = pin!(self.table.ingest(verified, event, Arrival::direct(received_at)));
         let Some(queue) = &self.queue else {
             let outcome = timeout_at(due, ingesting).await.map_err(|_| ReceiveError::OutOfTime { step: WRITING })?;
             return Ok(Kept::Ingested(outcome?));

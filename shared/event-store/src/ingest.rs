@@ -9,9 +9,28 @@ use unith_events::{
 };
 
 use crate::{
-    item::{QuarantineKind, Quarantined},
+    item::{QuarantineKind, Quarantined, Via},
     store::{EventStore, Put, StoreError, StoreFault},
 };
+
+/// When a body came, and on which way.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// When the delivery reached `receive`: the item keeps it.
+    pub received_at: Timestamp,
+    /// When it is ingested: retention is judged by it.
+    pub now: Timestamp,
+    /// The way here; `None` if `receive` ingests it.
+    pub via: Option<Via>,
+}
+
+impl Arrival {
+    /// The arrival of a delivery that `receive` ingests itself.
+    #[must_use]
+    pub fn direct(received_at: Timestamp) -> Self {
+        Self { received_at, now: received_at, via: None }
+    }
+}
 
 /// What became of a delivery. All of these are final: sending it again changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,10 +86,10 @@ impl EventStore {
         &self,
         verified: &Verified<'_>,
         event: &Result<Event, ParseError>,
-        received_at: Timestamp,
+        arrival: Arrival,
     ) -> Result<Outcome, StoreError> {
         let unreadable = match event {
-            Ok(event) => match self.ingest_event(verified, event, received_at).await {
+            Ok(event) => match self.ingest_event(verified, event, arrival).await {
                 Err(error) if error.fault == StoreFault::InvalidItem => ParseError {
                     reason: InvalidEvent::NotStorable,
                     head_id: Some(event.identity.head_id.clone()),
@@ -88,7 +107,7 @@ impl EventStore {
             head_id: unreadable.head_id,
             session_id: unreadable.session_id,
         };
-        let is_new = self.quarantine(verified.body(), quarantined, received_at).await?;
+        let is_new = self.quarantine(verified.body(), quarantined, arrival.received_at).await?;
         Ok(Outcome::Quarantined { reason, is_new })
     }
 
@@ -96,14 +115,14 @@ impl EventStore {
         &self,
         verified: &Verified<'_>,
         event: &Event,
-        received_at: Timestamp,
+        Arrival { received_at, now, via }: Arrival,
     ) -> Result<Outcome, StoreError> {
         let event_id = event.event_id.clone();
         // DynamoDB would delete it at once, and a replay must not bring back what retention has removed.
-        if self.retention().has_expired(event.identity.occurred_at, received_at) {
+        if self.retention().has_expired(event.identity.occurred_at, now) {
             return Ok(Outcome::Expired { event_id });
         }
-        match self.put_event(event, verified.body(), received_at).await? {
+        match self.put_event(event, verified.body(), received_at, via).await? {
             Put::Stored => Ok(Outcome::Stored { event_id }),
             Put::Duplicate => Ok(Outcome::Duplicate { event_id }),
             Put::Conflict => {

@@ -47,12 +47,25 @@ pub struct EventItem {
     /// Seconds since 1970; absent for an item that is kept for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
+    /// Absent for an event that came straight from `receive`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<Via>,
+}
+
+/// The way of an event that did not come straight from `receive`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Via {
+    /// `redrive`, after it was spilled.
+    Redrive,
+    /// `redrive`, after it was quarantined and retried.
+    Quarantine,
 }
 
 impl EventItem {
     /// The item of `event`, delivered as `body`.
     #[must_use]
-    pub fn new(event: &Event, body: &[u8], received_at: Timestamp, retention: Retention) -> Self {
+    pub fn new(event: &Event, body: &[u8], received_at: Timestamp, via: Option<Via>, retention: Retention) -> Self {
         let identity = &event.identity;
         Self {
             pk: session_pk(&identity.head_id, &identity.session_id),
@@ -68,6 +81,7 @@ impl EventItem {
             body: Body::new(body),
             body_sha256: body_sha256(body),
             expires_at: retention.expires_at(identity.occurred_at),
+            via,
         }
     }
 }
@@ -249,8 +263,8 @@ mod tests {
     #[test]
     fn items_are_read_back_as_they_were_written() {
         for (body, retention) in [(&b"{}"[..], Retention::Forever), (&[0xff, 0x00], Retention::Days(1))] {
-            for public in [None, Some("acme")] {
-                let item = EventItem::new(&event(public), body, at("2026-01-15T09:57:34Z"), retention);
+            for (public, via) in [(None, None), (Some("acme"), Some(Via::Redrive))] {
+                let item = EventItem::new(&event(public), body, at("2026-01-15T09:57:34Z"), via, retention);
                 let stored: Item = serde_dynamo::to_item(&item).unwrap();
                 assert_eq!(serde_dynamo::from_item::<_, EventItem>(stored).unwrap(), item);
             }
@@ -269,14 +283,17 @@ mod tests {
 
     #[test]
     fn attributes_have_the_types_of_the_reference() {
-        let item = EventItem::new(&event(None), b"\xff", at("2026-01-15T09:57:34Z"), Retention::Days(1));
+        let item = EventItem::new(&event(None), b"\xff", at("2026-01-15T09:57:34Z"), None, Retention::Days(1));
         let stored: Item = serde_dynamo::to_item(&item).unwrap();
         assert_eq!(stored["expires_at"], AttributeValue::N("1768557453".into()));
         assert_eq!(stored["occurred_at"], AttributeValue::S("2026-01-15T09:57:33.000Z".into()));
         assert!(stored["body"].is_b() && !stored.contains_key("public_org_id"), "{stored:?}");
-        let item = EventItem::new(&event(None), b"{}", at("2026-01-15T09:57:34Z"), Retention::Forever);
+        assert!(!stored.contains_key("via"), "{stored:?}");
+        let via = Some(Via::Quarantine);
+        let item = EventItem::new(&event(None), b"{}", at("2026-01-15T09:57:34Z"), via, Retention::Forever);
         let stored: Item = serde_dynamo::to_item(&item).unwrap();
         assert_eq!(stored["body"], AttributeValue::S("{}".into()));
+        assert_eq!(stored["via"], AttributeValue::S("quarantine".into()));
         assert!(!stored.contains_key("expires_at"));
     }
 }

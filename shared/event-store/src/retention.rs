@@ -1,7 +1,15 @@
 //! Retention: how long items live.
 
 use std::time::Duration;
+
+use lambda_support::env::{Env, EnvError};
 use unith_events::timestamp::Timestamp;
+
+const NAME: &str = "RETENTION_DAYS";
+const DEFAULT_DAYS: u16 = 365;
+/// A little more than a century.
+const MAX_DAYS: u16 = 37_000;
+const EXPECTED: &str = "a whole number of days from 0 (for ever) to 37000";
 
 /// How long items live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +25,18 @@ impl Retention {
     #[must_use]
     pub fn from_days(days: u16) -> Self {
         if days == 0 { Self::Forever } else { Self::Days(days) }
+    }
+
+    /// Reads `RETENTION_DAYS`; 365 if it is unset.
+    ///
+    /// # Errors
+    /// Any value but whole numbers from 0 to 37000.
+    pub fn from_env(env: &Env) -> Result<Self, EnvError> {
+        let days = env.parsed(NAME, DEFAULT_DAYS, EXPECTED)?;
+        if days > MAX_DAYS {
+            return Err(EnvError::Invalid { name: NAME, value: days.to_string(), expected: EXPECTED });
+        }
+        Ok(Self::from_days(days))
     }
 
     /// When an item that counts from `start` expires, in seconds since 1970; `None` for never.

@@ -6,6 +6,7 @@ use std::{
     fmt::{self, Write as _},
     io::Write as _,
     panic::PanicHookInfo,
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -56,6 +57,12 @@ pub fn line(record: &impl Serialize) -> Vec<u8> {
         line.push(b'\n');
     }
     line
+}
+
+/// A time in milliseconds, for a line. Whole microseconds: more digits are noise.
+#[must_use]
+pub fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn report_panic(panic: &PanicHookInfo<'_>) {

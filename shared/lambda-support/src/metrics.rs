@@ -6,6 +6,17 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Number;
 use unith_events::timestamp::Timestamp;
 
+use crate::env::Env;
+
+const DEFAULT_NAMESPACE: &str = "UnithWebhooks";
+
+/// Reads `METRICS_NAMESPACE`; `None` if it is set and empty, for no metrics.
+#[must_use]
+pub fn namespace(env: &Env) -> Option<String> {
+    let namespace = env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_NAMESPACE).trim();
+    (!namespace.is_empty()).then(|| namespace.to_owned())
+}
+
 /// A metric and its value.
 #[derive(Debug)]
 pub struct Metric {
@@ -92,6 +103,14 @@ impl Serialize for Metrics {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn an_empty_namespace_switches_metrics_off() {
+        let read = |pairs: &[(&str, &str)]| namespace(&pairs.iter().copied().collect());
+        assert_eq!(read(&[]).as_deref(), Some("UnithWebhooks"));
+        assert_eq!(read(&[("METRICS_NAMESPACE", " Mine ")]).as_deref(), Some("Mine"));
+        assert_eq!(read(&[("METRICS_NAMESPACE", "")]), None);
+    }
 
     #[test]
     fn a_line_declares_its_metrics_and_has_their_values_beside() {

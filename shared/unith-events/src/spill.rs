@@ -2,7 +2,7 @@
 //!
 //! It holds no key and no signature. Its body is base64, because SQS refuses some characters.
 //!
-//! Invariants: a message is made of a [`Verified`] alone. A message that is read back becomes a `Verified` again, by
+//! Invariants: a message is made of a [`Verified`], or of a quarantined body, which was one. It becomes a `Verified` again by
 //! [`SpillMessage::verified`], the one way beside verification. So whoever may send to the queue may store events.
 
 use std::fmt;
@@ -50,6 +50,8 @@ pub enum SpillReason {
     Missing,
     /// The circuit breaker is open: the table was not asked.
     Breaker,
+    /// The body could not be read as an event when it came, and was quarantined.
+    Unreadable,
 }
 
 /// What sends messages to the queue.
@@ -65,9 +67,16 @@ pub enum Source {
 /// Why a message can never become an event.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidMessage {
-    /// Not JSON, or another document.
-    #[error("the message is not a spilled delivery: {0}")]
-    Shape(String),
+    /// Not JSON, or another document. The place is given, and not the text there: it may be the body.
+    #[error("the message is not a spilled delivery: {problem} at line {line} column {column}")]
+    Shape {
+        /// In a few words.
+        problem: &'static str,
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+    },
     /// A version that this build does not know.
     #[error("the message has version {0}, expected {VERSION}")]
     Version(u32),
@@ -100,6 +109,12 @@ impl SpillMessage {
         Self { body, received_at, head, reason, trace, source: Source::Receive }
     }
 
+    /// The message that retries a quarantined body, whose key was bound to `head`.
+    #[must_use]
+    pub fn of_quarantined(body: Vec<u8>, head: Option<HeadId>, received_at: Timestamp) -> Self {
+        Self { body, received_at, head, reason: SpillReason::Unreadable, trace: None, source: Source::Quarantine }
+    }
+
     /// The message's JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -126,7 +141,6 @@ impl SpillMessage {
         struct Versioned {
             v: u32,
         }
-        let shape = |error: serde_json::Error| InvalidMessage::Shape(error.to_string());
         let Versioned { v } = serde_json::from_str(json).map_err(shape)?;
         if v != VERSION {
             return Err(InvalidMessage::Version(v));
@@ -147,6 +161,12 @@ impl SpillMessage {
     pub fn verified(&self) -> Result<Verified<'_>, VerifyError> {
         Verified::of_spilled(&self.body, self.head.as_ref())
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn shape(error: serde_json::Error) -> InvalidMessage {
+    let problem = if error.is_data() { "a member is missing or has another type" } else { "not JSON" };
+    InvalidMessage::Shape { problem, line: error.line(), column: error.column() }
 }
 
 impl fmt::Debug for SpillMessage {
@@ -201,9 +221,29 @@ mod tests {
         assert_eq!(changed(r#""v":1"#, r#""v":2"#), InvalidMessage::Version(2));
         assert_eq!(changed(r#""body_b64":""#, r#""body_b64":"?"#), InvalidMessage::Base64);
         assert_eq!(changed(r#""body_b64":""#, r#""body_b64":"e30=","was":""#), InvalidMessage::Hash);
-        assert!(matches!(changed("\"timeout\"", "\"mood\""), InvalidMessage::Shape(_)));
-        assert!(matches!(SpillMessage::parse("{}").unwrap_err(), InvalidMessage::Shape(_)));
-        assert!(matches!(SpillMessage::parse("").unwrap_err(), InvalidMessage::Shape(_)));
+        let other = changed("\"timeout\"", "\"mood\"").to_string();
+        assert!(other.starts_with(
+            "the message is not a spilled delivery: a member is missing or has another type at line 1 column "
+        ));
+        assert!(!other.contains("mood"), "{other}");
+        for (json, problem) in
+            [("{}", "a member is missing or has another type at line 1 column 2"), ("", "not JSON at line 1 column 0")]
+        {
+            let error = SpillMessage::parse(json).unwrap_err().to_string();
+            assert_eq!(error, format!("the message is not a spilled delivery: {problem}"));
+        }
+    }
+
+    #[test]
+    fn a_quarantined_body_is_retried_with_the_time_it_came_and_the_head_of_its_key() {
+        let received_at = Timestamp::parse("2026-01-15T09:57:34Z").unwrap();
+        let message =
+            |head: &str| SpillMessage::of_quarantined(BODY.to_vec(), Some(head.parse().unwrap()), received_at);
+        let read = SpillMessage::parse(&message("h").to_json()).unwrap();
+        assert_eq!((read.source, read.reason), (Source::Quarantine, SpillReason::Unreadable));
+        assert_eq!(read.received_at, received_at);
+        assert_eq!(read.verified().unwrap().body(), BODY);
+        assert!(message("other").verified().is_err());
     }
 
     #[test]
