@@ -106,7 +106,8 @@ fn the_description_of_a_version_has_room_for_the_longest_values() {
         .sum();
     let release = parameter("Release")["AllowedPattern"].as_str().unwrap();
     assert!(release.ends_with("{1,8}$"), "{release}");
-    let spill = &template.0["Resources"]["Receive"]["Properties"]["VersionDescription"]["Fn::Sub"][1]["Spill"]["Fn::If"];
+    let spill =
+        &template.0["Resources"]["Receive"]["Properties"]["VersionDescription"]["Fn::Sub"][1]["Spill"]["Fn::If"];
     assert_eq!((short(&spill[0]).as_str(), short(&spill[1]).len(), short(&spill[2]).len()), ("HasSpill", 1, 1));
     let of_release_and_spill = 8 + 1;
     let values = names.len() + 4;

@@ -280,7 +280,8 @@ fn the_policies_of_the_queues_only_deny() {
     for statement in statements(&template) {
         let to = short(&statement.statement["Resource"]);
         if statement.statement["Action"] == "sqs:SendMessage" && to.starts_with("Spill") {
-            let policy = lines.iter().find(|line| line.starts_with(&format!("{}:", to.trim_end_matches(".Arn")))).unwrap();
+            let policy =
+                lines.iter().find(|line| line.starts_with(&format!("{}:", to.trim_end_matches(".Arn")))).unwrap();
             assert!(policy.contains(&format!("{}.Arn", statement.role)), "{}", statement.line());
         }
     }
