@@ -113,7 +113,7 @@ fn every_failure_raises_an_alarm_by_this_rule() {
     assert_eq!(rules, expected.map(str::to_owned).into());
     let rejected = looks_at(&template.0["Resources"]["RejectedAlarm"]);
     assert_eq!(rejected, ["Duplicate", "Rejected", "Stored"].map(|name| format!("{NAMESPACE} {name} receive")).into());
-    // What has an alarm of its own is not told twice.
+    // A failure that has an alarm of its own is not reported twice.
     let of_the_api = looks_at(&template.0["Resources"]["ApiErrorsAlarm"]);
     let others = ["AWS/ApiGateway 5xx Api", "AWS/Lambda Errors Receive", "AWS/Lambda Throttles Receive"];
     let expected: BTreeSet<_> =

@@ -59,7 +59,7 @@ fn statements(template: &Template) -> Vec<Statement<'_>> {
     let mut all = Vec::new();
     for (role, policy) in inline.chain(of_their_own) {
         for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
-            // One that stands under a condition is a statement all the same, whichever way the condition goes.
+            // One that stands under a condition is a statement anyway, whichever way the condition goes.
             let either = statement["Fn::If"].as_array().map_or(vec![statement], |parts| vec![&parts[1], &parts[2]]);
             let there = either.into_iter().filter(|statement| statement["Ref"] != "AWS::NoValue");
             all.extend(there.map(|statement| Statement { role, statement }));
