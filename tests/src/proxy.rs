@@ -19,6 +19,8 @@ use tokio::{
 #[derive(Debug, Clone)]
 pub struct Fault {
     effect: Effect,
+    /// The requests that are let through first.
+    spared: u32,
     /// `None` is until [`Proxy::clear`].
     remaining: Option<u32>,
 }
@@ -83,6 +85,16 @@ impl Fault {
         Self::aws_error("ProvisionedThroughputExceededException")
     }
 
+    /// The error of a DynamoDB whose key range is throttled: one hot session.
+    #[must_use]
+    pub fn hot_key() -> Self {
+        let reason =
+            json!({"reason": "TableWriteKeyRangeThroughputExceeded", "resource": "arn:aws:dynamodb:::table/t"});
+        let code = "com.amazonaws.tests#ThrottlingException";
+        let body = json!({"__type": code, "message": "injected by a test", "throttlingReasons": [reason]});
+        Effect::Respond { status: 400, body: body.to_string() }.into()
+    }
+
     /// Changes the status of a response, e.g. to make an AWS error one of the server.
     #[must_use]
     pub fn with_status(mut self, new: u16) -> Self {
@@ -91,6 +103,12 @@ impl Fault {
             effect => panic!("{effect:?} has no status"),
         }
         self
+    }
+
+    /// Lets the next `requests` through before the fault begins.
+    #[must_use]
+    pub fn after(self, requests: u32) -> Self {
+        Self { spared: requests, ..self }
     }
 
     /// Limits the fault to the next `requests`.
@@ -102,7 +120,7 @@ impl Fault {
 
 impl From<Effect> for Fault {
     fn from(effect: Effect) -> Self {
-        Self { effect, remaining: None }
+        Self { effect, spared: 0, remaining: None }
     }
 }
 
@@ -192,7 +210,11 @@ impl State {
     /// The effect on a request, or on a connection if only those matter: it uses up one of the fault's times.
     fn next_effect(&self, matters: impl FnOnce(&Effect) -> bool) -> Option<Effect> {
         let mut fault = self.fault.lock().unwrap();
-        let Fault { effect, remaining } = fault.as_mut().filter(|fault| matters(&fault.effect))?;
+        let Fault { effect, spared, remaining } = fault.as_mut().filter(|fault| matters(&fault.effect))?;
+        if *spared > 0 {
+            *spared -= 1;
+            return None;
+        }
         let effect = effect.clone();
         if let Some(remaining) = remaining {
             *remaining = remaining.saturating_sub(1);

@@ -1,18 +1,26 @@
-//! The messages of one batch, in turn: once the table fails, the rest is not tried.
+//! The messages of one batch, in turn: once the table fails, or the time is up, the rest is not tried.
 
 use std::{future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use crate::error::RedriveError;
 
 /// A batch under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Batch {
     table_failed: bool,
+    until: Instant,
 }
 
 impl Batch {
+    /// A batch whose last message begins before `until`.
+    #[must_use]
+    pub fn new(until: Instant) -> Self {
+        Self { table_failed: false, until }
+    }
+
     /// Does the `work` of the next message, unless the table failed at an earlier one. A panic fails this message alone.
     ///
     /// # Errors
@@ -20,6 +28,9 @@ impl Batch {
     pub async fn attempt<T>(&mut self, work: impl Future<Output = Result<T, RedriveError>>) -> Result<T, RedriveError> {
         if self.table_failed {
             return Err(RedriveError::Untried);
+        }
+        if Instant::now() >= self.until {
+            return Err(RedriveError::OutOfTime);
         }
         // No state outlives the message's own, which is dropped.
         let result = AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(RedriveError::Panicked));
@@ -32,6 +43,7 @@ impl Batch {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
     use unith_events::spill::InvalidMessage;
 
     /// What the work of a message comes to. `Untried` stands for every failure of the table.
@@ -62,7 +74,7 @@ mod tests {
     proptest! {
         #[test]
         fn messages_are_tried_until_the_table_fails_and_no_other_failure_touches_the_next(messages in works()) {
-            let (mut batch, mut tried) = (Batch::default(), Vec::new());
+            let (mut batch, mut tried) = (Batch::new(Instant::now() + Duration::from_mins(1)), Vec::new());
             for &message in &messages {
                 let work = async {
                     tried.push(message);

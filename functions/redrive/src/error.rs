@@ -21,6 +21,9 @@ pub enum RedriveError {
     /// The table failed before its turn came.
     #[error("not tried: the table did not take an earlier message of the batch")]
     Untried,
+    /// A timed-out invocation would return all messages, also those that are done.
+    #[error("not tried: the time of the invocation is nearly up")]
+    OutOfTime,
     /// A bug. The panic's own text is in a line of its own.
     #[error("handling the message panicked")]
     Panicked,
@@ -33,7 +36,7 @@ impl RedriveError {
         match self {
             Self::Store(error) => !matches!(error.fault, StoreFault::HotKey | StoreFault::InvalidItem),
             Self::Untried => true,
-            Self::Invalid(_) | Self::WrongHead(_) | Self::Panicked => false,
+            Self::Invalid(_) | Self::WrongHead(_) | Self::OutOfTime | Self::Panicked => false,
         }
     }
 
@@ -43,7 +46,7 @@ impl RedriveError {
         match self {
             Self::Invalid(_) | Self::WrongHead(_) => true,
             Self::Panicked => receive_count >= PANICS,
-            Self::Store(_) | Self::Untried => false,
+            Self::Store(_) | Self::Untried | Self::OutOfTime => false,
         }
     }
 }

@@ -79,14 +79,14 @@ impl Redriver {
         self
     }
 
-    /// Handles one invocation: a batch of messages, or a command, which ends before `deadline`.
+    /// Handles one invocation: a batch of messages, or a command. Nothing new begins after `deadline`.
     ///
     /// # Errors
     /// An event that is neither, or a command that cannot be carried out.
     pub async fn handle(&self, input: Value, request_id: &str, deadline: Instant) -> Result<Value, HandlerError> {
         let response = if input.get("Records").is_some() {
             let event = serde_json::from_value(input).map_err(|_| HandlerError::Records)?;
-            serde_json::to_value(self.handle_batch(event, request_id).await)
+            serde_json::to_value(self.handle_batch(event, request_id, deadline).await)
         } else {
             let report = Command::parse(input)?.run(&self.store, &self.spill_queue, deadline).await;
             self.write(&CommandLog::new(request_id, &report));
@@ -95,8 +95,8 @@ impl Redriver {
         Ok(response.unwrap_or_default())
     }
 
-    async fn handle_batch(&self, event: SqsEvent, request_id: &str) -> BatchResponse {
-        let (mut batch, mut response) = (Batch::default(), BatchResponse::default());
+    async fn handle_batch(&self, event: SqsEvent, request_id: &str, deadline: Instant) -> BatchResponse {
+        let (mut batch, mut response) = (Batch::new(deadline), BatchResponse::default());
         for message in &event.messages {
             let started = Instant::now();
             let mut facts = Facts::default();

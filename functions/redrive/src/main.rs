@@ -7,10 +7,10 @@ use lambda_support::{aws, deadline::deadline, env::Env, log};
 use redrive::{config::Config, handler::Redriver};
 use serde_json::Value;
 
-/// The time of an invocation that is kept back: a call to the table may take as long.
-const MARGIN: Duration = Duration::from_secs(5);
+/// The time of an invocation that is kept back: the last message may need as long.
+const MARGIN: Duration = Duration::from_secs(10);
 /// The time of an invocation whose deadline is in the past.
-const DEFAULT_TIME: Duration = Duration::from_mins(1);
+const DEFAULT_TIME: Duration = Duration::from_secs(30);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
