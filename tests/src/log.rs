@@ -32,7 +32,7 @@ pub const FIELDS: [&str; 23] = [
 ];
 
 /// The metrics in the lines, each with the service that reports it.
-pub const METRICS: [(&str, &str); 14] = [
+pub const METRICS: [(&str, &str); 23] = [
     ("receive", "Stored"),
     ("receive", "Duplicate"),
     ("receive", "Rejected"),
@@ -45,6 +45,15 @@ pub const METRICS: [(&str, &str); 14] = [
     ("receive", "KeyRefetch"),
     ("receive", "StoreMilliseconds"),
     ("receive", "DeliveryLagMilliseconds"),
+    ("receive", "Spilled"),
+    ("receive", "SpillFailed"),
+    ("redrive", "Redriven"),
+    ("redrive", "RedriveDuplicate"),
+    ("redrive", "RedriveExpired"),
+    ("redrive", "RedriveConflict"),
+    ("redrive", "RedriveQuarantined"),
+    ("redrive", "RedriveReturned"),
+    ("redrive", "DeadLettered"),
     ("provision", "Drift"),
     ("provision", "StepFailed"),
 ];

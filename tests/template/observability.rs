@@ -9,19 +9,6 @@ use crate::template::{Template, short, text};
 
 const NAMESPACE: &str = "UnithWebhooks/${AWS::StackName}";
 
-/// The metrics of spilling, each with the service that reports it.
-const METRICS_OF_SPILLING: [(&str, &str); 9] = [
-    ("receive", "Spilled"),
-    ("receive", "SpillFailed"),
-    ("redrive", "Redriven"),
-    ("redrive", "RedriveDuplicate"),
-    ("redrive", "RedriveExpired"),
-    ("redrive", "RedriveConflict"),
-    ("redrive", "RedriveQuarantined"),
-    ("redrive", "RedriveReturned"),
-    ("redrive", "DeadLettered"),
-];
-
 /// Namespace, metric and the value of its dimension, of everything an alarm looks at.
 fn looks_at(alarm: &Value) -> BTreeSet<String> {
     let properties = &alarm["Properties"];
@@ -238,7 +225,7 @@ fn every_section_of_the_runbooks_says_what_how_and_what_to_do() {
 #[test]
 fn every_metric_of_ours_is_on_the_dashboard() {
     let body = dashboard(&Template::read()).to_string();
-    for (service, metric) in METRICS.into_iter().chain(METRICS_OF_SPILLING) {
+    for (service, metric) in METRICS {
         assert!(body.contains(&format!(r#"["{NAMESPACE}","{metric}","Service","{service}""#)), "{metric}");
     }
 }
