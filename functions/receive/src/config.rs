@@ -9,6 +9,8 @@ use time::Duration;
 use tracing::Level;
 use unith_events::signature::SharedKey;
 
+use crate::breaker::Periods;
+
 const DEFAULT_KEY_CACHE_SECONDS: u32 = 300;
 
 /// The function's configuration.
@@ -20,6 +22,8 @@ pub struct Config {
     pub keys: KeySource,
     /// `SPILL_QUEUE_URL`; `None` for no spilling.
     pub spill_queue_url: Option<String>,
+    /// How long the table is not asked after a failure. No variable sets it.
+    pub breaker_periods: Periods,
     /// `RETENTION_DAYS`
     pub retention: Retention,
     /// `LOG_LEVEL`
@@ -49,6 +53,7 @@ impl Config {
             table_name: env.required("TABLE_NAME", "the name of the DynamoDB table")?.to_owned(),
             keys: KeySource::from_env(env)?,
             spill_queue_url: queue_url::optional(env, "SPILL_QUEUE_URL")?,
+            breaker_periods: Periods::default(),
             retention: Retention::from_env(env)?,
             log_level: log::level(env)?,
             metrics_namespace: metrics::namespace(env),
