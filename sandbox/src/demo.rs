@@ -49,6 +49,7 @@ pub struct Demo {
 
 /// The incidents of a conversation.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each incident is independent of the others")]
 struct Incidents {
     /// The response to the first delivery is lost, so that the platform repeats it.
     response_lost: bool,
@@ -185,7 +186,7 @@ impl Stage<'_> {
         timeout(REDRIVE_LIMIT, has_failed).await.context("redrive was not invoked during the outage")?;
         services.dynamodb.on();
         self.report.outage_ends()?;
-        let is_empty = services.sqs.wait_for(SPILL_QUEUE, |messages| messages.is_empty());
+        let is_empty = services.sqs.wait_for(SPILL_QUEUE, <[_]>::is_empty);
         timeout(REDRIVE_LIMIT, is_empty).await.context("redrive did not store what was spilled")?;
         // Then the breaker of `receive` lets the next delivery through.
         sleep(breaker_periods.longest).await;

@@ -93,9 +93,8 @@ impl Report {
             }
             let colour = match status {
                 200..300 if outcome == "duplicate" => CYAN,
-                202 => YELLOW,
+                202 | 503 => YELLOW,
                 200..300 => GREEN,
-                503 => YELLOW,
                 _ => RED,
             };
             let (session, number, response) = (short(session), index + 1, format!("{status} {outcome}"));

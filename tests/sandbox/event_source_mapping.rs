@@ -35,7 +35,7 @@ struct Queue {
     url: String,
 }
 
-/// The functions's invocations so far: each batch as the bodies of its records.
+/// The function's invocations so far: each batch as the bodies of its records.
 #[derive(Clone, Default)]
 struct Batches(Arc<Mutex<Vec<Vec<String>>>>);
 
@@ -361,7 +361,7 @@ async fn a_batch_waits_for_more_messages_until_it_is_full_or_its_window_ends() {
 }
 
 #[tokio::test]
-async fn a_batch_is_no_larger_than_an_event_of_6_mb() {
+async fn a_batch_has_at_most_the_6_mb_of_an_event() {
     let queue = Queue::slow().await;
     let body = "x".repeat(MAX_MESSAGE_SIZE);
     for _ in 0..7 {
