@@ -217,13 +217,11 @@ impl Mapping {
             .wait_time_seconds(i32::try_from(wait).unwrap_or(0))
             .message_system_attribute_names(MessageSystemAttributeName::All)
             .message_attribute_names("All");
-        match request.send().await {
-            Ok(response) => response.messages.unwrap_or_default(),
-            Err(_) => {
-                sleep(self.settings.second).await;
-                Vec::new()
-            }
-        }
+        let Ok(response) = request.send().await else {
+            sleep(self.settings.second).await;
+            return Vec::new();
+        };
+        response.messages.unwrap_or_default()
     }
 
     async fn invoke(self: Arc<Self>, batch: Vec<Message>, is_late: bool, permit: OwnedSemaphorePermit) {

@@ -11,6 +11,7 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 use lambda_support::log;
+use receive::breaker::Periods;
 use sandbox::{
     checks::check_removed,
     demo::Demo,
@@ -23,6 +24,12 @@ use sandbox::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use unith_events::timestamp::Timestamp;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// A second of SQS in the demo: the first back-off of `redrive`, 30 s, takes 150 ms.
+const DEMO_SECOND: Duration = Duration::from_millis(5);
+/// `receive` asks the table again soon after the outage of the demo.
+const DEMO_BREAKER_PERIOD: Duration = Duration::from_millis(200);
 
 /// Runs the whole system on this machine: signed UNITH deliveries are verified and stored.
 ///
@@ -116,7 +123,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             first_backoff: Duration::from_millis(100),
             ..Settings::default()
         },
-        sqs: sqs::Settings::default(),
+        sqs: sqs::Settings { second: if arguments.services_only { SECOND } else { DEMO_SECOND }, ..Default::default() },
+        breaker_periods: Periods { first: DEMO_BREAKER_PERIOD, longest: DEMO_BREAKER_PERIOD },
         ports: arguments.ports,
         data: arguments.data,
     };

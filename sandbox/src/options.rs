@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use receive::breaker::Periods;
+
 use crate::{platform::settings::Settings, sqs};
 
 /// The options of a sandbox.
@@ -11,6 +13,8 @@ pub struct Options {
     pub platform: Settings,
     /// The pace and the faults of SQS.
     pub sqs: sqs::Settings,
+    /// How long `receive` does not ask the table after a failure.
+    pub breaker_periods: Periods,
     /// The ports of the services.
     pub ports: Ports,
     /// The file for the data of DynamoDB; `None` keeps it in memory.

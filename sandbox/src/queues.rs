@@ -11,7 +11,7 @@ use crate::sqs::MAX_MESSAGE_SIZE;
 pub const SPILL_QUEUE: &str = "unith-spill";
 pub const DEAD_LETTER_QUEUE: &str = "unith-dead-letters";
 /// The time-out of `redrive` in the template.
-pub const REDRIVE_TIMEOUT: Duration = Duration::from_secs(660);
+pub const REDRIVE_TIMEOUT: Duration = Duration::from_mins(11);
 /// AWS recommends six times the time-out of the function.
 const VISIBILITY: u64 = 6 * REDRIVE_TIMEOUT.as_secs();
 const FOURTEEN_DAYS: u64 = 14 * 24 * 60 * 60;

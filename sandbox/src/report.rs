@@ -38,6 +38,8 @@ pub struct Verdict {
     pub delivered: usize,
     /// The number of deliveries whose event was stored already.
     pub duplicates: usize,
+    /// The number of deliveries that went to the spill queue.
+    pub accepted: usize,
     /// The number of forged deliveries.
     pub refused: usize,
     pub rotations: u32,
@@ -91,8 +93,8 @@ impl Report {
             }
             let colour = match status {
                 200..300 if outcome == "duplicate" => CYAN,
+                202 | 503 => YELLOW,
                 200..300 => GREEN,
-                503 => YELLOW,
                 _ => RED,
             };
             let (session, number, response) = (short(session), index + 1, format!("{status} {outcome}"));
@@ -106,6 +108,23 @@ impl Report {
         Ok(())
     }
 
+    /// Writes that the table is unavailable.
+    pub fn outage_begins(&mut self) -> io::Result<()> {
+        self.outage("begins", "The table is unavailable. Deliveries go to the spill queue.")
+    }
+
+    /// Writes that the table is available again.
+    pub fn outage_ends(&mut self) -> io::Result<()> {
+        self.outage("ends", "The table is available again. The function redrive stores what is in the spill queue.")
+    }
+
+    fn outage(&mut self, state: &str, sentence: &str) -> io::Result<()> {
+        if self.json {
+            return self.line(&json!({"type": "outage", "state": state}));
+        }
+        writeln!(self.out, "{YELLOW}{sentence}{YELLOW:#}")
+    }
+
     /// Writes the stored events and whether they are the expected ones. `removed` is whether the stack was deleted.
     pub fn verdict(&mut self, verdict: &Verdict, removed: bool) -> io::Result<()> {
         if self.json {
@@ -114,33 +133,36 @@ impl Report {
             }
             return self.line(&json!({
                 "type": "verdict", "ok": verdict.mismatches.is_empty(), "delivered": verdict.delivered,
-                "stored": verdict.stored.len(), "duplicates": verdict.duplicates, "refused": verdict.refused,
+                "stored": verdict.stored.len(), "duplicates": verdict.duplicates, "accepted": verdict.accepted,
+                "refused": verdict.refused,
                 "rotations": verdict.rotations, "removed": removed, "mismatches": verdict.mismatches,
             }));
         }
         writeln!(
             self.out,
-            "\n{BOLD}Items of the table {TABLE_NAME}{BOLD:#}\n\n{DIM}{:<9} {:<25} {:<21} {:<33} received_at{DIM:#}",
-            "session", "occurred_at", "event_type", "event_id"
+            "\n{BOLD}Items of the table {TABLE_NAME}{BOLD:#}\n\n{DIM}{:<9} {:<25} {:<21} {:<33} {:<25} via{DIM:#}",
+            "session", "occurred_at", "event_type", "event_id", "received_at"
         )?;
         for item in &verdict.stored {
             writeln!(
                 self.out,
-                "{:<9} {:<25} {:<21} {:<33} {}",
+                "{:<9} {:<25} {:<21} {:<33} {:<25} {}",
                 short(&item.session_id),
                 item.occurred_at.to_string(),
                 item.event_type,
                 item.event_id.as_str(),
-                item.received_at,
+                item.received_at.to_string(),
+                if item.via.is_some() { "redrive" } else { "receive" },
             )?;
         }
         writeln!(
             self.out,
-            "\nDeliveries: {}. Stored events: {}. Duplicates: {}. Refused forgeries: {}.",
+            "\nDeliveries: {}. Accepted during the outage: {}. Duplicates: {}. Refused forgeries: {}. Stored events: {}.",
             verdict.delivered,
-            verdict.stored.len(),
+            verdict.accepted,
             verdict.duplicates,
             verdict.refused,
+            verdict.stored.len(),
         )?;
         if verdict.rotations > 0 {
             writeln!(self.out, "The key was rotated {} times during the deliveries.", verdict.rotations)?;

@@ -22,6 +22,7 @@ use crate::{
     server::{ServerHandle, listen},
     sqs::Sqs,
     stack::{LOGICAL_ID, STACK_GUID, Stack},
+    switch::Switch,
 };
 
 pub const TABLE_NAME: &str = "unith-events";
@@ -37,19 +38,22 @@ const RETENTION_DAYS: &str = "36500";
 /// The services: the events table and the queues exist, the key ring is empty, and UNITH has an account.
 #[derive(Debug)]
 pub struct Services {
-    pub dynamodb: ServerHandle,
+    /// The switch in front of DynamoDB.
+    pub dynamodb: Switch,
     pub secrets_manager: SecretsManager,
     pub sqs: Sqs,
     pub queues: Queues,
     pub platform: Platform,
     webhook_base: String,
+    _dynamodb_server: ServerHandle,
 }
 
 impl Services {
     /// Starts the services. Deliveries go to `webhook_base`, e.g. `http://127.0.0.1:9000`.
     pub async fn start(options: &Options, webhook_base: String) -> anyhow::Result<Self> {
         let listener = listen("DynamoDB", options.ports.dynamodb_port).await?;
-        let dynamodb = dynamodb::serve(listener, options.data.as_deref())?;
+        let dynamodb_server = dynamodb::serve(listen("DynamoDB", 0).await?, options.data.as_deref())?;
+        let dynamodb = Switch::serve(listener, dynamodb_server.url())?;
         let secrets_manager =
             SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager_port).await?)?;
         let sqs = Sqs::serve(listen("SQS", options.ports.sqs_port).await?, options.sqs)?;
@@ -57,7 +61,8 @@ impl Services {
         let hosts = BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base.clone())]);
         let settings = Settings { hosts, ..options.platform.clone() };
         let platform = Platform::serve(listen("UNITH", options.ports.unith_port).await?, settings)?;
-        let services = Self { dynamodb, secrets_manager, sqs, queues, platform, webhook_base };
+        let services =
+            Self { dynamodb, secrets_manager, sqs, queues, platform, webhook_base, _dynamodb_server: dynamodb_server };
         dynamodb::create_table(&services.dynamodb_client()?, TABLE_NAME).await?;
         let secrets = services.secrets_client()?;
         let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();

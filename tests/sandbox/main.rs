@@ -9,6 +9,7 @@
 )]
 
 mod api_gateway;
+mod event_source_mapping;
 mod platform;
 mod sqs;
 

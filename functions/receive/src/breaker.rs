@@ -10,12 +10,27 @@ use std::{
 
 use tokio::time::Instant;
 
-const FIRST_PERIOD: Duration = Duration::from_secs(2);
-const LONGEST_PERIOD: Duration = Duration::from_secs(30);
+/// How long the breaker stays open.
+#[derive(Debug, Clone, Copy)]
+pub struct Periods {
+    /// After the first failure. Each further one doubles it.
+    pub first: Duration,
+    /// At most.
+    pub longest: Duration,
+}
 
-/// Open after a failure, for 2 s at first and up to 30 s. Then one delivery is the probe.
+impl Default for Periods {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(2), longest: Duration::from_secs(30) }
+    }
+}
+
+/// Open after a failure for a period. Then one delivery is the probe.
 #[derive(Debug, Default)]
-pub struct Breaker(Mutex<Option<Open>>);
+pub struct Breaker {
+    periods: Periods,
+    open: Mutex<Option<Open>>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Open {
@@ -24,10 +39,16 @@ struct Open {
 }
 
 impl Breaker {
+    /// A closed breaker.
+    #[must_use]
+    pub fn new(periods: Periods) -> Self {
+        Self { periods, open: Mutex::default() }
+    }
+
     /// Whether the table may be asked at `now`. If the breaker was open until now, this delivery is the probe, and further ones
     /// are refused for as long again.
     pub fn admits(&self, now: Instant) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         match state.as_mut() {
             None => true,
             Some(open) if now < open.until => false,
@@ -40,19 +61,19 @@ impl Breaker {
 
     /// Closes it.
     pub fn succeeded(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Opens it: twice as long as the last time.
     pub fn failed(&self, now: Instant) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let period = state.map_or(FIRST_PERIOD, |open| (open.period * 2).min(LONGEST_PERIOD));
+        let mut state = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let period = state.map_or(self.periods.first, |open| (open.period * 2).min(self.periods.longest));
         *state = Some(Open { until: now + period, period });
     }
 
     /// Whether it is open.
     pub fn is_open(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 
@@ -75,6 +96,6 @@ mod tests {
         breaker.succeeded();
         assert!(breaker.admits(now));
         breaker.failed(now);
-        assert!(breaker.admits(now + FIRST_PERIOD));
+        assert!(breaker.admits(now + Periods::default().first));
     }
 }

@@ -10,6 +10,8 @@ use lambda_support::{
 use tracing::Level;
 use unith_events::signature::SharedKey;
 
+use crate::breaker::Periods;
+
 const DEFAULT_KEY_CACHE_SECONDS: u32 = 300;
 
 /// The function's configuration.
@@ -21,6 +23,8 @@ pub struct Config {
     pub keys: KeySource,
     /// `SPILL_QUEUE_URL`; `None` for no spilling.
     pub spill_queue_url: Option<String>,
+    /// How long the table is not asked after a failure. No variable sets it.
+    pub breaker_periods: Periods,
     /// `RETENTION_DAYS`
     pub retention: Retention,
     /// `LOG_LEVEL`
@@ -50,6 +54,7 @@ impl Config {
             table_name: env.required("TABLE_NAME", "the name of the DynamoDB table")?.to_owned(),
             keys: KeySource::from_env(env)?,
             spill_queue_url: queue_url::optional(env, "SPILL_QUEUE_URL")?,
+            breaker_periods: Periods::default(),
             retention: Retention::from_env(env)?,
             log_level: log::level(env)?,
             metrics_namespace: metrics::namespace(env),

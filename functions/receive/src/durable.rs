@@ -66,8 +66,8 @@ impl Kept {
 impl DurableStore {
     /// Without a queue, a delivery that the table does not take is refused.
     #[must_use]
-    pub fn new(table: EventStore, queue: Option<SpillQueue>) -> Self {
-        Self { table, queue, breaker: Breaker::default() }
+    pub fn new(table: EventStore, queue: Option<SpillQueue>, breaker: Breaker) -> Self {
+        Self { table, queue, breaker }
     }
 
     /// Opens the connection to the table, and one to the queue if the table cannot be written to.

@@ -14,6 +14,7 @@ use tracing::Level;
 use unith_events::{event::Event, key_ring::KeyRing, timestamp::Timestamp};
 
 use crate::{
+    breaker::Breaker,
     config::{Config, KeySource},
     delivery::Delivery,
     delivery_log::{DeliveryLog, Facts},
@@ -46,7 +47,7 @@ impl Receiver {
             if config.spill_queue_url.is_some() { aws::dynamodb_before_queue(aws) } else { aws::dynamodb(aws) };
         let table = EventStore::new(dynamodb, config.table_name, config.retention);
         let queue = config.spill_queue_url.map(|url| SpillQueue::new(aws.clone(), url));
-        let store = DurableStore::new(table, queue);
+        let store = DurableStore::new(table, queue, Breaker::new(config.breaker_periods));
         Self { keys, store, metrics_namespace: config.metrics_namespace, log_level: config.log_level }
     }
 
