@@ -173,6 +173,21 @@ async fn a_call_whose_time_is_up_goes_on_from_its_cursor() {
     assert_eq!((examined, calls, harness.spilled().len()), (4, 5, 2));
 }
 
+/// A page of a query holds 1 MiB.
+#[tokio::test]
+async fn all_pages_of_a_day_are_retried() {
+    let harness = RedriveHarness::start().await;
+    for session in 0..6 {
+        let large = event(&json!({"session_id": session.to_string(), "text": "x".repeat(250_000)}));
+        harness.quarantine(&large, REASON).await;
+    }
+    let before = harness.table.proxy.requests();
+    let report = retry(&harness, json!({"apply": true})).await;
+    assert_eq!((&report["sent"], &report["cursor"]), (&json!(6), &Value::Null), "{report}");
+    assert!(harness.table.proxy.requests() >= before + 2, "it took one page");
+    assert_eq!(harness.spilled().len(), 6);
+}
+
 #[tokio::test]
 async fn a_failure_is_reported_with_the_cursor_of_what_was_done() {
     let harness = filled().await;

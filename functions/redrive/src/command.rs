@@ -83,7 +83,7 @@ pub struct Report {
     unreadable: u64,
     /// Bodies that name another head than their key.
     other_head: u64,
-    /// The hash of the body from which the next call goes on; `None` if there is nothing left.
+    /// The hash of the last body that was looked at; `None` if there are no more.
     cursor: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,

@@ -17,8 +17,8 @@
 //! The [`command`] `retry-quarantine` sends quarantined bodies that can be read now to the spill queue. Their items are
 //! deleted once their events are in the table.
 //!
-//! Invariants: a message is done only if its event or its body is durable, or its event is past its retention. No body, key
-//! or signature is logged or returned.
+//! Invariants: a message is done only if its event, its body or its dead letter is durable, or its event is past its
+//! retention. No body, key or signature is logged or returned.
 
 pub mod backoff;
 pub mod batch;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// A batch of messages.
 #[derive(Deserialize)]
 pub struct SqsEvent {
-    /// In the order of the queue, which is none.
+    /// Up to ten, in any order.
     #[serde(rename = "Records")]
     pub messages: Vec<SqsMessage>,
 }

@@ -84,7 +84,7 @@ pub enum StoreFault {
     Unavailable,
     /// IAM or KMS denies it.
     Denied,
-    /// There is no such table.
+    /// The table does not exist.
     Missing,
     /// The table can never take this item.
     InvalidItem,

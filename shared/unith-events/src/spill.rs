@@ -46,7 +46,7 @@ pub enum SpillReason {
     Unavailable,
     /// IAM or KMS denies the write.
     Denied,
-    /// There is no such table.
+    /// The table does not exist.
     Missing,
     /// The circuit breaker is open: the table was not asked.
     Breaker,
