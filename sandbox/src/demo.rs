@@ -1,6 +1,8 @@
 //! The demo: conversations with lost responses, late events, forgeries and an outage of the table, and the check of what is
 //! stored afterwards.
 
+use std::time::Duration;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, ensure};
@@ -29,10 +31,10 @@ const WRONG_KEY: &str = "00000000000000000000000000000000";
 
 const ROTATIONS: u32 = 2;
 /// The time that a rotation usually takes: `provision` waits until receivers can have the new key.
-const ROTATION_TIME: std::time::Duration = std::time::Duration::from_millis(11_500);
-const ROTATION_LIMIT: std::time::Duration = std::time::Duration::from_mins(1);
+const ROTATION_TIME: Duration = Duration::from_millis(11_500);
+const ROTATION_LIMIT: Duration = Duration::from_mins(1);
 /// The limit for each step of `redrive` during the outage.
-const REDRIVE_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+const REDRIVE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A demo.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +82,7 @@ impl Demo {
             let incidents = Incidents { response_lost: has(0), overtaken: has(1), forged: has(2), outage: has(3) };
             let (warnings, timeout) = (random.usize(0..3), incidents.overtaken || random.bool());
             let conversation = Conversation::new(&mut random, start, warnings, timeout);
-            start = start.plus(time::Duration::seconds(random.i64(5..60)));
+            start = start.plus(Duration::from_secs(random.u64(5..60)));
             stage.play(&conversation, incidents).await?;
             positions.insert(conversation.session_id, index);
         }
