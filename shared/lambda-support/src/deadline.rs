@@ -11,7 +11,7 @@ use unith_events::timestamp::Timestamp;
 #[must_use]
 pub fn deadline(milliseconds: u64, margin: Duration, default: Duration) -> Instant {
     let deadline = i64::try_from(milliseconds).ok().and_then(Timestamp::from_epoch_milliseconds);
-    let left = deadline.and_then(|deadline| Duration::try_from(deadline.since(Timestamp::now())).ok());
+    let left = deadline.and_then(|deadline| deadline.checked_since(Timestamp::now()));
     let left = left.filter(|left| !left.is_zero()).unwrap_or(default);
     Instant::now() + left.saturating_sub(margin.min(left / 2))
 }
