@@ -58,19 +58,6 @@ pub const METRICS: [(&str, &str); 23] = [
     ("provision", "StepFailed"),
 ];
 
-/// The metrics of spilling and redriving, which the dashboard does not show yet.
-pub const SPILL_METRICS: [(&str, &str); 9] = [
-    ("receive", "Spilled"),
-    ("receive", "SpillFailed"),
-    ("redrive", "Redriven"),
-    ("redrive", "RedriveDuplicate"),
-    ("redrive", "RedriveExpired"),
-    ("redrive", "RedriveConflict"),
-    ("redrive", "RedriveQuarantined"),
-    ("redrive", "RedriveReturned"),
-    ("redrive", "DeadLettered"),
-];
-
 /// The members of a line that differ between runs, for [`redacted`](crate::snapshot::redacted).
 pub const VARYING: [&str; 9] = [
     "/timestamp",
@@ -87,7 +74,7 @@ pub const VARYING: [&str; 9] = [
 /// Panics if a line has a field, or declares a metric, that is not listed here.
 pub fn assert_known(line: &Value) {
     let service = line["Service"].as_str().unwrap_or_default();
-    let is_metric = |name: &str| METRICS.iter().chain(&SPILL_METRICS).any(|known| *known == (service, name));
+    let is_metric = |name: &str| METRICS.iter().any(|known| *known == (service, name));
     for name in line.as_object().unwrap().keys() {
         let known = FIELDS.contains(&name.as_str()) || is_metric(name) || name == "_aws";
         assert!(
