@@ -74,7 +74,7 @@ pub const VARYING: [&str; 9] = [
 /// Panics if a line has a field, or declares a metric, that is not listed here.
 pub fn assert_known(line: &Value) {
     let service = line["Service"].as_str().unwrap_or_default();
-    let is_metric = |name: &str| METRICS.iter().any(|known| *known == (service, name));
+    let is_metric = |name: &str| METRICS.contains(&(service, name));
     for name in line.as_object().unwrap().keys() {
         let known = FIELDS.contains(&name.as_str()) || is_metric(name) || name == "_aws";
         assert!(
