@@ -25,7 +25,6 @@ use sandbox::{
 use tokio::signal::unix::{SignalKind, signal};
 use unith_events::timestamp::Timestamp;
 
-const SECOND: Duration = Duration::from_secs(1);
 /// A second of SQS in the demo: the first back-off of `redrive`, 30 s, takes 150 ms.
 const DEMO_SECOND: Duration = Duration::from_millis(5);
 /// `receive` asks the table again soon after the outage of the demo.
@@ -123,7 +122,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             first_backoff: Duration::from_millis(100),
             ..Settings::default()
         },
-        sqs: sqs::Settings { second: if arguments.services_only { SECOND } else { DEMO_SECOND }, ..Default::default() },
+        sqs: if arguments.services_only { sqs::Settings::default() } else { demo_sqs() },
         breaker_periods: Periods { first: DEMO_BREAKER_PERIOD, longest: DEMO_BREAKER_PERIOD },
         ports: arguments.ports,
         data: arguments.data,
@@ -161,6 +160,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         return pending().await;
     }
     Ok(if verdict.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn demo_sqs() -> sqs::Settings {
+    sqs::Settings { second: DEMO_SECOND, ..sqs::Settings::default() }
 }
 
 /// The start of the demo: fixed if a seed is given, so that the run can be repeated, and some minutes ago otherwise.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use anstream::AutoStream;
 use anstyle::AnsiColor;
-use event_store::item::EventItem;
+use event_store::item::{EventItem, Via};
 use receive::gateway::WEBHOOK_PATH;
 use serde_json::{Value, json};
 use unith_events::event_type::EventType;
@@ -152,7 +152,7 @@ impl Report {
                 item.event_type,
                 item.event_id.as_str(),
                 item.received_at.to_string(),
-                if item.via.is_some() { "redrive" } else { "receive" },
+                item.via.map_or("receive", via),
             )?;
         }
         writeln!(
@@ -271,6 +271,13 @@ fn stored_json(item: &EventItem) -> Value {
         members.insert("type".to_owned(), "stored".into());
     }
     line
+}
+
+fn via(via: Via) -> &'static str {
+    match via {
+        Via::Redrive => "redrive",
+        Via::Quarantine => "quarantine",
+    }
 }
 
 /// The first digits of a session id, which suffice on a screen.

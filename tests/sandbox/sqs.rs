@@ -231,7 +231,7 @@ async fn a_message_that_was_received_too_often_moves_to_the_dead_letter_queue() 
 async fn a_message_past_the_retention_of_its_queue_is_gone() {
     let harness = start(Settings::default(), &[(QueueAttributeName::MessageRetentionPeriod, "1209600")]).await;
     harness.send("m").await.unwrap();
-    harness.sqs.pass_time(14 * DAY - Duration::from_mins(1));
+    harness.sqs.pass_time(Duration::from_mins(14 * 24 * 60 - 1));
     assert_eq!(harness.sqs.messages("q").len(), 1);
     harness.sqs.pass_time(Duration::from_mins(1));
     assert!(harness.receive().await.is_empty());
