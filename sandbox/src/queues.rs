@@ -12,8 +12,8 @@ pub const SPILL_QUEUE: &str = "unith-spill";
 pub const DEAD_LETTER_QUEUE: &str = "unith-dead-letters";
 /// The time-out of `redrive` in the template.
 pub const REDRIVE_TIMEOUT: Duration = Duration::from_mins(11);
-/// AWS recommends six times the time-out of the function.
-const VISIBILITY: u64 = 6 * REDRIVE_TIMEOUT.as_secs();
+/// How long the spill queue hides a message that was received. AWS recommends six times the time-out of the function.
+const SPILL_VISIBILITY: Duration = REDRIVE_TIMEOUT.saturating_mul(6);
 const FOURTEEN_DAYS: u64 = 14 * 24 * 60 * 60;
 const MAX_RECEIVE_COUNT: u32 = 1_000;
 
@@ -39,7 +39,7 @@ impl Queues {
             .context("the dead-letter queue has no ARN")?;
         let redrive = json!({"deadLetterTargetArn": arn, "maxReceiveCount": MAX_RECEIVE_COUNT}).to_string();
         let attributes = [
-            (QueueAttributeName::VisibilityTimeout, VISIBILITY.to_string()),
+            (QueueAttributeName::VisibilityTimeout, SPILL_VISIBILITY.as_secs().to_string()),
             (QueueAttributeName::RedrivePolicy, redrive),
         ];
         Ok(Self { spill_url: create_queue(client, SPILL_QUEUE, &attributes).await?, dead_letter_url })

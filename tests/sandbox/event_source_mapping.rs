@@ -266,22 +266,22 @@ async fn a_panic_fails_its_batch_and_nothing_else() {
 async fn an_invocation_that_times_out_fails_its_batch_and_may_finish_late() {
     let queue = Queue::slow().await;
     queue.send("a").await;
-    let (go_on, finished) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (waits, finishes) = (Arc::clone(&go_on), Arc::clone(&finished));
+    let (go_on, ended) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (waits, ends) = (Arc::clone(&go_on), Arc::clone(&ended));
     let settings = Settings { timeout: Duration::from_millis(20), ..Settings::default() };
     let mapping = queue
         .map(settings, move |_| {
-            let (waits, finishes) = (Arc::clone(&waits), Arc::clone(&finishes));
+            let (waits, ends) = (Arc::clone(&waits), Arc::clone(&ends));
             async move {
                 waits.notified().await;
-                finishes.notify_one();
+                ends.notify_one();
                 Ok(Value::Null)
             }
         })
         .await;
     within_limit(mapping.wait_for(|progress| progress.failed_invocations == 1)).await;
     go_on.notify_one();
-    within_limit(finished.notified()).await;
+    within_limit(ended.notified()).await;
     assert_eq!(queue.sqs.messages("q").len(), 1, "a late response counts for nothing");
     queue.sqs.pass_time(Duration::from_secs(30));
     within_limit(mapping.wait_for(|progress| progress.failed_invocations == 2)).await;

@@ -1,6 +1,6 @@
 //! The simulated SQS does what the SQS of AWS documents, and is as strict.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_sqs::{
     Client,
@@ -8,7 +8,7 @@ use aws_sdk_sqs::{
     primitives::Blob,
     types::{
         ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageAttributeValue,
-        MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry,
+        MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry, SendMessageBatchResultEntry,
     },
 };
 use sandbox::{
@@ -305,7 +305,7 @@ async fn a_receiver_gets_the_attributes_that_it_asks_for() {
     {
         let request = harness.client.receive_message().queue_url(&harness.url).message_attribute_names(name);
         let received = within_limit(request.visibility_timeout(0).send()).await.unwrap().messages.unwrap();
-        assert_eq!(received[0].message_attributes().map_or(0, |all| all.len()), expected, "{name}");
+        assert_eq!(received[0].message_attributes().map_or(0, HashMap::len), expected, "{name}");
         assert_eq!(received[0].attributes(), None);
     }
     let request = harness.client.receive_message().queue_url(&harness.url);
@@ -430,9 +430,12 @@ async fn entries_of_a_batch_succeed_and_fail_one_by_one() {
         let request = client.send_message_batch().queue_url(url).set_entries(Some(entries));
         within_limit(request.send()).await.map_err(|error| code(&error))
     };
-    let sent = send(vec![entry("a", "1"), entry("b", "\0"), entry("c", "2")]).await.unwrap();
-    let ids: Vec<_> = sent.successful().iter().map(|entry| entry.id()).collect();
-    assert_eq!((ids, sent.failed()[0].id(), sent.failed()[0].code()), (vec!["a", "c"], "b", "InvalidMessageContents"));
+    let partly = send(vec![entry("a", "1"), entry("b", "\0"), entry("c", "2")]).await.unwrap();
+    let ids: Vec<_> = partly.successful().iter().map(SendMessageBatchResultEntry::id).collect();
+    assert_eq!(
+        (ids, partly.failed()[0].id(), partly.failed()[0].code()),
+        (vec!["a", "c"], "b", "InvalidMessageContents")
+    );
 
     let half = "x".repeat(MAX_MESSAGE_SIZE / 2);
     send(vec![entry("a", &half), entry("b", &half)]).await.unwrap();
