@@ -13,7 +13,7 @@ pub const DEAD_LETTER_QUEUE: &str = "unith-dead-letters";
 /// The time-out of `redrive` in the template.
 pub const REDRIVE_TIMEOUT: Duration = Duration::from_mins(11);
 /// How long the spill queue hides a message that was received. AWS recommends six times the time-out of the function.
-pub const SPILL_VISIBILITY: Duration = REDRIVE_TIMEOUT.saturating_mul(6);
+const SPILL_VISIBILITY: Duration = REDRIVE_TIMEOUT.saturating_mul(6);
 const FOURTEEN_DAYS: u64 = 14 * 24 * 60 * 60;
 const MAX_RECEIVE_COUNT: u32 = 1_000;
 
