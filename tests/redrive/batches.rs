@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sandbox::queues::SPILL_VISIBILITY;
+use sandbox::queues::REDRIVE_TIMEOUT;
 use serde_json::{Value, json};
 use tests::{delivery::event, proxy::Fault, redrive_harness::RedriveHarness};
 
@@ -98,7 +98,7 @@ async fn a_message_whose_visibility_cannot_be_changed_is_returned_anyway() {
     assert_eq!(outcomes(&harness.deliver().await), ["returned"; 2]);
     harness.table.proxy.clear();
     // The queue's own time-out.
-    harness.sqs.pass_time(SPILL_VISIBILITY);
+    harness.sqs.pass_time(6 * REDRIVE_TIMEOUT);
     assert_eq!(outcomes(&harness.deliver().await), ["stored"; 2]);
 }
 
