@@ -79,7 +79,6 @@ impl ApiGateway {
     }
 
     /// The base URL.
-    #[must_use]
     pub fn url(&self) -> &str {
         self.server.url()
     }

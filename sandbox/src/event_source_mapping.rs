@@ -149,7 +149,6 @@ impl EventSourceMapping {
     }
 
     /// What it has done so far.
-    #[must_use]
     pub fn progress(&self) -> Progress {
         *self.progress.borrow()
     }

@@ -54,7 +54,6 @@ pub struct Report {
 
 impl Report {
     /// Writes to standard output, as JSON or as text. Text has colours on a terminal.
-    #[must_use]
     pub fn new(json: bool) -> Self {
         Self { out: AutoStream::auto(io::stdout()), json }
     }

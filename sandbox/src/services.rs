@@ -73,7 +73,6 @@ impl Services {
     }
 
     /// The function `provision` in the environment of these services.
-    #[must_use]
     pub fn provisioner(&self) -> Arc<Provisioner> {
         let env: Env = self.environment().into_iter().collect();
         Arc::new(Provisioner::new(env, self.secrets_client()).with_log(|_| ()))
@@ -85,7 +84,6 @@ impl Services {
     }
 
     /// The environment of a function that uses these services.
-    #[must_use]
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("TABLE_NAME", TABLE_NAME.to_owned()),

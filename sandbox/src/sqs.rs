@@ -103,19 +103,16 @@ impl Sqs {
     }
 
     /// The endpoint.
-    #[must_use]
     pub fn url(&self) -> &str {
         self.server.url()
     }
 
     /// The number of requests for an operation, e.g. `SendMessage`.
-    #[must_use]
     pub fn calls(&self, operation: &str) -> usize {
         self.state.lock().calls.get(operation).copied().unwrap_or_default()
     }
 
     /// The messages of a queue in the order in which they came, visible or not. A queue that does not exist has none.
-    #[must_use]
     pub fn messages(&self, queue: &str) -> Vec<StoredMessage> {
         self.state.lock().messages(queue)
     }

@@ -27,7 +27,6 @@ impl Switch {
     }
 
     /// The base URL: `http://127.0.0.1:<port>`.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }

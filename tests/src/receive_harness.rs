@@ -64,7 +64,6 @@ impl ReceiveHarness {
     }
 
     /// Sets a variable of all later receivers; an empty value unsets it.
-    #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.env.insert(name, value.into());
         self
@@ -80,7 +79,6 @@ impl ReceiveHarness {
     }
 
     /// Makes later receivers read the key ring of another harness.
-    #[must_use]
     pub fn with_secrets_of(mut self, other: &ProvisionHarness) -> Self {
         self.ring_endpoint = Some(other.secrets.url().to_owned());
         self
@@ -104,7 +102,6 @@ impl ReceiveHarness {
     }
 
     /// The number of times the key ring was fetched.
-    #[must_use]
     pub fn ring_fetches(&self) -> usize {
         self.secrets.calls("GetSecretValue")
     }
@@ -132,25 +129,21 @@ pub struct Response {
 
 impl Response {
     /// The body as JSON.
-    #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap()
     }
 
     /// The HTTP status and the outcome in the body, e.g. `(200, "stored")`.
-    #[must_use]
     pub fn outcome(&self) -> (u16, String) {
         (self.status, self.json()["status"].as_str().unwrap_or_default().to_owned())
     }
 
     /// The reason in the log line.
-    #[must_use]
     pub fn reason(&self) -> &str {
         self.log["reason"].as_str().unwrap_or_default()
     }
 
     /// The whole response as one JSON value, the body as it was sent.
-    #[must_use]
     pub fn to_value(&self) -> Value {
         json!({"status": self.status, "headers": self.headers, "body": self.text})
     }
@@ -169,7 +162,6 @@ impl Caller {
     }
 
     /// The receiver as a function for the sandbox's API Gateway.
-    #[must_use]
     pub fn as_function(&self) -> Function {
         Arc::clone(&self.function)
     }

@@ -84,14 +84,12 @@ impl RedriveHarness {
     }
 
     /// Sets a variable of all later invocations.
-    #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.env.insert(name, value.into());
         self
     }
 
     /// The function's variables.
-    #[must_use]
     pub fn env(&self) -> &BTreeMap<&'static str, String> {
         &self.env
     }
@@ -184,26 +182,22 @@ impl RedriveHarness {
     }
 
     /// The last line of the function's log.
-    #[must_use]
     pub fn last_line(&self) -> Value {
         self.log_lines.lock().unwrap().last().cloned().unwrap_or_default()
     }
 
     /// The messages of the spill queue.
-    #[must_use]
     pub fn spilled(&self) -> Vec<StoredMessage> {
         self.sqs.messages(SPILL_QUEUE)
     }
 
     /// The dead letters.
-    #[must_use]
     pub fn dead_letters(&self) -> Vec<StoredMessage> {
         self.sqs.messages(DEAD_LETTER_QUEUE)
     }
 }
 
 /// The message of a delivery that was signed with the guide's key and spilled at [`RECEIVED_AT`].
-#[must_use]
 pub fn spilled(body: &[u8]) -> SpillMessage {
     let ring = KeyRing::parse(&ring(&[active(HEAD, KEY)])).unwrap();
     let signature = SharedKey::parse(KEY).unwrap().sign(body);

@@ -49,7 +49,6 @@ pub struct Line {
 
 impl Line {
     /// Whether the value exceeds the limit.
-    #[must_use]
     pub fn is_over(&self) -> bool {
         self.measured > self.limit
     }
@@ -76,7 +75,6 @@ impl Figures {
     }
 
     /// Pairs these figures with `limits`.
-    #[must_use]
     pub fn beside(&self, limits: &Self) -> [Line; 5] {
         let line = |name, of: fn(&Self) -> u64| Line { name, measured: of(self), limit: of(limits) };
         [

@@ -33,7 +33,6 @@ impl Crates {
     }
 
     /// The number of crates; each version of a crate counts.
-    #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }

@@ -40,7 +40,6 @@ struct Open {
 
 impl Breaker {
     /// A closed breaker.
-    #[must_use]
     pub fn new(periods: Periods) -> Self {
         Self { periods, open: Mutex::default() }
     }

@@ -71,7 +71,6 @@ pub struct DeliveryLog {
 
 impl DeliveryLog {
     /// The line of a request that took `total`. Its metrics go to `namespace`.
-    #[must_use]
     pub fn new(
         delivery: &Delivery,
         facts: Facts,
@@ -130,7 +129,6 @@ impl DeliveryLog {
     }
 
     /// Whether the line is written at `level`. One that carries metrics always is: they would be lost with it.
-    #[must_use]
     pub fn is_wanted_at(&self, level: Level) -> bool {
         self.metrics.is_some() || self.level.parse::<Level>().is_ok_and(|own| own <= level)
     }

@@ -54,7 +54,6 @@ pub enum Kept {
 
 impl Kept {
     /// The word for it in responses and logs.
-    #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Ingested(outcome) => outcome.as_str(),
@@ -65,7 +64,6 @@ impl Kept {
 
 impl DurableStore {
     /// Without a queue, a delivery that the table does not take is refused.
-    #[must_use]
     pub fn new(table: EventStore, queue: Option<SpillQueue>, breaker: Breaker) -> Self {
         Self { table, queue, breaker }
     }

@@ -35,7 +35,6 @@ pub struct Receiver {
 
 impl Receiver {
     /// A receiver as `config` says. Clients of Secrets Manager and SQS are made only if they are needed.
-    #[must_use]
     pub fn new(config: Config, aws: &SdkConfig) -> Self {
         let keys = match config.keys {
             KeySource::Fixed(key) => KeyStore::Fixed(Arc::new(KeyRing::of_one(key))),
@@ -52,7 +51,6 @@ impl Receiver {
     }
 
     /// The level from which lines are logged.
-    #[must_use]
     pub fn log_level(&self) -> Level {
         self.log_level
     }

@@ -49,13 +49,11 @@ impl ReceiveError {
     }
 
     /// Whether the keys at hand refuse it.
-    #[must_use]
     pub fn is_unauthorized(&self) -> bool {
         self.status() == StatusCode::UNAUTHORIZED
     }
 
     /// Whether the fault is on our side.
-    #[must_use]
     pub fn is_server_error(&self) -> bool {
         self.status().is_server_error()
     }
@@ -95,7 +93,6 @@ struct Problem {
 }
 
 /// The response to a delivery.
-#[must_use]
 pub fn response(result: &Result<Kept, ReceiveError>) -> Response<Body> {
     match result {
         Ok(kept) => json(success_status(kept), "application/json", &Receipt::from(kept)),

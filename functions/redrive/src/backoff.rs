@@ -10,7 +10,6 @@ const LONGEST: Duration = Duration::from_mins(30);
 pub const JITTER: RangeInclusive<u32> = 800..=1_200;
 
 /// The delay after a message's `receive_count`-th receive: 30 s × 2^n up to 30 min, times `jitter` thousandths.
-#[must_use]
 pub fn delay(receive_count: u32, jitter: u32) -> Duration {
     let doublings = receive_count.saturating_sub(1);
     let delay = 2_u32.checked_pow(doublings).and_then(|factor| FIRST.checked_mul(factor)).unwrap_or(LONGEST);

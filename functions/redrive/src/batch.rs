@@ -16,7 +16,6 @@ pub struct Batch {
 
 impl Batch {
     /// A batch whose last message begins before `until`.
-    #[must_use]
     pub fn new(until: Instant) -> Self {
         Self { table_failed: false, until }
     }

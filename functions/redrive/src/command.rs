@@ -53,13 +53,11 @@ struct RetryQuarantine {
 /// A command that cannot be carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// Another event, or a member that is missing or unknown.
     #[error(
         "this is neither a batch of messages nor a command: {0}; expected {{\"action\": \"retry-quarantine\", \
          \"day\": \"2026-11-25\", \"reason\": …, \"apply\": …, \"cursor\": …}}"
     )]
     Unknown(#[from] serde_json::Error),
-    /// A text that is not a day.
     #[error("`{0}` is not a day: expected one like 2026-11-25")]
     Day(String),
 }
@@ -196,7 +194,6 @@ pub struct CommandLog<'r> {
 
 impl<'r> CommandLog<'r> {
     /// The line of a command with this report.
-    #[must_use]
     pub fn new(request_id: &'r str, report: &'r Report) -> Self {
         let (level, message) = if report.ok { (Level::INFO, "command done") } else { (Level::ERROR, "command failed") };
         let timestamp = Timestamp::now().to_string();

@@ -9,29 +9,22 @@ const PANICS: u32 = 5;
 /// Why a message is not done.
 #[derive(Debug, thiserror::Error)]
 pub enum RedriveError {
-    /// It is not a message of `receive`.
     #[error(transparent)]
     Invalid(#[from] InvalidMessage),
-    /// Its body names another head than the one its key was bound to.
     #[error(transparent)]
     WrongHead(#[from] VerifyError),
-    /// The table did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The table failed before its turn came.
     #[error("not tried: the table did not take an earlier message of the batch")]
     Untried,
-    /// A timed-out invocation would return all messages, also those that are done.
     #[error("not tried: the time of the invocation is nearly up")]
     OutOfTime,
-    /// A bug. The panic's own text is in a line of its own.
     #[error("handling the message panicked")]
     Panicked,
 }
 
 impl RedriveError {
     /// Whether the messages after it would fail too.
-    #[must_use]
     pub fn is_of_the_table(&self) -> bool {
         match self {
             Self::Store(error) => !matches!(error.fault, StoreFault::HotKey | StoreFault::InvalidItem),
@@ -41,7 +34,6 @@ impl RedriveError {
     }
 
     /// Whether the message, which was received `receive_count` times, is given up.
-    #[must_use]
     pub fn is_final(&self, receive_count: u32) -> bool {
         match self {
             Self::Invalid(_) | Self::WrongHead(_) => true,

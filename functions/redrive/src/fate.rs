@@ -21,7 +21,6 @@ pub enum Fate {
 
 impl Fate {
     /// The word for it in logs.
-    #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Ingested(outcome) => outcome.as_str(),

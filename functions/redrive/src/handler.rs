@@ -48,17 +48,14 @@ pub struct Redriver {
 /// An invocation that fails.
 #[derive(Debug, thiserror::Error)]
 pub enum HandlerError {
-    /// The text of the records is left out: it may be a body.
     #[error("the records of the event are not messages of SQS: check the function's event source")]
     Records,
-    /// A command that cannot be carried out.
     #[error(transparent)]
     Command(#[from] CommandError),
 }
 
 impl Redriver {
     /// A redriver as `config` says. `random` returns a number from a range.
-    #[must_use]
     pub fn new(config: Config, aws: &SdkConfig, random: fn(RangeInclusive<u32>) -> u32) -> Self {
         let queues = Queues::new(aws::sqs(aws), config.spill_queue_url.clone(), config.dead_letter_queue_url);
         Self {
@@ -73,7 +70,6 @@ impl Redriver {
     }
 
     /// Sends log lines to `write_line` instead of standard output.
-    #[must_use]
     pub fn with_log(mut self, write_line: impl Fn(&Value) + Send + Sync + 'static) -> Self {
         self.write_line = Box::new(write_line);
         self

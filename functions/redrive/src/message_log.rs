@@ -64,7 +64,6 @@ pub struct MessageLog {
 
 impl MessageLog {
     /// The line of a message that took `total`. Its metrics go to `namespace`.
-    #[must_use]
     pub fn new(
         request_id: &str,
         message: &SqsMessage,
@@ -111,7 +110,6 @@ impl MessageLog {
     }
 
     /// Whether the line is written at `level`. One that carries metrics always is: they would be lost with it.
-    #[must_use]
     pub fn is_wanted_at(&self, level: Level) -> bool {
         self.metrics.is_some() || self.level.parse::<Level>().is_ok_and(|own| own <= level)
     }

@@ -30,7 +30,6 @@ pub struct QueueError {
 
 impl Queues {
     /// The queues at these URLs.
-    #[must_use]
     pub fn new(client: Client, spill_queue_url: String, dead_letter_queue_url: String) -> Self {
         Self { client, spill_queue_url, dead_letter_queue_url }
     }

@@ -33,7 +33,6 @@ struct Attributes {
 
 impl SqsMessage {
     /// How often the message was received, this time included.
-    #[must_use]
     pub fn receive_count(&self) -> u32 {
         self.attributes.approximate_receive_count.parse().unwrap_or(1)
     }

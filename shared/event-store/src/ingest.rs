@@ -26,7 +26,6 @@ pub struct Arrival {
 
 impl Arrival {
     /// The arrival of a delivery that `receive` ingests itself.
-    #[must_use]
     pub fn direct(received_at: Timestamp) -> Self {
         Self { received_at, now: received_at, via: None }
     }
@@ -36,25 +35,13 @@ impl Arrival {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The event is new, and in the table.
-    Stored {
-        /// The event.
-        event_id: EventId,
-    },
+    Stored { event_id: EventId },
     /// The event was in the table, with the same content.
-    Duplicate {
-        /// The event.
-        event_id: EventId,
-    },
+    Duplicate { event_id: EventId },
     /// The event was in the table, with other content. The stored one stays, and this body is in quarantine.
-    Conflict {
-        /// The event.
-        event_id: EventId,
-    },
+    Conflict { event_id: EventId },
     /// The event is past its retention, and is not stored.
-    Expired {
-        /// The event.
-        event_id: EventId,
-    },
+    Expired { event_id: EventId },
     /// The body is not an event, and is in quarantine.
     Quarantined {
         /// Why it is not an event.
@@ -66,7 +53,6 @@ pub enum Outcome {
 
 impl Outcome {
     /// The word for it in responses and logs. A conflict is answered as the duplicate that it also is.
-    #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Stored { .. } => "stored",

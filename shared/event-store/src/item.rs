@@ -28,9 +28,7 @@ pub struct EventItem {
     pub event_type: String,
     /// UTC, in milliseconds.
     pub occurred_at: Timestamp,
-    /// The digital human.
     pub head_id: HeadId,
-    /// The conversation.
     pub session_id: SessionId,
     /// E.g. `jane-15326`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,7 +62,6 @@ pub enum Via {
 
 impl EventItem {
     /// The item of `event`, delivered as `body`.
-    #[must_use]
     pub fn new(event: &Event, body: &[u8], received_at: Timestamp, via: Option<Via>, retention: Retention) -> Self {
         let identity = &event.identity;
         Self {
@@ -100,10 +97,8 @@ pub struct QuarantineItem {
     /// The head its key is bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_head: Option<HeadId>,
-    /// The head it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_id: Option<HeadId>,
-    /// The session it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<SessionId>,
     /// When the delivery reached `receive`.
@@ -134,15 +129,12 @@ pub struct Quarantined {
     pub reason: String,
     /// The head its key is bound to.
     pub key_head: Option<HeadId>,
-    /// The head it names.
     pub head_id: Option<HeadId>,
-    /// The session it names.
     pub session_id: Option<SessionId>,
 }
 
 impl QuarantineItem {
     /// The item of `body`.
-    #[must_use]
     pub fn new(quarantined: Quarantined, body: &[u8], received_at: Timestamp, retention: Retention) -> Self {
         let Quarantined { kind, reason, key_head, head_id, session_id } = quarantined;
         Self {
@@ -171,13 +163,10 @@ pub enum Body {
 
 impl Body {
     /// Takes the bytes as they are.
-    #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         std::str::from_utf8(bytes).map_or_else(|_| Self::Binary(bytes.to_vec()), |text| Self::Text(text.to_owned()))
     }
 
-    /// The bytes.
-    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Text(text) => text.as_bytes(),
@@ -226,7 +215,6 @@ impl<'de> Deserialize<'de> for Body {
 }
 
 /// The SHA-256 of a body in lower-case hex.
-#[must_use]
 pub fn body_sha256(body: &[u8]) -> String {
     hex::encode(Sha256::digest(body))
 }

@@ -22,7 +22,6 @@ pub enum Retention {
 
 impl Retention {
     /// `0` is for ever.
-    #[must_use]
     pub fn from_days(days: u16) -> Self {
         if days == 0 { Self::Forever } else { Self::Days(days) }
     }
@@ -40,7 +39,6 @@ impl Retention {
     }
 
     /// When an item that counts from `start` expires, in seconds since 1970; `None` for never.
-    #[must_use]
     pub fn expires_at(self, start: Timestamp) -> Option<i64> {
         match self {
             Self::Forever => None,
@@ -49,7 +47,6 @@ impl Retention {
     }
 
     /// Whether an item that counts from `start` has expired at `now`.
-    #[must_use]
     pub fn has_expired(self, start: Timestamp, now: Timestamp) -> bool {
         self.expires_at(start).is_some_and(|expires_at| expires_at <= now.epoch_seconds())
     }

@@ -32,7 +32,6 @@ pub struct SpillError {
 
 impl SpillQueue {
     /// The queue at `url`.
-    #[must_use]
     pub fn new(aws: SdkConfig, url: String) -> Self {
         Self { url, aws, client: OnceLock::new() }
     }

@@ -165,13 +165,11 @@ enum Written {
 
 impl EventStore {
     /// The table called `table`. Items live for `retention`.
-    #[must_use]
     pub fn new(client: Client, table: String, retention: Retention) -> Self {
         Self { client, table, retention }
     }
 
     /// How long items live.
-    #[must_use]
     pub fn retention(&self) -> Retention {
         self.retention
     }

@@ -112,20 +112,17 @@ fn without_retry_quota() -> RetryPartition {
 }
 
 /// A client of `DynamoDB`: four attempts of 700 ms.
-#[must_use]
 pub fn dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
     let config = aws_sdk_dynamodb::config::Builder::from(config).retry_partition(without_retry_quota()).build();
     aws_sdk_dynamodb::Client::from_conf(config)
 }
 
 /// A client of `DynamoDB` for a function that has a queue to fall back on: two attempts of 350 ms.
-#[must_use]
 pub fn dynamodb_before_queue(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
     dynamodb(&with_attempts(config, 2, Duration::from_millis(350)))
 }
 
 /// A client of SQS: two attempts of 300 ms.
-#[must_use]
 pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
     let config = with_attempts(config, 2, Duration::from_millis(300));
     let config = aws_sdk_sqs::config::Builder::from(&config).retry_partition(without_retry_quota()).build();
@@ -133,7 +130,6 @@ pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
 }
 
 /// A client of Secrets Manager.
-#[must_use]
 pub fn secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
     let config = aws_sdk_secretsmanager::config::Builder::from(config).retry_partition(without_retry_quota()).build();
     aws_sdk_secretsmanager::Client::from_conf(config)
@@ -142,7 +138,6 @@ pub fn secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
 /// The same with 3 s per attempt, for a function that has more time than a delivery.
 ///
 /// A write whose attempt timed out may have been carried out.
-#[must_use]
 pub fn patient_secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
     secrets_manager(&with_attempts(config, MAX_ATTEMPTS, PATIENT_ATTEMPT_TIMEOUT))
 }

@@ -8,7 +8,6 @@ use unith_events::timestamp::Timestamp;
 /// When an invocation should end that Lambda stops at `milliseconds` since 1970: `margin` earlier, or half of what is left.
 ///
 /// `default` is the time of an invocation whose deadline is in the past: `cargo lambda watch` sends a constant one.
-#[must_use]
 pub fn deadline(milliseconds: u64, margin: Duration, default: Duration) -> Instant {
     let deadline = i64::try_from(milliseconds).ok().and_then(Timestamp::from_epoch_milliseconds);
     let left = deadline.and_then(|deadline| deadline.checked_since(Timestamp::now()));

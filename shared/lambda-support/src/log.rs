@@ -50,7 +50,6 @@ pub fn write_line(record: &impl Serialize) {
 }
 
 /// `record` as one line of JSON with a line feed; empty if JSON cannot hold it.
-#[must_use]
 pub fn line(record: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(record).unwrap_or_default();
     if !line.is_empty() {
@@ -60,7 +59,6 @@ pub fn line(record: &impl Serialize) -> Vec<u8> {
 }
 
 /// A time in milliseconds, for a line. Whole microseconds: more digits are noise.
-#[must_use]
 pub fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }

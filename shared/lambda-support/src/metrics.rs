@@ -11,7 +11,6 @@ use crate::env::Env;
 const DEFAULT_NAMESPACE: &str = "UnithWebhooks";
 
 /// Reads `METRICS_NAMESPACE`; `None` if it is set and empty, for no metrics.
-#[must_use]
 pub fn namespace(env: &Env) -> Option<String> {
     let namespace = env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_NAMESPACE).trim();
     (!namespace.is_empty()).then(|| namespace.to_owned())
@@ -27,19 +26,16 @@ pub struct Metric {
 
 impl Metric {
     /// One occurrence.
-    #[must_use]
     pub fn count(name: &'static str) -> Self {
         Self::counts(name, 1)
     }
 
     /// This many occurrences.
-    #[must_use]
     pub fn counts(name: &'static str, count: u64) -> Self {
         Self { name, unit: "Count", value: count.into() }
     }
 
     /// A time in milliseconds.
-    #[must_use]
     pub fn milliseconds(name: &'static str, value: Number) -> Self {
         Self { name, unit: "Milliseconds", value }
     }
@@ -56,7 +52,6 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics of `service` in `namespace`, measured `at`.
-    #[must_use]
     pub fn new(namespace: &str, service: &'static str, at: Timestamp, values: Vec<Metric>) -> Self {
         Self { namespace: namespace.to_owned(), service, at, values }
     }

@@ -67,7 +67,6 @@ pub enum Source {
 /// Why a message can never become an event.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidMessage {
-    /// Not JSON, or another document. The place is given, and not the text there: it may be the body.
     #[error("the message is not a spilled delivery: {problem} at line {line} column {column}")]
     Shape {
         /// In a few words.
@@ -77,13 +76,10 @@ pub enum InvalidMessage {
         /// From 1.
         column: usize,
     },
-    /// A version that this build does not know.
     #[error("the message has version {0}, expected {VERSION}")]
     Version(u32),
-    /// The body is not base64.
     #[error("the message's body is not base64")]
     Base64,
-    /// The body is not the one that was spilled.
     #[error("the message's body does not have its SHA-256")]
     Hash,
 }
@@ -103,20 +99,17 @@ struct Document {
 
 impl SpillMessage {
     /// The message of a delivery that the table did not take for `reason`.
-    #[must_use]
     pub fn new(verified: &Verified<'_>, received_at: Timestamp, reason: SpillReason, trace: Option<String>) -> Self {
         let (body, head) = (verified.body().to_vec(), verified.key_head().cloned());
         Self { body, received_at, head, reason, trace, source: Source::Receive }
     }
 
     /// The message that retries a quarantined body, whose key was bound to `head`.
-    #[must_use]
     pub fn of_quarantined(body: Vec<u8>, head: Option<HeadId>, received_at: Timestamp) -> Self {
         Self { body, received_at, head, reason: SpillReason::Unreadable, trace: None, source: Source::Quarantine }
     }
 
     /// The message's JSON.
-    #[must_use]
     pub fn to_json(&self) -> String {
         let document = Document {
             v: VERSION,

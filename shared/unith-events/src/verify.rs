@@ -30,7 +30,6 @@ pub struct Verified<'b> {
 /// Why no key vouches for a body, in an operator's words. The sender never learns it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum VerifyError {
-    /// The ring has no key to try.
     #[error("the key ring has no usable key ({expired} expired){}", if *matches { ", one of those signed this" } else { "" })]
     NoUsableKey {
         /// Keys past their `until`.
@@ -38,13 +37,11 @@ pub enum VerifyError {
         /// Whether one of them made the signature.
         matches: bool,
     },
-    /// No key of the ring made the signature.
     #[error("{} tried, none matches", keys(*tried))]
     NoKeyMatches {
         /// How many keys were tried.
         tried: usize,
     },
-    /// An expired key made the signature.
     #[error("signed with a key that expired at {until} (webhook {webhook})")]
     Expired {
         /// The key's `until`.
@@ -52,13 +49,11 @@ pub enum VerifyError {
         /// The webhook it belonged to.
         webhook: String,
     },
-    /// The sender and the ring disagree on how to read the key.
     #[error("would match if the key were read as hex (head {head}): the HMAC key is the text of the shared key")]
     KeyReadAsHex {
         /// The head of the key in question.
         head: String,
     },
-    /// The key is bound to another head than the one the body names.
     #[error("signed with a key of head {key_head}, but the event names head {event_head}")]
     WrongHead {
         /// The head the key is bound to.
@@ -154,19 +149,16 @@ impl<'b> Verified<'b> {
     }
 
     /// The bytes that were signed.
-    #[must_use]
     pub fn body(&self) -> &'b [u8] {
         self.body
     }
 
     /// The state of the key that signed them.
-    #[must_use]
     pub fn key_state(&self) -> KeyState {
         self.key_state
     }
 
     /// The head that the key is bound to, if it is.
-    #[must_use]
     pub fn key_head(&self) -> Option<&HeadId> {
         self.key_head.as_ref()
     }
