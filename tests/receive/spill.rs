@@ -17,7 +17,7 @@ use tests::{
     wait::within,
 };
 use tokio::time::Instant;
-use unith_events::{event::Event, spill::SpillMessage};
+use unith_events::{event::Event, spill::SpillMessage, timestamp::Timestamp};
 
 /// A receiver's services with a queue behind the table.
 struct Harness {
@@ -173,4 +173,29 @@ async fn a_healthy_table_leaves_the_queue_alone() {
         assert_eq!(receiver.deliver(&body, KEY).await.outcome(), (200, outcome.to_owned()));
     }
     assert_eq!((harness.sqs_proxy.connections(), harness.spilled().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_expired_event_needs_no_table_and_does_not_close_the_breaker() {
+    let mut harness = Harness::start().await;
+    harness.receiving = harness.receiving.with("RETENTION_DAYS", "1");
+    let receiver = harness.receiving.receiver().await;
+    let now = Timestamp::now().to_string();
+    let fresh = |session: &str| event(&json!({"session_id": session, "timestamp": now}));
+    harness.receiving.table.proxy.set(Fault::access_denied());
+    assert_eq!(receiver.deliver(&fresh("first"), KEY).await.status, 202);
+    let asked = harness.receiving.table.proxy.requests();
+    let expired = event(&json!({"timestamp": "2026-01-15T09:57:33Z"}));
+    assert_eq!(receiver.deliver(&expired, KEY).await.outcome(), (200, "expired".to_owned()));
+    assert_eq!(receiver.deliver(&fresh("second"), KEY).await.status, 202, "the breaker is still open");
+    assert_eq!((harness.receiving.table.proxy.requests(), harness.spilled().len()), (asked, 2));
+}
+
+#[tokio::test]
+async fn environments_that_start_together_do_not_keep_each_other_from_the_table() {
+    let harness = Harness::start().await;
+    harness.receiving.table.proxy.set(Fault::hot_key());
+    let receiver = harness.receiving.receiver().await;
+    harness.receiving.table.proxy.clear();
+    assert_eq!(receiver.deliver(&of_session("s"), KEY).await.outcome(), (200, "stored".to_owned()));
 }

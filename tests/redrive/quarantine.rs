@@ -52,7 +52,7 @@ async fn a_dry_run_counts_and_changes_nothing() {
     let report = retry(&harness, json!({})).await;
     let expected = json!({
         "action": "retry-quarantine", "ok": true, "day": "2026-01-15", "reason": null, "apply": false,
-        "examined": 4, "readable": 2, "sent": 0, "unreadable": 1, "other_head": 1, "cursor": null,
+        "examined": 4, "readable": 2, "sent": 0, "unreadable": 1, "other_head": 1, "invalid": 0, "cursor": null,
     });
     assert_eq!(report, expected);
     let line = harness.last_line();

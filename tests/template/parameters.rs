@@ -175,7 +175,13 @@ fn patterns_take_what_is_right_and_refuse_what_is_not() {
                 "arn:aws:iam::123456789012:role/ops",
                 "arn:aws:iam::123456789012:role/aws-reserved/sso.amazonaws.com/eu-west-1/AWSReservedSSO_Ops_1a2b",
             ],
-            &["ops", "arn:aws:sts::123456789012:assumed-role/ops/jane", "arn:aws:iam::123456789012:user/jane", "*"],
+            &[
+                "ops",
+                "arn:aws:sts::123456789012:assumed-role/ops/jane",
+                "arn:aws:iam::123456789012:user/jane",
+                "*",
+                "arn:aws:iam::123456789012:role/*",
+            ],
         ),
         ("AlarmEmail", &["", "ops@example.com"], &["ops"]),
         (

@@ -85,13 +85,13 @@ fn every_statement_is_listed_here() {
              dynamodb.${AWS::Region}.${AWS::URLSuffix}, secretsmanager.${AWS::Region}.${AWS::URLSuffix}]",
             "ReceiveRole UseKeyForQueue: kms:Decrypt, kms:GenerateDataKey on KmsKeyArn [StringEquals kms:ViaService \
              sqs.${AWS::Region}.${AWS::URLSuffix}]",
-            "ReceiveRole SpillEvents: sqs:SendMessage on SpillQueue.Arn",
+            "ReceiveRole SpillEvents: sqs:SendMessage, sqs:GetQueueAttributes on SpillQueue.Arn",
             "ReceiveRole ReadKeyRing: secretsmanager:GetSecretValue on if CreateKeyRing: KeyRing, else KeyRingSecretArn",
             "ReceiveRole WriteEvents: dynamodb:PutItem on if CreateTable: Events.Arn, else TableArn \
              [ForAllValues:StringLike dynamodb:LeadingKeys SESSION#*, QUARANTINE#*]",
             "RedriveRole WriteEvents: dynamodb:PutItem on if CreateTable: Events.Arn, else TableArn \
              [ForAllValues:StringLike dynamodb:LeadingKeys SESSION#*, QUARANTINE#*]",
-            "RedriveRole RetryQuarantine: dynamodb:GetItem, dynamodb:Query, dynamodb:DeleteItem on \
+            "RedriveRole RetryQuarantine: dynamodb:Query, dynamodb:DeleteItem on \
              if CreateTable: Events.Arn, else TableArn [ForAllValues:StringLike dynamodb:LeadingKeys QUARANTINE#*]",
             "RedriveRole TakeSpilled: sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, \
              sqs:GetQueueAttributes on SpillQueue.Arn",

@@ -80,8 +80,10 @@ impl DeliveryLog {
     ) -> Self {
         let now = Timestamp::now();
         let (level, outcome, reason) = verdict(result);
-        // An expired event is not written to the table.
-        let store_time = facts.store_time.filter(|_| !matches!(result, Ok(Kept::Ingested(Outcome::Expired { .. }))));
+        // An expired event is not written to the table, and a spilled one not in that time.
+        let store_time = facts
+            .store_time
+            .filter(|_| !matches!(result, Ok(Kept::Ingested(Outcome::Expired { .. }) | Kept::Spilled { .. })));
         let mut log = Self {
             timestamp: now.to_string(),
             level: level.as_str(),

@@ -20,12 +20,17 @@ use unith_events::{
     verify::Verified,
 };
 
-use crate::{breaker::Breaker, error::ReceiveError};
+use crate::{
+    breaker::{Admission, Breaker},
+    error::ReceiveError,
+};
 
 /// The part of a response's time that is kept for the queue.
 const QUEUE_TIME: Duration = Duration::from_millis(600);
 /// With less time than this the table is not asked.
 const LEAST_TIME: Duration = Duration::from_millis(700);
+/// The time for all attempts, and for the queue. A table that got less of it has not failed.
+const FULL_TIME: Duration = Duration::from_millis(1_350);
 /// A warm-up that takes longer is left to the first delivery.
 const WARM_UP_WITHIN: Duration = Duration::from_secs(1);
 const WRITING: &str = "writing to the table";
@@ -72,6 +77,8 @@ impl DurableStore {
     pub async fn warm_up(&self) {
         match timeout(WARM_UP_WITHIN, self.table.warm_up()).await {
             Ok(Ok(())) => return,
+            // Many environments that start together write to one key.
+            Ok(Err(error)) if error.fault == StoreFault::HotKey => return,
             Ok(Err(error)) => warn!("the warm-up write failed: {error}"),
             Err(_) => warn!(
                 "the warm-up write took longer than {} ms: the first deliveries may be answered late",
@@ -79,7 +86,7 @@ impl DurableStore {
             ),
         }
         if let Some(queue) = &self.queue {
-            self.breaker.failed(Instant::now());
+            self.breaker.failed(Admission::Normal, Instant::now());
             let _ = timeout(WARM_UP_WITHIN, queue.warm_up()).await;
         }
     }
@@ -101,6 +108,10 @@ impl DurableStore {
             let outcome = timeout_at(due, ingesting).await.map_err(|_| ReceiveError::OutOfTime { step: WRITING })?;
             return Ok(Kept::Ingested(outcome?));
         };
+        // This needs no table.
+        if let Some(outcome) = event.as_ref().ok().and_then(|event| self.table.expired(event, received_at)) {
+            return Ok(Kept::Ingested(outcome));
+        }
         let (reason, table) = match self.ingest_unless_open(ingesting, due).await {
             Ok(outcome) => return Ok(Kept::Ingested(outcome)),
             Err(refused) => refused,
@@ -120,29 +131,27 @@ impl DurableStore {
         due: Instant,
     ) -> Result<Outcome, (SpillReason, String)> {
         let now = Instant::now();
-        if due.saturating_duration_since(now) < LEAST_TIME {
+        let left = due.saturating_duration_since(now);
+        if left < LEAST_TIME {
             return Err((SpillReason::Timeout, "too little time is left to ask the table".to_owned()));
         }
-        if !self.breaker.admits(now) {
+        let is_full = left >= FULL_TIME;
+        let Some(admission) = self.breaker.admits(now, is_full) else {
             return Err((SpillReason::Breaker, "the table failed a moment ago, and is not asked yet".to_owned()));
-        }
-        match timeout_at(due.checked_sub(QUEUE_TIME).unwrap_or(due), ingesting).await {
+        };
+        let (failed, refused) = match timeout_at(due.checked_sub(QUEUE_TIME).unwrap_or(due), ingesting).await {
             Ok(Ok(outcome)) => {
-                self.breaker.succeeded();
-                Ok(outcome)
+                self.breaker.succeeded(admission);
+                return Ok(outcome);
             }
-            Ok(Err(error)) => {
-                // One hot session says nothing about the others.
-                if error.fault != StoreFault::HotKey {
-                    self.breaker.failed(Instant::now());
-                }
-                Err((reason(error.fault), error.to_string()))
-            }
-            Err(_) => {
-                self.breaker.failed(Instant::now());
-                Err((SpillReason::Timeout, format!("out of time while {WRITING}")))
-            }
+            // One hot session says nothing about the others.
+            Ok(Err(error)) => (error.fault != StoreFault::HotKey, (reason(error.fault), error.to_string())),
+            Err(_) => (is_full, (SpillReason::Timeout, format!("out of time while {WRITING}"))),
+        };
+        if failed {
+            self.breaker.failed(admission, Instant::now());
         }
+        Err(refused)
     }
 }
 

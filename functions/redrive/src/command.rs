@@ -81,6 +81,8 @@ pub struct Report {
     unreadable: u64,
     /// Bodies that name another head than their key.
     other_head: u64,
+    /// Items that are not quarantined bodies, e.g. because somebody edited them.
+    invalid: u64,
     /// The hash of the last body that was looked at; `None` if there are no more.
     cursor: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,6 +134,7 @@ impl Report {
             sent: 0,
             unreadable: 0,
             other_head: 0,
+            invalid: 0,
             cursor: input.cursor,
             error: None,
         }
@@ -147,7 +150,8 @@ impl Report {
     ) -> Result<(), RetryError> {
         loop {
             let page = store.unreadable_bodies(day, self.reason.as_deref(), self.cursor.as_deref()).await?;
-            let Page { items, next } = page;
+            let Page { items, invalid, next } = page;
+            self.invalid += invalid;
             for item in items {
                 self.retry(&item, queue).await?;
                 self.cursor = Some(item.sk);

@@ -97,17 +97,24 @@ impl EventStore {
         Ok(Outcome::Quarantined { reason, is_new })
     }
 
+    /// The outcome of an event that is past its retention at `now`; the table is not asked.
+    ///
+    /// DynamoDB would delete it at once, and a replay must not bring back what retention has removed.
+    pub fn expired(&self, event: &Event, now: Timestamp) -> Option<Outcome> {
+        let is_expired = self.retention().has_expired(event.identity.occurred_at, now);
+        is_expired.then(|| Outcome::Expired { event_id: event.event_id.clone() })
+    }
+
     async fn ingest_event(
         &self,
         verified: &Verified<'_>,
         event: &Event,
         Arrival { received_at, now, via }: Arrival,
     ) -> Result<Outcome, StoreError> {
-        let event_id = event.event_id.clone();
-        // DynamoDB would delete it at once, and a replay must not bring back what retention has removed.
-        if self.retention().has_expired(event.identity.occurred_at, now) {
-            return Ok(Outcome::Expired { event_id });
+        if let Some(outcome) = self.expired(event, now) {
+            return Ok(outcome);
         }
+        let event_id = event.event_id.clone();
         match self.put_event(event, verified.body(), received_at, via).await? {
             Put::Stored => Ok(Outcome::Stored { event_id }),
             Put::Duplicate => Ok(Outcome::Duplicate { event_id }),

@@ -14,6 +14,8 @@ use crate::{
 pub struct Page {
     /// In the order of their hashes.
     pub items: Vec<QuarantineItem>,
+    /// How many items are not of this kind, e.g. because somebody edited them.
+    pub invalid: u64,
     /// The hash after which the next page begins; `None` if this is the last one.
     pub next: Option<String>,
 }
@@ -49,8 +51,9 @@ impl EventStore {
         }
         let page = Box::pin(query.send()).await.map_err(|error| self.failed(Operation::QUERY, &error))?;
         let next = page.last_evaluated_key.as_ref().and_then(|key| key.get(SK)?.as_s().ok()).cloned();
-        let items = serde_dynamo::from_items(page.items.unwrap_or_default());
-        Ok(Page { items: items.map_err(|error| self.invalid_item(Operation::QUERY, &error))?, next })
+        let read = page.items.unwrap_or_default().into_iter().map(serde_dynamo::from_item);
+        let (items, invalid): (Vec<_>, Vec<_>) = read.partition(Result::is_ok);
+        Ok(Page { items: items.into_iter().flatten().collect(), invalid: invalid.len() as u64, next })
     }
 
     /// Deletes an unreadable body that came at `received_at` from quarantine.

@@ -50,7 +50,7 @@ impl SpillQueue {
 
     /// Makes the client and opens its connection. A failure is left to the first message.
     pub async fn warm_up(&self) {
-        let _ = self.client().get_queue_url().queue_name("warm-up").send().await;
+        let _ = self.client().get_queue_attributes().queue_url(&self.url).send().await;
     }
 
     fn client(&self) -> &Client {

@@ -121,8 +121,9 @@ impl SpillMessage {
             trace: self.trace.clone(),
             source: self.source,
         };
-        // Strings and numbers always serialise.
-        serde_json::to_string(&document).unwrap_or_default()
+        // Strings and numbers always serialise. SQS refuses two characters that an id may have.
+        let json = serde_json::to_string(&document).unwrap_or_default();
+        json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
     }
 
     /// Reads a message's JSON.
@@ -253,6 +254,16 @@ mod tests {
             let read = SpillMessage::parse(&message.to_json()).unwrap();
             prop_assert_eq!(&read, &message);
             prop_assert_eq!(read.verified().unwrap().body(), &body[..]);
+        }
+
+        #[test]
+        fn a_message_has_only_characters_that_sqs_takes(head in "[a\u{e000}\u{fffd}\u{fffe}\u{ffff}\u{10ffff}]{1,9}") {
+            let body = format!(r#"{{"head_id":"{head}"}}"#);
+            let message = spilled(body.as_bytes(), Some(&head));
+            let json = message.to_json();
+            let refused = json.chars().any(|c| ('\u{fffe}'..='\u{ffff}').contains(&c));
+            prop_assert!(!refused);
+            prop_assert_eq!(SpillMessage::parse(&json).unwrap(), message);
         }
 
         #[test]
