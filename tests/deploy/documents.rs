@@ -35,7 +35,7 @@ pub(crate) async fn run(stack: &Stack<'_>, beginning: &str, names: &[(&str, &str
     output.unwrap_or_else(|error| panic!("{command}: {error}"))
 }
 
-/// The command for version 1 of the CLI, the one on PyPI.
+/// The command for version 1 of the CLI, the one on `PyPI`.
 ///
 /// It needs the endpoint of a queue, and does not know one of the options.
 fn for_this_cli(command: &str) -> String {

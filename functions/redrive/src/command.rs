@@ -229,7 +229,7 @@ mod tests {
             (json!(7), "invalid type"),
             (json!({"action": "replay"}), "unknown variant `replay`"),
             (json!({"action": "retry-quarantine"}), "missing field `day`"),
-            (json!({"action": "retry-quarantine", "day": "2026-11-25", "aply": true}), "unknown field `aply`"),
+            (json!({"action": "retry-quarantine", "day": "2026-11-25", "applied": true}), "unknown field `applied`"),
             (json!({"action": "retry-quarantine", "day": "yesterday"}), "`yesterday` is not a day"),
             (json!({"action": "retry-quarantine", "day": "2026-02-30"}), "`2026-02-30` is not a day"),
         ] {
