@@ -150,7 +150,8 @@ impl Response {
 }
 
 impl Caller {
-    fn new(receiver: Arc<Receiver>) -> Self {
+    /// Calls this receiver.
+    pub fn new(receiver: Arc<Receiver>) -> Self {
         let log_lines = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log_lines);
         let service = receive::runtime::service(receiver, move |delivery_log| {

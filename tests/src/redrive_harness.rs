@@ -12,6 +12,7 @@ use event_store::{
     retention::Retention,
 };
 use lambda_support::{aws, env::Env};
+use receive::{breaker::Periods, config::Config as ReceiveConfig, handler::Receiver};
 use redrive::{
     config::Config,
     handler::{HandlerError, Redriver},
@@ -37,6 +38,7 @@ use crate::{
     key_ring::{active, ring},
     log,
     proxy::Proxy,
+    receive_harness::Caller,
     table::Table,
     wait::PATIENCE,
 };
@@ -157,6 +159,16 @@ impl RedriveHarness {
         let lines = self.log_lines.lock().unwrap().clone();
         assert_eq!(lines.len(), records.len(), "a line per message: {lines:?}");
         lines
+    }
+
+    /// A receiver after a cold start, on the same table and queue. Its breaker is open for a fraction of a second.
+    pub async fn receiver(&self) -> Caller {
+        let env: Env = self.env.clone().into_iter().chain([("UNITH_SHARED_KEY", KEY.to_owned())]).collect();
+        let periods = Periods { first: Duration::from_millis(20), longest: Duration::from_millis(200) };
+        let config = ReceiveConfig { breaker_periods: periods, ..ReceiveConfig::from_env(&env).unwrap() };
+        let receiver = Receiver::new(config, &aws::config(&env).unwrap());
+        receiver.warm_up().await;
+        Caller::new(Arc::new(receiver))
     }
 
     /// Invokes the function.
