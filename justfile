@@ -44,3 +44,8 @@ deploy-test:
 # Build the documentation of all crates
 docs:
     .ci/run docs
+
+# Run the full experiments of docs/reliability.md
+reliability:
+    RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability -- --nocapture
+    KILL_DELIVERIES=10000 cargo test -p receive --test process killed -- --nocapture

@@ -71,7 +71,6 @@ impl Environment {
     }
 
     /// From the start of the process to its first long poll.
-    #[must_use]
     pub fn init(&self) -> Duration {
         self.init
     }

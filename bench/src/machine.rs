@@ -17,7 +17,6 @@ pub struct Machine {
 
 impl Machine {
     /// Reads the description from `/proc`.
-    #[must_use]
     pub fn this() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cores = read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count();

@@ -19,7 +19,6 @@ pub struct Output {
 
 impl Output {
     /// Reads in a thread, until all writers have closed the pipe.
-    #[must_use]
     pub fn read(mut pipe: PipeReader) -> Self {
         let end = Arc::new(Mutex::new(VecDeque::with_capacity(2 * KEPT_BYTES)));
         let kept = Arc::clone(&end);
@@ -36,7 +35,6 @@ impl Output {
     }
 
     /// Waits for the end of the output, and returns the last part of it.
-    #[must_use]
     pub fn end(self) -> String {
         // After a panic of the reader, the part that it kept is still there.
         let _ = self.reader.join();

@@ -95,7 +95,6 @@ impl Figure {
 
 impl Report {
     /// The table, with header and footer.
-    #[must_use]
     pub fn table(&self) -> String {
         let Machine { cpu, cores, kernel } = &self.machine;
         let Settings { rounds, events, pin, key_ring } = self.settings;

@@ -64,13 +64,11 @@ pub struct Measured {
 
 impl Measured {
     /// The median of a figure over the turns.
-    #[must_use]
     pub fn median(&self, figure: fn(&Turn) -> f64) -> f64 {
         median(&self.turns.iter().map(figure).collect::<Vec<_>>())
     }
 
     /// The least and the greatest value of a figure over the turns.
-    #[must_use]
     pub fn range(&self, figure: fn(&Turn) -> f64) -> (f64, f64) {
         let figures: Vec<_> = self.turns.iter().map(figure).collect();
         (percentile(&figures, 0), percentile(&figures, 100))

@@ -63,13 +63,11 @@ impl Services {
     }
 
     /// The runtime of the services, for other tasks of the host.
-    #[must_use]
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
     /// The functions' variables: the endpoints, and the CA to trust under each name that SDKs use.
-    #[must_use]
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let bundle = self.authority.bundle().display().to_string();
         vec![

@@ -1,7 +1,6 @@
 //! Medians and percentiles of measured values.
 
 /// The percentile by nearest rank, so always a measured value; 0 for no values.
-#[must_use]
 pub fn percentile(values: &[f64], percent: usize) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -10,7 +9,6 @@ pub fn percentile(values: &[f64], percent: usize) -> f64 {
 }
 
 /// The median: for an even number of values, the mean of the middle two; 0 for no values.
-#[must_use]
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

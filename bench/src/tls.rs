@@ -57,7 +57,6 @@ impl Authority {
     }
 
     /// The file of the root certificate that functions trust.
-    #[must_use]
     pub fn bundle(&self) -> &Path {
         &self.bundle
     }
@@ -78,7 +77,6 @@ impl Authority {
 
 impl TlsEndpoint {
     /// The base URL: `https://localhost:<port>`.
-    #[must_use]
     pub fn url(&self) -> String {
         self.server.url().replace("http://127.0.0.1", "https://localhost")
     }

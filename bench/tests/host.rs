@@ -21,9 +21,7 @@ async fn function() {
         return; // a run of all ignored tests
     }
     let aws = aws::config(&env).unwrap();
-    let dynamodb = aws_sdk_dynamodb::Client::new(&aws);
-    let receiver =
-        Receiver::new(Config::from_env(&env).unwrap(), dynamodb, || aws_sdk_secretsmanager::Client::new(&aws));
+    let receiver = Receiver::new(Config::from_env(&env).unwrap(), &aws);
     runtime::run(receiver.into()).await.unwrap();
 }
 

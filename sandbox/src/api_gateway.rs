@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::{net::TcpListener, time::timeout};
 use unith_events::timestamp::Timestamp;
 
-use crate::{random::uuid, server::ServerHandle};
+use crate::{clients::ACCOUNT, random::uuid, server::ServerHandle};
 
 /// The function's time-out in the template. An HTTP API itself waits 30 s.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,7 +79,6 @@ impl ApiGateway {
     }
 
     /// The base URL.
-    #[must_use]
     pub fn url(&self) -> &str {
         self.server.url()
     }
@@ -139,7 +138,7 @@ fn event(parts: &Parts, body: &Bytes, route_key: &str, now: Timestamp) -> Value 
         "rawQueryString": parts.uri.query().unwrap_or_default(),
         "headers": headers(&parts.headers),
         "requestContext": {
-            "accountId": "123456789012",
+            "accountId": ACCOUNT,
             "apiId": "sandbox",
             "domainName": header("host").unwrap_or("localhost"),
             "domainPrefix": "sandbox",

@@ -29,7 +29,6 @@ impl Conversation {
     ///
     /// Events are on whole seconds, because deliveries carry no fractions. Each is later than the one before it, except
     /// the end after a time-out: UNITH sends both in the same second.
-    #[must_use]
     pub fn new(random: &mut Rng, start: Timestamp, warnings: usize, timeout: bool) -> Self {
         let mut kinds = vec![EventType::StartConversation];
         kinds.extend(repeat_n(EventType::InactivityWarning, warnings));
@@ -47,7 +46,6 @@ impl Conversation {
     }
 
     /// A conversation with up to two warnings, with or without a time-out.
-    #[must_use]
     pub fn any(random: &mut Rng, start: Timestamp) -> Self {
         let (warnings, timeout) = (random.usize(0..3), random.bool());
         Self::new(random, start, warnings, timeout)

@@ -1,4 +1,5 @@
-//! The demo: conversations with lost responses, late events and forgeries, and the check of what is stored afterwards.
+//! The demo: conversations with lost responses, late events, forgeries and an outage of the table, and the check of what is
+//! stored afterwards.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use event_store::keys::{event_sk, session_pk};
 use fastrand::Rng;
 use provision::provisioner::Provisioner;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use unith_events::{event::Identity, event_type::EventType, signature::SharedKey, timestamp::Timestamp};
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
         account::{HEAD_ID, PUBLIC_ORG_ID},
         delivery::Attempt,
     },
+    queues::SPILL_QUEUE,
     report::{Report, Verdict},
     services::WEBHOOK_URL,
     system::Sandbox,
@@ -31,6 +33,8 @@ const ROTATIONS: u32 = 2;
 /// The time that a rotation usually takes: `provision` waits until receivers can have the new key.
 const ROTATION_TIME: Duration = Duration::from_millis(11_500);
 const ROTATION_LIMIT: Duration = Duration::from_mins(1);
+/// The limit for each step of `redrive` during the outage.
+const REDRIVE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A demo.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +51,7 @@ pub struct Demo {
 
 /// The incidents of a conversation.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each incident is independent of the others")]
 struct Incidents {
     /// The response to the first delivery is lost, so that the platform repeats it.
     response_lost: bool,
@@ -54,6 +59,8 @@ struct Incidents {
     overtaken: bool,
     /// An attacker changes a delivery and forges another one.
     forged: bool,
+    /// The table is unavailable after the first event.
+    outage: bool,
 }
 
 impl Demo {
@@ -70,9 +77,9 @@ impl Demo {
             if rotation.is_some() && index > 0 {
                 sleep(ROTATION_TIME * ROTATIONS / u32::from(self.conversations - 1)).await;
             }
-            // With fewer than three conversations, one has several incidents.
+            // With fewer than four conversations, one has several incidents.
             let has = |incident: u16| incident % self.conversations == index;
-            let incidents = Incidents { response_lost: has(0), overtaken: has(1), forged: has(2) };
+            let incidents = Incidents { response_lost: has(0), overtaken: has(1), forged: has(2), outage: has(3) };
             let (warnings, timeout) = (random.usize(0..3), incidents.overtaken || random.bool());
             let conversation = Conversation::new(&mut random, start, warnings, timeout);
             start = start.plus(Duration::from_secs(random.u64(5..60)));
@@ -123,17 +130,24 @@ impl Stage<'_> {
             std::mem::swap(before_last, last);
             before_last.1 = "overtakes the event before it";
         }
-        for (event, mut note) in events {
+        let returned = self.sandbox.spill_mapping.progress().returned;
+        for (index, (event, mut note)) in events.into_iter().enumerate() {
+            let is_unavailable = incidents.outage && index > 0;
+            if incidents.outage && index == 1 {
+                self.sandbox.services.dynamodb.off();
+                self.report.outage_begins()?;
+            }
             let key = key(session, event)?;
             let is_lost = incidents.response_lost && event.kind == EventType::StartConversation;
             if is_lost {
                 self.sandbox.api_gateway.drop_next_response();
                 note = "its response is lost, so UNITH delivers it again";
             }
-            let responses: &[_] = match (is_lost, self.expected.before.contains(&key)) {
-                (true, _) => &[(503, ""), (200, "duplicate")],
-                (false, true) => &[(200, "duplicate")],
-                (false, false) => &[(200, "stored")],
+            let responses: &[_] = match (is_lost, is_unavailable, self.expected.before.contains(&key)) {
+                (true, ..) => &[(503, ""), (200, "duplicate")],
+                (false, true, _) => &[(202, "accepted")],
+                (false, false, true) => &[(200, "duplicate")],
+                (false, false, false) => &[(200, "stored")],
             };
             let sent = self.sandbox.services.platform.emit(HEAD_ID, session, event.kind, event.at);
             ensure!(!sent.is_empty(), "no webhook is subscribed to {}", event.kind);
@@ -143,8 +157,9 @@ impl Stage<'_> {
             for sent in sent {
                 let attempts = sent.attempts.await?;
                 self.verdict.delivered += 1;
-                let last = attempts.last().map(Attempt::summary);
-                self.verdict.duplicates += usize::from(last.is_some_and(|(_, outcome)| outcome == "duplicate"));
+                let last = attempts.last().map(|attempt| attempt.summary().1).unwrap_or_default();
+                self.verdict.duplicates += usize::from(last == "duplicate");
+                self.verdict.accepted += usize::from(last == "accepted");
                 if is_rotating {
                     if !attempts.last().is_some_and(Attempt::succeeded) {
                         let mismatch = format!("{} of {session}: refused during the rotation", event.kind);
@@ -161,6 +176,22 @@ impl Stage<'_> {
             }
             self.expected.bodies.insert(key, body);
         }
+        if incidents.outage { self.end_outage(returned).await } else { Ok(()) }
+    }
+
+    /// Ends the outage once `redrive` has failed too, and waits until it has stored what was spilled.
+    ///
+    /// `returned` is the number of messages that `redrive` had returned to the queue before the outage.
+    async fn end_outage(&mut self, returned: usize) -> anyhow::Result<()> {
+        let Sandbox { services, spill_mapping, breaker_periods, .. } = self.sandbox;
+        let has_failed = spill_mapping.wait_for(|progress| progress.returned > returned);
+        timeout(REDRIVE_LIMIT, has_failed).await.context("redrive was not invoked during the outage")?;
+        services.dynamodb.on();
+        self.report.outage_ends()?;
+        let is_empty = services.sqs.wait_for(SPILL_QUEUE, <[_]>::is_empty);
+        timeout(REDRIVE_LIMIT, is_empty).await.context("redrive did not store what was spilled")?;
+        // Then the breaker of `receive` lets the next delivery through.
+        sleep(breaker_periods.longest).await;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 use lambda_support::log;
+use receive::breaker::Periods;
 use sandbox::{
     checks::check_removed,
     demo::Demo,
@@ -18,14 +19,20 @@ use sandbox::{
     platform::{settings::Settings, style::Style},
     report::Report,
     services::Services,
+    sqs,
     system::Sandbox,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use unith_events::timestamp::Timestamp;
 
+/// A second of SQS in the demo: the first back-off of `redrive`, 30 s, takes 150 ms.
+const DEMO_SECOND: Duration = Duration::from_millis(5);
+/// `receive` asks the table again soon after the outage of the demo.
+const DEMO_BREAKER_PERIOD: Duration = Duration::from_millis(200);
+
 /// Runs the whole system on this machine: signed UNITH deliveries are verified and stored.
 ///
-/// Starts an embedded DynamoDB and Secrets Manager, a simulated UNITH platform, and the functions' real handlers behind
+/// Starts an embedded DynamoDB, a simulated Secrets Manager, SQS and UNITH platform, and the functions' real handlers behind
 /// a simulated API Gateway. Plays some conversations, prints the stored events, and keeps serving.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -115,6 +122,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             first_backoff: Duration::from_millis(100),
             ..Settings::default()
         },
+        sqs: if arguments.services_only { sqs::Settings::default() } else { demo_sqs() },
+        breaker_periods: Periods { first: DEMO_BREAKER_PERIOD, longest: DEMO_BREAKER_PERIOD },
         ports: arguments.ports,
         data: arguments.data,
     };
@@ -151,6 +160,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         return pending().await;
     }
     Ok(if verdict.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn demo_sqs() -> sqs::Settings {
+    sqs::Settings { second: DEMO_SECOND, ..sqs::Settings::default() }
 }
 
 /// The start of the demo: fixed if a seed is given, so that the run can be repeated, and some minutes ago otherwise.

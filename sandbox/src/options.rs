@@ -2,13 +2,19 @@
 
 use std::path::PathBuf;
 
-use crate::platform::settings::Settings;
+use receive::breaker::Periods;
+
+use crate::{platform::settings::Settings, sqs};
 
 /// The options of a sandbox.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The simulated platform, except its hosts.
     pub platform: Settings,
+    /// The pace and the faults of SQS.
+    pub sqs: sqs::Settings,
+    /// How long `receive` does not ask the table after a failure.
+    pub breaker_periods: Periods,
     /// The ports of the services.
     pub ports: Ports,
     /// The file for the data of DynamoDB; `None` keeps it in memory.
@@ -27,6 +33,9 @@ pub struct Ports {
     /// Port of Secrets Manager; 0 for a free one
     #[arg(long, default_value_t = 0)]
     pub secrets_manager_port: u16,
+    /// Port of SQS; 0 for a free one
+    #[arg(long, default_value_t = 0)]
+    pub sqs_port: u16,
     /// Port of the simulated UNITH platform; 0 for a free one
     #[arg(long, default_value_t = 0)]
     pub unith_port: u16,

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use anstream::AutoStream;
 use anstyle::AnsiColor;
-use event_store::item::EventItem;
+use event_store::item::{EventItem, Via};
 use receive::gateway::WEBHOOK_PATH;
 use serde_json::{Value, json};
 use unith_events::event_type::EventType;
@@ -38,6 +38,8 @@ pub struct Verdict {
     pub delivered: usize,
     /// The number of deliveries whose event was stored already.
     pub duplicates: usize,
+    /// The number of deliveries that went to the spill queue.
+    pub accepted: usize,
     /// The number of forged deliveries.
     pub refused: usize,
     pub rotations: u32,
@@ -52,7 +54,6 @@ pub struct Report {
 
 impl Report {
     /// Writes to standard output, as JSON or as text. Text has colours on a terminal.
-    #[must_use]
     pub fn new(json: bool) -> Self {
         Self { out: AutoStream::auto(io::stdout()), json }
     }
@@ -91,8 +92,8 @@ impl Report {
             }
             let colour = match status {
                 200..300 if outcome == "duplicate" => CYAN,
+                202 | 503 => YELLOW,
                 200..300 => GREEN,
-                503 => YELLOW,
                 _ => RED,
             };
             let (session, number, response) = (short(session), index + 1, format!("{status} {outcome}"));
@@ -106,6 +107,23 @@ impl Report {
         Ok(())
     }
 
+    /// Writes that the table is unavailable.
+    pub fn outage_begins(&mut self) -> io::Result<()> {
+        self.outage("begins", "The table is unavailable. Deliveries go to the spill queue.")
+    }
+
+    /// Writes that the table is available again.
+    pub fn outage_ends(&mut self) -> io::Result<()> {
+        self.outage("ends", "The table is available again. The function redrive stores what is in the spill queue.")
+    }
+
+    fn outage(&mut self, state: &str, sentence: &str) -> io::Result<()> {
+        if self.json {
+            return self.line(&json!({"type": "outage", "state": state}));
+        }
+        writeln!(self.out, "{YELLOW}{sentence}{YELLOW:#}")
+    }
+
     /// Writes the stored events and whether they are the expected ones. `removed` is whether the stack was deleted.
     pub fn verdict(&mut self, verdict: &Verdict, removed: bool) -> io::Result<()> {
         if self.json {
@@ -114,33 +132,36 @@ impl Report {
             }
             return self.line(&json!({
                 "type": "verdict", "ok": verdict.mismatches.is_empty(), "delivered": verdict.delivered,
-                "stored": verdict.stored.len(), "duplicates": verdict.duplicates, "refused": verdict.refused,
+                "stored": verdict.stored.len(), "duplicates": verdict.duplicates, "accepted": verdict.accepted,
+                "refused": verdict.refused,
                 "rotations": verdict.rotations, "removed": removed, "mismatches": verdict.mismatches,
             }));
         }
         writeln!(
             self.out,
-            "\n{BOLD}Items of the table {TABLE_NAME}{BOLD:#}\n\n{DIM}{:<9} {:<25} {:<21} {:<33} received_at{DIM:#}",
-            "session", "occurred_at", "event_type", "event_id"
+            "\n{BOLD}Items of the table {TABLE_NAME}{BOLD:#}\n\n{DIM}{:<9} {:<25} {:<21} {:<33} {:<25} via{DIM:#}",
+            "session", "occurred_at", "event_type", "event_id", "received_at"
         )?;
         for item in &verdict.stored {
             writeln!(
                 self.out,
-                "{:<9} {:<25} {:<21} {:<33} {}",
+                "{:<9} {:<25} {:<21} {:<33} {:<25} {}",
                 short(&item.session_id),
                 item.occurred_at.to_string(),
                 item.event_type,
                 item.event_id.as_str(),
-                item.received_at,
+                item.received_at.to_string(),
+                item.via.map_or("receive", via),
             )?;
         }
         writeln!(
             self.out,
-            "\nDeliveries: {}. Stored events: {}. Duplicates: {}. Refused forgeries: {}.",
+            "\nDeliveries: {}. Accepted during the outage: {}. Duplicates: {}. Refused forgeries: {}. Stored events: {}.",
             verdict.delivered,
-            verdict.stored.len(),
+            verdict.accepted,
             verdict.duplicates,
             verdict.refused,
+            verdict.stored.len(),
         )?;
         if verdict.rotations > 0 {
             writeln!(self.out, "The key was rotated {} times during the deliveries.", verdict.rotations)?;
@@ -225,7 +246,8 @@ impl Report {
     fn service_urls(&mut self, services: &Services) -> io::Result<()> {
         writeln!(self.out, "  UNITH            {}", services.platform.url())?;
         writeln!(self.out, "  DynamoDB         {}", services.dynamodb.url())?;
-        writeln!(self.out, "  Secrets Manager  {}", services.secrets_manager.url())
+        writeln!(self.out, "  Secrets Manager  {}", services.secrets_manager.url())?;
+        writeln!(self.out, "  SQS              {}", services.sqs.url())
     }
 
     fn line(&mut self, value: &Value) -> io::Result<()> {
@@ -236,7 +258,7 @@ impl Report {
 fn urls(services: &Services) -> Value {
     json!({
         "unith": services.platform.url(), "dynamodb": services.dynamodb.url(),
-        "secrets_manager": services.secrets_manager.url(),
+        "secrets_manager": services.secrets_manager.url(), "sqs": services.sqs.url(),
     })
 }
 
@@ -248,6 +270,13 @@ fn stored_json(item: &EventItem) -> Value {
         members.insert("type".to_owned(), "stored".into());
     }
     line
+}
+
+fn via(via: Via) -> &'static str {
+    match via {
+        Via::Redrive => "redrive",
+        Via::Quarantine => "quarantine",
+    }
 }
 
 /// The first digits of a session id, which suffice on a screen.

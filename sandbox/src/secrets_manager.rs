@@ -105,13 +105,11 @@ impl SecretsManager {
     }
 
     /// The endpoint.
-    #[must_use]
     pub fn url(&self) -> &str {
         self.server.url()
     }
 
     /// The number of requests for an operation, e.g. `GetSecretValue`.
-    #[must_use]
     pub fn calls(&self, operation: &str) -> usize {
         self.store.lock().calls.get(operation).copied().unwrap_or_default()
     }
@@ -124,7 +122,6 @@ impl SecretsManager {
     /// The texts that became the current value of a secret, each with its instant, the oldest first.
     ///
     /// Removed versions and those of a deleted secret are included. A binary value is an empty text.
-    #[must_use]
     pub fn history(&self, secret: &str) -> Vec<(Instant, String)> {
         self.store.lock().history(secret)
     }

@@ -47,7 +47,6 @@ impl ServerHandle {
     }
 
     /// The base URL: `http://127.0.0.1:<port>`.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }

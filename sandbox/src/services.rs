@@ -17,9 +17,12 @@ use crate::{
         settings::Settings,
         simulator::Platform,
     },
+    queues::Queues,
     secrets_manager::SecretsManager,
     server::{ServerHandle, listen},
+    sqs::Sqs,
     stack::{LOGICAL_ID, STACK_GUID, Stack},
+    switch::Switch,
 };
 
 pub const TABLE_NAME: &str = "unith-events";
@@ -32,26 +35,34 @@ const WEBHOOK_HOST: &str = "webhooks.example.com";
 /// A hundred years, so that no event of a demo is past its retention.
 const RETENTION_DAYS: &str = "36500";
 
-/// The services: the events table exists, the key ring is empty, and UNITH has an account.
+/// The services: the events table and the queues exist, the key ring is empty, and UNITH has an account.
 #[derive(Debug)]
 pub struct Services {
-    pub dynamodb: ServerHandle,
+    /// The switch in front of DynamoDB.
+    pub dynamodb: Switch,
     pub secrets_manager: SecretsManager,
+    pub sqs: Sqs,
+    pub queues: Queues,
     pub platform: Platform,
     webhook_base: String,
+    _dynamodb_server: ServerHandle,
 }
 
 impl Services {
     /// Starts the services. Deliveries go to `webhook_base`, e.g. `http://127.0.0.1:9000`.
     pub async fn start(options: &Options, webhook_base: String) -> anyhow::Result<Self> {
         let listener = listen("DynamoDB", options.ports.dynamodb_port).await?;
-        let dynamodb = dynamodb::serve(listener, options.data.as_deref())?;
+        let dynamodb_server = dynamodb::serve(listen("DynamoDB", 0).await?, options.data.as_deref())?;
+        let dynamodb = Switch::serve(listener, dynamodb_server.url())?;
         let secrets_manager =
             SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager_port).await?)?;
+        let sqs = Sqs::serve(listen("SQS", options.ports.sqs_port).await?, options.sqs)?;
+        let queues = Queues::create(&clients::sqs_client(sqs.url())?).await?;
         let hosts = BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base.clone())]);
         let settings = Settings { hosts, ..options.platform.clone() };
         let platform = Platform::serve(listen("UNITH", options.ports.unith_port).await?, settings)?;
-        let services = Self { dynamodb, secrets_manager, platform, webhook_base };
+        let services =
+            Self { dynamodb, secrets_manager, sqs, queues, platform, webhook_base, _dynamodb_server: dynamodb_server };
         dynamodb::create_table(&services.dynamodb_client()?, TABLE_NAME).await?;
         let secrets = services.secrets_client()?;
         let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();
@@ -62,7 +73,6 @@ impl Services {
     }
 
     /// The function `provision` in the environment of these services.
-    #[must_use]
     pub fn provisioner(&self) -> Arc<Provisioner> {
         let env: Env = self.environment().into_iter().collect();
         Arc::new(Provisioner::new(env, self.secrets_client()).with_log(|_| ()))
@@ -74,10 +84,11 @@ impl Services {
     }
 
     /// The environment of a function that uses these services.
-    #[must_use]
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("TABLE_NAME", TABLE_NAME.to_owned()),
+            ("SPILL_QUEUE_URL", self.queues.spill_url.clone()),
+            ("DEAD_LETTER_QUEUE_URL", self.queues.dead_letter_url.clone()),
             ("UNITH_KEYS_SECRET", KEYS_SECRET.to_owned()),
             ("RETENTION_DAYS", RETENTION_DAYS.to_owned()),
             ("UNITH_API_URL", self.platform.url().to_owned()),
@@ -92,6 +103,7 @@ impl Services {
             ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb.url().to_owned()),
             ("AWS_ENDPOINT_URL_SECRETS_MANAGER", self.secrets_manager.url().to_owned()),
+            ("AWS_ENDPOINT_URL_SQS", self.sqs.url().to_owned()),
         ]
     }
 
@@ -103,5 +115,10 @@ impl Services {
     /// A client of this Secrets Manager.
     pub fn secrets_client(&self) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
         clients::secrets_client(self.secrets_manager.url())
+    }
+
+    /// A client of this SQS, with time for long polls.
+    pub fn sqs_client(&self) -> Result<aws_sdk_sqs::Client, EnvError> {
+        clients::sqs_client(self.sqs.url())
     }
 }

@@ -70,6 +70,10 @@ async fn plays_the_demo(arguments: &[&str], style: &str) {
         "200 duplicate",
         "401 Unauthorized",
         "overtakes the event before it",
+        "The table is unavailable.",
+        "202 accepted",
+        "The table is available again.",
+        "redrive\n",
         "OK: the table holds exactly the expected events.",
     ] {
         assert!(stdout.contains(part), "{part:?} is missing in:\n{stdout}");
@@ -112,9 +116,17 @@ async fn a_seed_plays_the_same_conversations_again() {
 #[tokio::test]
 async fn a_single_conversation_has_all_incidents() {
     let output = run(&["--once", "--json", "--conversations", "1", "--seed", "3"]).await;
-    let verdict = lines(&output).pop().unwrap();
+    let lines = lines(&output);
+    let verdict = lines.last().unwrap();
     let counts = (&verdict["ok"], &verdict["duplicates"], &verdict["refused"]);
     assert_eq!(counts, (&true.into(), &1.into(), &2.into()));
+    let accepted = lines.iter().filter(|line| line["outcome"] == "accepted").count();
+    assert_eq!(verdict["accepted"], accepted);
+    assert_eq!(verdict["delivered"], accepted + 1, "the table is available for the first event only");
+    let via: Vec<_> = lines.iter().filter(|line| line["type"] == "stored").map(|line| &line["via"]).collect();
+    assert!(via[0].is_null() && via[1..].iter().all(|via| *via == "redrive"), "{via:?}");
+    let states: Vec<_> = lines.iter().filter(|line| line["type"] == "outage").map(|line| &line["state"]).collect();
+    assert_eq!(states, ["begins", "ends"]);
 }
 
 #[tokio::test]
@@ -126,7 +138,8 @@ async fn data_in_a_file_is_there_in_the_next_run() {
     let (first, second) = (lines(&first).pop().unwrap(), lines(&second).pop().unwrap());
     assert_eq!((&first["ok"], &second["ok"]), (&true.into(), &true.into()));
     assert_eq!(first["stored"], second["stored"]);
-    assert_eq!(second["duplicates"], second["delivered"], "every event was stored before");
+    let count = |name: &str| second[name].as_u64().unwrap();
+    assert_eq!(count("duplicates") + count("accepted"), count("delivered"), "every event was stored before");
     let _ = std::fs::remove_file(file);
 }
 
@@ -134,7 +147,7 @@ async fn data_in_a_file_is_there_in_the_next_run() {
 async fn a_port_in_use_fails_with_one_line_that_names_the_port() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for option in ["--port", "--dynamodb-port", "--secrets-manager-port", "--unith-port"] {
+    for option in ["--port", "--dynamodb-port", "--secrets-manager-port", "--sqs-port", "--unith-port"] {
         let output = run(&["--once", option, &port]).await;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{option}");
@@ -162,7 +175,17 @@ async fn services_only_prints_and_writes_the_environment_of_the_functions() {
     assert_eq!(line["style"], "guide");
     let written = std::fs::read_to_string(&file).unwrap();
     let environment = line["environment"].as_object().unwrap();
-    assert!(environment.contains_key("TABLE_NAME") && environment.contains_key("AWS_ENDPOINT_URL_DYNAMODB"));
+    for name in [
+        "TABLE_NAME",
+        "SPILL_QUEUE_URL",
+        "DEAD_LETTER_QUEUE_URL",
+        "AWS_ENDPOINT_URL_DYNAMODB",
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+        "AWS_ENDPOINT_URL_SQS",
+    ] {
+        assert!(environment.contains_key(name), "{name}");
+    }
+    assert_eq!(environment["AWS_ENDPOINT_URL_SQS"], line["services"]["sqs"]);
     assert_eq!(environment["OWNER"], format!("UnithWebhook@{STACK_GUID}"));
     for (name, value) in environment {
         assert!(written.lines().any(|line| line == format!("{name}={}", value.as_str().unwrap())), "{name}");

@@ -31,8 +31,16 @@ pub(crate) async fn run(stack: &Stack<'_>, beginning: &str, names: &[(&str, &str
         assert!(filled.contains(name), "{command}: {name}");
         filled = filled.replace(name, value);
     }
-    let output = stack.emulator.run_with_input("bash", &["-euc", &filled], "y\ny\n").await;
+    let output = stack.emulator.run_with_input("bash", &["-euc", &for_this_cli(&filled)], "y\ny\n").await;
     output.unwrap_or_else(|error| panic!("{command}: {error}"))
+}
+
+/// The command for version 1 of the CLI, the one on `PyPI`.
+///
+/// It needs the endpoint of a queue, and does not know one of the options.
+fn for_this_cli(command: &str) -> String {
+    let endpoint = if command.starts_with("aws sqs ") { " --endpoint-url $AWS_ENDPOINT_URL" } else { "" };
+    command.replace("--cli-binary-format raw-in-base64-out", "") + endpoint
 }
 
 /// `sam deploy` of the build for this machine.
@@ -60,7 +68,9 @@ fn is_read_only(command: &str) -> bool {
     let mut words = command.split_whitespace();
     let (tool, action) = (words.next(), words.nth(1).unwrap_or_default());
     tool == Some("aws")
-        && ["describe-", "list-", "query", "scan", "receive-message"].iter().any(|verb| action.starts_with(verb))
+        && ["describe-", "list-", "query", "scan", "receive-message", "get-queue-attributes"]
+            .iter()
+            .any(|verb| action.starts_with(verb))
 }
 
 /// Deploys with the commands of `docs/deploy.md`, with the reader's values filled in.
@@ -85,21 +95,23 @@ pub(crate) async fn deploy(stack: &Stack<'_>, heads: &str, email: &str, secret_k
 pub(crate) async fn run_harmless_commands(stack: &Stack<'_>, deployed: &Deployed<'_>) -> usize {
     let mut count = 0;
     for command in ["README.md", "docs/deploy.md", "docs/runbooks.md"].into_iter().flat_map(commands) {
-        let is_invocation = command.starts_with("sam remote invoke Provision") || command.contains("aws lambda invoke");
+        let is_invocation = command.starts_with("sam remote invoke Provision")
+            || (command.contains("aws lambda invoke") && command.contains(" FUNCTION "));
         if !is_read_only(&command) && !is_invocation {
             continue;
         }
         let mut filled = command.clone();
         let function = if is_invocation { "ProvisionFunction" } else { "ReceiveFunction" };
-        for (name, output) in [("TABLE", "TableName"), ("FUNCTION", function), ("QUEUE", "DeadLetterQueue")] {
+        for (name, output) in [
+            ("TABLE", "TableName"),
+            ("FUNCTION", function),
+            ("QUEUE", "DeadLetterQueue"),
+            ("SPILL_QUEUE", "SpillQueueUrl"),
+            ("SPILL_DEAD_LETTERS", "SpillDeadLetterQueueUrl"),
+        ] {
             filled = filled.replace(&format!(" {name}"), &format!(" {}", deployed.output(output)));
         }
-        // Version 1 of the CLI, the one on PyPI, needs the endpoint of a queue, and does not know this format.
-        if filled.starts_with("aws sqs ") {
-            filled.push_str(" --endpoint-url $AWS_ENDPOINT_URL");
-        }
-        filled = filled.replace("--cli-binary-format raw-in-base64-out", "");
-        let output = stack.emulator.run_with_input("bash", &["-euc", &filled], "").await;
+        let output = stack.emulator.run_with_input("bash", &["-euc", &for_this_cli(&filled)], "").await;
         let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
         if is_invocation {
             // The AWS CLI prints the invocation's status after it.

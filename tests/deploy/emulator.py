@@ -9,12 +9,13 @@ import datetime
 import fnmatch
 import http.server
 import json
+import re
 import sys
 import threading
 import time
 
 from ministack.core import responses
-from ministack.services import apigateway, dynamodb, iam, lambda_svc, secretsmanager
+from ministack.services import apigateway, dynamodb, iam, lambda_svc, secretsmanager, sqs
 from ministack.services.cloudformation import _stacks, changesets, custom_resource, engine, provisioners, stacks
 from ministack.services.cloudformation import handlers as stack_handlers
 
@@ -82,13 +83,19 @@ def create_metric_filter(logical_id, props, stack_name):
 
 # --- Permissions of roles ---------------------------------------------------------------------------------------------
 # IAM allows everything, and the policy of a role is not a resource. Here a function's session token is its role, and
-# IAM evaluates the statements that our roles have: actions, whole ARNs and the partition keys of writes. A policy with
-# a new name is a new policy. The old one is deleted in the clean-up, after everything else.
+# IAM evaluates the statements that our roles have: actions, whole ARNs and partition keys. A Deny in a role's policy or
+# in a queue's comes before any Allow. A policy with a new name is a new policy. The old one is deleted in the clean-up,
+# after everything else.
 
 GUARDED = {
-    "dynamodb": {"PutItem": "dynamodb:PutItem"},
-    "secretsmanager": {"GetSecretValue": "secretsmanager:GetSecretValue", "PutSecretValue": "secretsmanager:PutSecretValue"},
+    "dynamodb": {"PutItem", "GetItem", "Query", "DeleteItem", "Scan", "UpdateItem", "BatchWriteItem", "TransactWriteItems"},
+    "secretsmanager": {"GetSecretValue", "PutSecretValue"},
+    "sqs": {"SendMessage", "ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility", "GetQueueAttributes"},
 }
+# SQS has no permissions of their own for these.
+SQS_BATCHES = {f"{name}Batch": name for name in ("SendMessage", "DeleteMessage", "ChangeMessageVisibility")}
+# The partition key in the key condition of a query, e.g. `pk = :pk` or `#pk = :day AND …`.
+KEY_CONDITION = re.compile(r"[(\s]*\S+\s*=\s*(:\w+)")
 runtime_variables = lambda_svc._runtime_env_vars
 replaced_policies = []
 
@@ -99,29 +106,57 @@ def variables_with_role(config):
 
 def resource_of(service, data):
     if service == "dynamodb":
-        name = data["TableName"].rsplit("/", 1)[-1]
-        return dynamodb._tables[name]["TableArn"]
+        name = data.get("TableName", "").rsplit("/", 1)[-1]
+        return dynamodb._tables[name]["TableArn"] if name in dynamodb._tables else name
+    if service == "sqs":
+        return queue_attributes(data).get("QueueArn", data["QueueUrl"])
     _, secret = secretsmanager._resolve(data["SecretId"])
     return secret["ARN"] if secret else data["SecretId"]
+
+
+def queue_attributes(data):
+    name = data["QueueUrl"].rsplit("/", 1)[-1]
+    return sqs._queues.get(sqs._queue_name_to_url.get(name), {}).get("attributes", {})
+
+
+def partition_key_of(data):
+    if "KeyConditionExpression" in data:
+        found = KEY_CONDITION.match(data["KeyConditionExpression"])
+        return data["ExpressionAttributeValues"][found[1]]["S"] if found else ""
+    return data.get("Item", data.get("Key", {})).get("pk", {}).get("S", "")
 
 
 def many(value):
     return value if isinstance(value, list) else [value]
 
 
-def allows(statement, action, resource, partition_key):
+def applies(statement, action, resource, partition_key):
     keys = statement.get("Condition", {}).get("ForAllValues:StringLike", {}).get("dynamodb:LeadingKeys")
     return (
         action in many(statement["Action"])
-        and resource in many(statement["Resource"])
+        and (resource in many(statement["Resource"]) or statement["Resource"] == "*")
         and (keys is None or any(fnmatch.fnmatchcase(partition_key, pattern) for pattern in many(keys)))
     )
 
 
 def is_allowed(role, action, resource, partition_key):
     documents = iam._roles.get(role, {}).get("InlinePolicies", {}).values()
-    statements = [statement for document in documents for statement in json.loads(document)["Statement"]]
-    return any(allows(statement, action, resource, partition_key) for statement in statements)
+    statements = [statement for document in documents for statement in many(json.loads(document)["Statement"])]
+    effects = {
+        statement["Effect"] for statement in statements if applies(statement, action, resource, partition_key)
+    }
+    return effects == {"Allow"}
+
+
+def queue_denies(role, action, data):
+    document = json.loads(queue_attributes(data).get("Policy", '{"Statement": []}'))
+    arn = iam._roles.get(role, {}).get("Arn")
+    return any(
+        statement["Effect"] == "Deny"
+        and action in many(statement["Action"])
+        and arn not in many(statement["Condition"]["ArnNotEquals"]["aws:PrincipalArn"])
+        for statement in document["Statement"]
+    )
 
 
 def guard(service, module):
@@ -129,12 +164,13 @@ def guard(service, module):
 
     async def handle_request(method, path, headers, body, query_params):
         role = headers.get("x-amz-security-token")
-        action = GUARDED[service].get(headers.get("x-amz-target", "").rsplit(".", 1)[-1])
-        if role and action:
-            data = json.loads(body)
+        called = headers.get("x-amz-target", "").rsplit(".", 1)[-1]
+        called = SQS_BATCHES.get(called, called)
+        if role and called in GUARDED[service]:
+            action, data = f"{service}:{called}", json.loads(body)
             resource = resource_of(service, data)
-            partition_key = data.get("Item", {}).get("pk", {}).get("S", "")
-            if not is_allowed(role, action, resource, partition_key):
+            is_denied = service == "sqs" and queue_denies(role, action, data)
+            if is_denied or not is_allowed(role, action, resource, partition_key_of(data)):
                 return responses.error_response_json("AccessDeniedException", f"{role} may not {action} on {resource}")
         return await serve(method, path, headers, body, query_params)
 
@@ -239,6 +275,22 @@ def create_or_update_secret(logical_id, props, stack_name):
 def delete_secret(physical_id, props):
     name, _ = secretsmanager._resolve(physical_id)
     secretsmanager._secrets.pop(name, None)
+
+
+# --- Updates of a queue -----------------------------------------------------------------------------------------------
+# An update creates the queue again, without its messages.
+
+create_queue = provisioners._RESOURCE_HANDLERS["AWS::SQS::Queue"]["create"]
+
+
+def create_or_update_queue(logical_id, props, stack_name):
+    before = dict(sqs._queues.items())
+    url, attributes = create_queue(logical_id, props, stack_name)
+    if url in before:
+        sqs._queues[url]["messages"] = before[url]["messages"]
+        if "Policy" in before[url]["attributes"]:
+            sqs._queues[url]["attributes"]["Policy"] = before[url]["attributes"]["Policy"]
+    return url, attributes
 
 
 # --- Routes of an HTTP API --------------------------------------------------------------------------------------------
@@ -445,6 +497,7 @@ def main():
     handlers["AWS::CloudWatch::Alarm"]["create"] = create_alarm_on_math
     handlers["AWS::Lambda::Function"]["create"] = create_or_update_function
     handlers["AWS::Lambda::Version"]["create"] = create_version_if_new
+    handlers["AWS::SQS::Queue"]["create"] = create_or_update_queue
     handlers["AWS::SecretsManager::Secret"] = {"create": create_or_update_secret, "delete": delete_secret}
     handlers["AWS::IAM::RolePolicy"] = {
         "create": create_role_policy,
@@ -467,6 +520,7 @@ def main():
     lambda_svc._runtime_env_vars = variables_with_role
     guard("dynamodb", dynamodb)
     guard("secretsmanager", secretsmanager)
+    guard("sqs", sqs)
 
     from ministack.app import main as serve
 

@@ -36,7 +36,7 @@ use sandbox::{
 use serde_json::json;
 use tests::{
     repository::{repository, repository_text},
-    wait::within,
+    wait::{until, within},
 };
 use unith_events::{event_type::EventType, timestamp::Timestamp};
 
@@ -50,6 +50,8 @@ const HEAD_C: &str = "0d3f6a52-6f0c-4b5e-9a65-7a1b2c3d4e5f";
 const UNKNOWN_HEAD: &str = "ffffffff-ffff-4fff-8fff-ffffffffffff";
 /// Longer than a `sam deploy` takes.
 const DEPLOY_PATIENCE: Duration = Duration::from_mins(5);
+/// Longer than MiniStack takes to hand a message to a function.
+const REDRIVE_PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_stack_works_from_its_first_deployment_to_its_deletion() {
@@ -73,6 +75,8 @@ async fn a_stack_works_from_its_first_deployment_to_its_deletion() {
     story.report(&format!("the documents' commands work as they are written: {count}"));
     story.rotates(&deployed).await;
     story.repairs_drift_on_schedule(&deployed).await;
+    story.spills_while_the_table_refuses(&stack, &deployed).await;
+    story.counts_quarantined_bodies(&deployed).await;
 
     let version = deployed.live_version().await;
     documents::update(&stack).await;
@@ -100,7 +104,11 @@ async fn a_stack_works_from_its_first_deployment_to_its_deletion() {
     let left: Vec<_> = story.emulator.contents().await.difference(&empty).cloned().collect();
     // Two of each: the stack's own, which it no longer used, and the ones given to it.
     let of = |service: &str| left.iter().filter(|name| name.starts_with(service)).count();
-    assert_eq!((of("dynamodb "), of("secretsmanager "), left.len()), (2, 2, 4), "tables and key rings alone: {left:?}");
+    assert_eq!(
+        (of("dynamodb "), of("secretsmanager "), of("sqs "), left.len()),
+        (2, 2, 2, 6),
+        "tables, key rings, the spill queue and its dead-letter queue alone: {left:?}"
+    );
     assert!(deployed.ring().await.keys().is_empty(), "no key is left");
     assert_eq!(deployed.items().await, kept, "the events outlive the stack");
 
@@ -295,6 +303,44 @@ impl Story {
         deployed.invoke(schedule).await;
         self.is_registered(deployed, &[HEAD_ID, HEAD_B]).await;
         self.report("repaired: a webhook that was deleted in UNITH's console");
+    }
+
+    /// Uses the commands of the drill in `docs/runbooks.md`.
+    ///
+    /// The drill denies the write to `receive` alone. Without its mapping, `redrive` leaves the message in the queue.
+    async fn spills_while_the_table_refuses(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
+        let (role, mapping) = (stack.physical_id("ReceiveRole").await, stack.physical_id("RedriveSpilled").await);
+        let before = deployed.items().await;
+        deployed.enable_mapping(&mapping, false).await;
+        documents::run(stack, "aws iam put-role-policy", &[("\"$ROLE\"", &role)]).await;
+
+        let at = Timestamp::now();
+        let mut sent = self.platform.emit(HEAD_ID, "spilled", EventType::StartConversation, at).remove(0);
+        let attempts = (&mut sent.attempts).await.unwrap();
+        let responses: Vec<_> = attempts.iter().map(|attempt| attempt.response.as_ref().unwrap()).collect();
+        let outcomes: Vec<_> = responses.iter().map(|response| (response.status, response.outcome())).collect();
+        assert_eq!(outcomes, [(202, "accepted".to_owned())]);
+        assert_eq!(deployed.items().await, before, "the table refuses");
+        assert_eq!(deployed.spilled().await, [1, 0]);
+
+        documents::run(stack, "aws iam delete-role-policy", &[("\"$ROLE\"", &role)]).await;
+        deployed.enable_mapping(&mapping, true).await;
+        within(REDRIVE_PATIENCE, until(async || deployed.spilled().await == [0, 0])).await;
+        let added: Vec<_> = deployed.items().await.into_iter().filter(|item| !before.contains(item)).collect();
+        assert_eq!(added.len(), 1, "{added:?}");
+        assert!(added[0].contains("#spilled "), "{added:?}");
+        let again = self.posts_as_attacker(deployed, sent.body.clone(), &sent.signature).await;
+        assert_eq!(again, (200, "duplicate".to_owned()));
+        self.delivers(deployed, "after-the-drill", &[HEAD_ID]).await;
+        self.report("spilled while the table refused, and stored by redrive: one event, once");
+    }
+
+    /// The dry run of the quarantine retry, for a day without quarantined bodies.
+    async fn counts_quarantined_bodies(&self, deployed: &Deployed<'_>) {
+        let retry = json!({"action": "retry-quarantine", "day": "2026-01-15", "apply": false});
+        let result = deployed.invoke_function("Redrive", retry).await;
+        assert!(result.is_object() && result.get("errorMessage").is_none(), "{result}");
+        self.report(&format!("quarantine retry, dry run: {result}"));
     }
 
     /// Uses the command of `docs/runbooks.md`.

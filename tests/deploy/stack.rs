@@ -148,8 +148,13 @@ impl Deployed<'_> {
 
     /// Invokes `provision` as an operator does.
     pub(crate) async fn invoke(&self, input: Value) -> Value {
+        self.invoke_function("Provision", input).await
+    }
+
+    /// Invokes a function, by its logical id, as an operator does.
+    pub(crate) async fn invoke_function(&self, function: &str, input: Value) -> Value {
         let input = input.to_string();
-        let invoke = ["remote", "invoke", "Provision", "--stack-name", self.name, "--event", &input];
+        let invoke = ["remote", "invoke", function, "--stack-name", self.name, "--event", &input];
         let output = self.emulator.run("sam", &invoke).await;
         let result = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{result}{}", String::from_utf8_lossy(&output.stderr));
@@ -173,6 +178,24 @@ impl Deployed<'_> {
         let name = self.output("ReceiveFunction");
         self.emulator.aws(&["lambda", "get-alias", "--function-name", name, "--name", "live"]).await["FunctionVersion"]
             .clone()
+    }
+
+    /// The number of messages in the spill queue, and in its dead-letter queue.
+    pub(crate) async fn spilled(&self) -> [u32; 2] {
+        let mut counts = [0; 2];
+        for (count, output) in counts.iter_mut().zip(["SpillQueueUrl", "SpillDeadLetterQueueUrl"]) {
+            let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
+            let get = ["sqs", "get-queue-attributes", "--queue-url", self.output(output), "--attribute-names"];
+            let attributes = self.emulator.aws(&[&get[..], &names].concat()).await["Attributes"].clone();
+            *count = names.iter().map(|name| attributes[name].as_str().unwrap().parse::<u32>().unwrap()).sum();
+        }
+        counts
+    }
+
+    /// Switches an event source mapping on or off.
+    pub(crate) async fn enable_mapping(&self, id: &str, enabled: bool) {
+        let switch = if enabled { "--enabled" } else { "--no-enabled" };
+        self.emulator.aws(&["lambda", "update-event-source-mapping", "--uuid", id, switch]).await;
     }
 
     /// The items of the table, each as text, sorted.

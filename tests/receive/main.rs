@@ -15,4 +15,5 @@ mod keys;
 mod log_line;
 mod rejection;
 mod signatures;
+mod spill;
 mod status_table;

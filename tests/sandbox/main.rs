@@ -9,7 +9,9 @@
 )]
 
 mod api_gateway;
+mod event_source_mapping;
 mod platform;
+mod sqs;
 
 use std::{future::Future, time::Duration};
 

@@ -13,7 +13,6 @@ pub const HEAD: &str = "8eab5b23-024a-45cb-a0e1-9d3ffd6c9610";
 pub const SESSION: &str = "f47ac10b-58cc-4372-a567-0e02b2c3d479";
 
 /// The signature header that UNITH sends; also for keys that our own code refuses to sign with.
-#[must_use]
 pub fn sign(body: &[u8], key: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).unwrap();
     mac.update(body);
@@ -21,7 +20,6 @@ pub fn sign(body: &[u8], key: &str) -> String {
 }
 
 /// The spelling of deliveries in this test run: `TEST_UNITH_STYLE` is `kit` (the default) or `guide`.
-#[must_use]
 pub fn style() -> Style {
     match std::env::var("TEST_UNITH_STYLE").as_deref() {
         Ok("guide") => Style::Guide,
@@ -31,13 +29,11 @@ pub fn style() -> Style {
 }
 
 /// The guide's event with changed fields, in the spelling of [`style`]; `null` leaves a field out.
-#[must_use]
 pub fn event(changes: &Value) -> Vec<u8> {
     event_in(style(), changes)
 }
 
 /// The same as [`event`], in a given spelling.
-#[must_use]
 pub fn event_in(style: Style, changes: &Value) -> Vec<u8> {
     let (timestamp, event_type) = match style {
         Style::Kit => ("2026-01-15 09:57:33", "start_conversation"),

@@ -39,7 +39,6 @@ impl Gateway {
     pub const ALL: [Self; 3] = [Self::HttpApi, Self::RestApi, Self::FunctionUrl];
 
     /// The event for a POST of `body`, base64-encoded if it is not UTF-8.
-    #[must_use]
     pub fn event(self, body: &[u8], signature: Option<&str>) -> Value {
         let mut event = recorded(match self {
             Self::HttpApi => "http-api-2.0",
@@ -66,14 +65,12 @@ impl Gateway {
 }
 
 /// A recorded event by the name of its file.
-#[must_use]
 pub fn recorded(name: &str) -> Value {
     let (_, text) = RECORDED.iter().find(|(recorded, _)| *recorded == name).expect("the event is recorded");
     serde_json::from_str(text).expect("the fixture is JSON")
 }
 
 /// The event of an HTTP API, the gateway that the template deploys.
-#[must_use]
 pub fn http_api_event(body: &[u8], signature: Option<&str>) -> Value {
     Gateway::HttpApi.event(body, signature)
 }

@@ -20,6 +20,7 @@ pub mod log;
 pub mod provision_harness;
 pub mod proxy;
 pub mod receive_harness;
+pub mod redrive_harness;
 pub mod repository;
 pub mod runtime_api;
 pub mod snapshot;

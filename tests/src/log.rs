@@ -4,8 +4,8 @@
 
 use serde_json::Value;
 
-/// The fields of `receive`'s and `provision`'s lines.
-pub const FIELDS: [&str; 20] = [
+/// The fields of the functions' lines.
+pub const FIELDS: [&str; 23] = [
     "timestamp",
     "level",
     "message",
@@ -25,11 +25,14 @@ pub const FIELDS: [&str; 20] = [
     "result",
     "request_type",
     "stack_id",
+    "message_id",
+    "receive_count",
+    "source",
     "Service",
 ];
 
 /// The metrics in the lines, each with the service that reports it.
-pub const METRICS: [(&str, &str); 14] = [
+pub const METRICS: [(&str, &str); 23] = [
     ("receive", "Stored"),
     ("receive", "Duplicate"),
     ("receive", "Rejected"),
@@ -42,14 +45,24 @@ pub const METRICS: [(&str, &str); 14] = [
     ("receive", "KeyRefetch"),
     ("receive", "StoreMilliseconds"),
     ("receive", "DeliveryLagMilliseconds"),
+    ("receive", "Spilled"),
+    ("receive", "SpillFailed"),
+    ("redrive", "Redriven"),
+    ("redrive", "RedriveDuplicate"),
+    ("redrive", "RedriveExpired"),
+    ("redrive", "RedriveConflict"),
+    ("redrive", "RedriveQuarantined"),
+    ("redrive", "RedriveReturned"),
+    ("redrive", "DeadLettered"),
     ("provision", "Drift"),
     ("provision", "StepFailed"),
 ];
 
 /// The members of a line that differ between runs, for [`redacted`](crate::snapshot::redacted).
-pub const VARYING: [&str; 8] = [
+pub const VARYING: [&str; 9] = [
     "/timestamp",
     "/request_id",
+    "/message_id",
     "/lag_ms",
     "/store_ms",
     "/total_ms",
@@ -61,8 +74,9 @@ pub const VARYING: [&str; 8] = [
 /// Panics if a line has a field, or declares a metric, that is not listed here.
 pub fn assert_known(line: &Value) {
     let service = line["Service"].as_str().unwrap_or_default();
+    let is_metric = |name: &str| METRICS.contains(&(service, name));
     for name in line.as_object().unwrap().keys() {
-        let known = FIELDS.contains(&name.as_str()) || METRICS.contains(&(service, name)) || name == "_aws";
+        let known = FIELDS.contains(&name.as_str()) || is_metric(name) || name == "_aws";
         assert!(
             known,
             "unknown field `{name}`: add it to tests/src/log.rs, the dashboard and the runbooks, or remove it: {line}"
@@ -71,7 +85,7 @@ pub fn assert_known(line: &Value) {
     for directive in line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten() {
         assert_eq!(directive["Dimensions"], serde_json::json!([["Service"]]), "{line}");
         for metric in directive["Metrics"].as_array().unwrap() {
-            assert!(METRICS.contains(&(service, metric["Name"].as_str().unwrap())), "{line}");
+            assert!(is_metric(metric["Name"].as_str().unwrap()), "{line}");
         }
     }
 }

@@ -109,14 +109,12 @@ impl ProvisionHarness {
     }
 
     /// Sets a variable of all later invocations; an empty value unsets it.
-    #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.env.insert(name, value.into());
         self
     }
 
     /// Sets the waits of all later invocations.
-    #[must_use]
     pub fn with_timing(mut self, timing: Timing) -> Self {
         self.timing = timing;
         self
@@ -148,7 +146,6 @@ impl ProvisionHarness {
     }
 
     /// The function after a cold start.
-    #[must_use]
     pub fn provisioner(&self) -> Arc<Provisioner> {
         let env: Env = self.env.clone().into_iter().collect();
         let secrets = secrets_client(self.secrets_proxy.url());
@@ -214,19 +211,16 @@ impl ProvisionHarness {
     }
 
     /// The last line of the function's log.
-    #[must_use]
     pub fn last_line(&self) -> Value {
         self.log_lines.lock().unwrap().last().cloned().unwrap_or_default()
     }
 
     /// A URL that takes CloudFormation responses.
-    #[must_use]
     pub fn response_url(&self) -> String {
         format!("{}/response", self.response_server.url())
     }
 
     /// Removes and returns the last response.
-    #[must_use]
     pub fn take_response(&self) -> Option<Value> {
         self.responses.lock().unwrap().pop()
     }
@@ -296,7 +290,6 @@ fn is_ours(webhook: &Webhook, head_id: &str) -> bool {
 }
 
 /// A request of the fixtures: `create`, `update` or `delete`.
-#[must_use]
 pub fn request(kind: &str) -> Value {
     let text = match kind {
         "create" => include_str!("../fixtures/cloudformation/create.json"),

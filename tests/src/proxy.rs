@@ -19,6 +19,8 @@ use tokio::{
 #[derive(Debug, Clone)]
 pub struct Fault {
     effect: Effect,
+    /// The requests that are let through first.
+    spared: u32,
     /// `None` is until [`Proxy::clear`].
     remaining: Option<u32>,
 }
@@ -34,37 +36,31 @@ enum Effect {
 
 impl Fault {
     /// Closes connections as soon as they are made, and those that carry a request.
-    #[must_use]
     pub fn refuse() -> Self {
         Effect::Refuse.into()
     }
 
     /// Takes requests and never responds.
-    #[must_use]
     pub fn hang() -> Self {
         Effect::Hang.into()
     }
 
     /// Forwards requests after this time.
-    #[must_use]
     pub fn delay(by: Duration) -> Self {
         Effect::Delay(by).into()
     }
 
     /// Forwards requests and breaks the connection before the response.
-    #[must_use]
     pub fn drop_response() -> Self {
         Effect::DropResponse.into()
     }
 
     /// Responds with this status and no error code.
-    #[must_use]
     pub fn status(status: u16) -> Self {
         Effect::Respond { status, body: "{}".to_owned() }.into()
     }
 
     /// Responds with an AWS error: status 400 and this code.
-    #[must_use]
     pub fn aws_error(code: &str) -> Self {
         // AWS services put a namespace before the code, and clients strip it.
         let body = json!({"__type": format!("com.amazonaws.tests#{code}"), "message": "injected by a test"});
@@ -72,19 +68,25 @@ impl Fault {
     }
 
     /// The error of a service that IAM keeps the caller from.
-    #[must_use]
     pub fn access_denied() -> Self {
         Self::aws_error("AccessDeniedException")
     }
 
     /// The error of a DynamoDB table that is throttled.
-    #[must_use]
     pub fn throttled() -> Self {
         Self::aws_error("ProvisionedThroughputExceededException")
     }
 
+    /// The error of a DynamoDB whose key range is throttled: one hot session.
+    pub fn hot_key() -> Self {
+        let reason =
+            json!({"reason": "TableWriteKeyRangeThroughputExceeded", "resource": "arn:aws:dynamodb:::table/t"});
+        let code = "com.amazonaws.tests#ThrottlingException";
+        let body = json!({"__type": code, "message": "injected by a test", "throttlingReasons": [reason]});
+        Effect::Respond { status: 400, body: body.to_string() }.into()
+    }
+
     /// Changes the status of a response, e.g. to make an AWS error one of the server.
-    #[must_use]
     pub fn with_status(mut self, new: u16) -> Self {
         match &mut self.effect {
             Effect::Respond { status, .. } => *status = new,
@@ -93,8 +95,12 @@ impl Fault {
         self
     }
 
+    /// Lets the next `requests` through before the fault begins.
+    pub fn after(self, requests: u32) -> Self {
+        Self { spared: requests, ..self }
+    }
+
     /// Limits the fault to the next `requests`.
-    #[must_use]
     pub fn times(self, requests: u32) -> Self {
         Self { remaining: Some(requests), ..self }
     }
@@ -102,7 +108,7 @@ impl Fault {
 
 impl From<Effect> for Fault {
     fn from(effect: Effect) -> Self {
-        Self { effect, remaining: None }
+        Self { effect, spared: 0, remaining: None }
     }
 }
 
@@ -149,7 +155,6 @@ impl Proxy {
     }
 
     /// The URL to connect to.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -170,13 +175,11 @@ impl Proxy {
     }
 
     /// The number of connections made so far.
-    #[must_use]
     pub fn connections(&self) -> u64 {
         self.state.connections.load(Ordering::SeqCst)
     }
 
     /// The number of requests read so far.
-    #[must_use]
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::SeqCst)
     }
@@ -192,7 +195,11 @@ impl State {
     /// The effect on a request, or on a connection if only those matter: it uses up one of the fault's times.
     fn next_effect(&self, matters: impl FnOnce(&Effect) -> bool) -> Option<Effect> {
         let mut fault = self.fault.lock().unwrap();
-        let Fault { effect, remaining } = fault.as_mut().filter(|fault| matters(&fault.effect))?;
+        let Fault { effect, spared, remaining } = fault.as_mut().filter(|fault| matters(&fault.effect))?;
+        if *spared > 0 {
+            *spared -= 1;
+            return None;
+        }
         let effect = effect.clone();
         if let Some(remaining) = remaining {
             *remaining = remaining.saturating_sub(1);

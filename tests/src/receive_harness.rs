@@ -7,12 +7,14 @@ use std::{
 };
 
 use lambda_http::Context;
-use lambda_support::env::Env;
+use lambda_support::{aws, env::Env};
 use receive::{config::Config, handler::Receiver};
-use sandbox::api_gateway;
-use sandbox::api_gateway::Function;
-use sandbox::secrets_manager::SecretsManager;
-use sandbox::server::listen;
+use sandbox::{
+    api_gateway::{self, Function},
+    clients::{ACCESS_KEY, REGION},
+    secrets_manager::SecretsManager,
+    server::listen,
+};
 use serde_json::{Value, json};
 use unith_events::timestamp::Timestamp;
 
@@ -62,7 +64,6 @@ impl ReceiveHarness {
     }
 
     /// Sets a variable of all later receivers; an empty value unsets it.
-    #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.env.insert(name, value.into());
         self
@@ -78,7 +79,6 @@ impl ReceiveHarness {
     }
 
     /// Makes later receivers read the key ring of another harness.
-    #[must_use]
     pub fn with_secrets_of(mut self, other: &ProvisionHarness) -> Self {
         self.ring_endpoint = Some(other.secrets.url().to_owned());
         self
@@ -86,18 +86,22 @@ impl ReceiveHarness {
 
     /// A receiver after a cold start.
     pub async fn receiver(&self) -> Caller {
-        let config = Config::from_env(&self.env.clone().into_iter().collect::<Env>()).unwrap();
-        let dynamodb = sandbox::clients::dynamodb_client(self.table.proxy.url()).unwrap();
-        let secrets =
-            sandbox::clients::secrets_client(self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url()))
-                .unwrap();
-        let receiver = Receiver::new(config, dynamodb, || secrets);
+        let ring_endpoint = self.ring_endpoint.as_deref().unwrap_or(self.secrets_proxy.url());
+        let aws = [
+            ("AWS_REGION", REGION),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY),
+            ("AWS_ENDPOINT_URL_DYNAMODB", self.table.proxy.url()),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", ring_endpoint),
+        ];
+        let aws = aws.into_iter().map(|(name, value)| (name, value.to_owned()));
+        let env: Env = aws.chain(self.env.clone()).collect();
+        let receiver = Receiver::new(Config::from_env(&env).unwrap(), &aws::config(&env).unwrap());
         receiver.warm_up().await;
         Caller::new(Arc::new(receiver))
     }
 
     /// The number of times the key ring was fetched.
-    #[must_use]
     pub fn ring_fetches(&self) -> usize {
         self.secrets.calls("GetSecretValue")
     }
@@ -125,32 +129,29 @@ pub struct Response {
 
 impl Response {
     /// The body as JSON.
-    #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap()
     }
 
     /// The HTTP status and the outcome in the body, e.g. `(200, "stored")`.
-    #[must_use]
     pub fn outcome(&self) -> (u16, String) {
         (self.status, self.json()["status"].as_str().unwrap_or_default().to_owned())
     }
 
     /// The reason in the log line.
-    #[must_use]
     pub fn reason(&self) -> &str {
         self.log["reason"].as_str().unwrap_or_default()
     }
 
     /// The whole response as one JSON value, the body as it was sent.
-    #[must_use]
     pub fn to_value(&self) -> Value {
         json!({"status": self.status, "headers": self.headers, "body": self.text})
     }
 }
 
 impl Caller {
-    fn new(receiver: Arc<Receiver>) -> Self {
+    /// Calls this receiver.
+    pub fn new(receiver: Arc<Receiver>) -> Self {
         let log_lines = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log_lines);
         let service = receive::runtime::service(receiver, move |delivery_log| {
@@ -162,7 +163,6 @@ impl Caller {
     }
 
     /// The receiver as a function for the sandbox's API Gateway.
-    #[must_use]
     pub fn as_function(&self) -> Function {
         Arc::clone(&self.function)
     }

@@ -109,7 +109,6 @@ impl RuntimeApi {
     }
 
     /// `host:port`, for `AWS_LAMBDA_RUNTIME_API`.
-    #[must_use]
     pub fn address(&self) -> &str {
         self.server.url().trim_start_matches("http://")
     }
@@ -145,7 +144,6 @@ impl RuntimeApi {
 
 impl Invocation {
     /// The response as JSON.
-    #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.response).unwrap()
     }

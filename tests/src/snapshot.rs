@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 /// `value` with a placeholder in place of each member at `pointers` that is present.
-#[must_use]
 pub fn redacted(mut value: Value, pointers: &[&str]) -> Value {
     for pointer in pointers {
         if let Some(member) = value.pointer_mut(pointer) {

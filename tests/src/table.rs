@@ -50,7 +50,6 @@ impl Table {
 }
 
 /// A string attribute; empty if the item does not have it.
-#[must_use]
 pub fn text<'i>(item: &'i Item, name: &str) -> &'i str {
     item.get(name).and_then(|value| value.as_s().ok()).map_or("", String::as_str)
 }

@@ -1,6 +1,6 @@
 //! What is seen when it runs: every failure has its metric, its alarm, its place on the dashboard and its runbook.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use tests::log::{FIELDS, METRICS};
@@ -77,15 +77,22 @@ fn every_failure_raises_an_alarm_by_this_rule() {
              Sum in 900 s > RejectedPercent, 1 times",
         "BadRequestAlarm: BadRequest receive: Sum in 900 s >= 4, 1 times",
         "UnavailableAlarm: Unavailable receive: Sum in 300 s >= 1, 1 times",
-        "QuarantinedAlarm: Quarantined receive: Sum in 300 s >= 1, 1 times",
-        "ConflictAlarm: Conflict receive: Sum in 300 s >= 1, 1 times",
-        "ExpiredAlarm: Expired receive: Sum in 300 s >= 1, 1 times",
+        "SpilledAlarm: Spilled receive: Sum in 300 s >= 1, 1 times",
+        "SpillFailedAlarm: SpillFailed receive: Sum in 300 s >= 1, 1 times",
+        "OldestMessageAlarm: FILL(visible, 0) + FILL(in_flight, 0): Maximum in 3600 s >= 1, 72 times",
+        "RedriveStalledAlarm: IF(FILL(visible, 0) + FILL(in_flight, 0) > 0 AND FILL(done, 0) == 0 AND \
+             FILL(spilled, 0) == 0 AND (FILL(stored, 0) > 0 OR FILL(returned, 0) == 0), 1, 0): \
+             Maximum in 900 s, Sum in 900 s >= 1, 3 times",
+        "RedriveDeadLettersAlarm: FILL(counted, 0) + FILL(depth, 0): Maximum in 300 s, Sum in 300 s >= 1, 1 times",
+        "QuarantinedAlarm: FILL(quarantined, 0) + FILL(redrive, 0): Sum in 300 s >= 1, 1 times",
+        "ConflictAlarm: FILL(conflict, 0) + FILL(redrive, 0): Sum in 300 s >= 1, 1 times",
+        "ExpiredAlarm: FILL(expired, 0) + FILL(redrive, 0): Sum in 300 s >= 1, 1 times",
         "ReceiveErrorsAlarm: AWS/Lambda Errors Receive: Sum in 300 s >= 1, 1 times",
         "ReceiveThrottlesAlarm: AWS/Lambda Throttles Receive: Sum in 300 s >= 1, 1 times",
         "ReceiveDurationAlarm: AWS/Lambda Duration Receive: p99 in 300 s >= 3000, 1 times",
         "ApiThrottledAlarm: ApiThrottled: Sum in 300 s >= 1, 1 times",
         "ApiErrorsAlarm: api - FILL(unavailable, 0) - FILL(errors, 0) - FILL(throttles, 0): Sum in 300 s >= 4, 1 times",
-        "NoEventsAlarm: Stored receive: Sum in 3600 s < 1, or nothing, NoEventsHours times",
+        "NoEventsAlarm: FILL(stored, 0) + FILL(redriven, 0): Sum in 3600 s < 1, or nothing, NoEventsHours times",
         "DriftAlarm: Drift provision: Sum in 300 s >= 1, 1 times",
         "ScheduleStoppedAlarm: Drift provision: SampleCount in 3600 s < 1, or nothing, ScheduleHours times",
         "DeadLettersAlarm: AWS/SQS ApproximateNumberOfMessagesVisible DeadLetters.QueueName: Maximum in 300 s >= 1, 1 times",
@@ -99,6 +106,80 @@ fn every_failure_raises_an_alarm_by_this_rule() {
     let expected: BTreeSet<_> =
         others.map(str::to_owned).into_iter().chain([format!("{NAMESPACE} Unavailable receive")]).collect();
     assert_eq!(of_the_api, expected);
+}
+
+/// Metrics by the name that an alarm's expression gives them.
+fn inputs(alarm: &Value) -> BTreeMap<&str, String> {
+    let metrics = alarm["Properties"]["Metrics"].as_array().unwrap().iter();
+    metrics
+        .filter_map(|metric| {
+            let metric_of = &metric.get("MetricStat")?["Metric"];
+            let dimension = short(&metric_of["Dimensions"][0]["Value"]);
+            Some((metric["Id"].as_str().unwrap(), format!("{} {dimension}", short(&metric_of["MetricName"]))))
+        })
+        .collect()
+}
+
+#[test]
+fn alarms_on_several_metrics_calculate_with_these() {
+    let template = Template::read();
+    for (alarm, expected) in [
+        ("QuarantinedAlarm", &[("quarantined", "Quarantined receive"), ("redrive", "RedriveQuarantined redrive")][..]),
+        ("ConflictAlarm", &[("conflict", "Conflict receive"), ("redrive", "RedriveConflict redrive")]),
+        ("ExpiredAlarm", &[("expired", "Expired receive"), ("redrive", "RedriveExpired redrive")]),
+        ("NoEventsAlarm", &[("stored", "Stored receive"), ("redriven", "Redriven redrive")]),
+        (
+            "OldestMessageAlarm",
+            &[
+                ("visible", "ApproximateNumberOfMessagesVisible SpillQueue.QueueName"),
+                ("in_flight", "ApproximateNumberOfMessagesNotVisible SpillQueue.QueueName"),
+            ],
+        ),
+        (
+            "RedriveStalledAlarm",
+            &[
+                ("visible", "ApproximateNumberOfMessagesVisible SpillQueue.QueueName"),
+                ("in_flight", "ApproximateNumberOfMessagesNotVisible SpillQueue.QueueName"),
+                ("done", "NumberOfMessagesDeleted SpillQueue.QueueName"),
+                ("spilled", "Spilled receive"),
+                ("stored", "Stored receive"),
+                ("returned", "RedriveReturned redrive"),
+            ],
+        ),
+        (
+            "RedriveDeadLettersAlarm",
+            &[
+                ("counted", "DeadLettered redrive"),
+                ("depth", "ApproximateNumberOfMessagesVisible SpillDeadLetters.QueueName"),
+            ],
+        ),
+    ] {
+        let expected: BTreeMap<_, _> = expected.iter().map(|(id, metric)| (*id, (*metric).to_owned())).collect();
+        assert_eq!(inputs(&template.0["Resources"][alarm]), expected, "{alarm}");
+    }
+}
+
+/// The longest pause between two receives of a message, with its jitter.
+const LONGEST_BACK_OFF_S: u64 = 30 * 60 * 12 / 10;
+
+#[test]
+fn a_message_that_backs_off_after_an_outage_does_not_count_as_stalled() {
+    let template = Template::read();
+    let alarm = &template.0["Resources"]["RedriveStalledAlarm"]["Properties"];
+    let period = alarm["Metrics"][1]["MetricStat"]["Period"].as_u64().unwrap();
+    let times = alarm["EvaluationPeriods"].as_u64().unwrap();
+    // Within the longest back-off, as many whole periods pass without a receive as fit into it.
+    assert!(LONGEST_BACK_OFF_S < period * times, "{period} s, {times} times");
+}
+
+#[test]
+fn an_old_message_is_reported_long_before_the_queue_deletes_it() {
+    let template = Template::read();
+    let resources = &template.0["Resources"];
+    let hours = resources["OldestMessageAlarm"]["Properties"]["EvaluationPeriods"].as_u64().unwrap();
+    assert_eq!(hours, 3 * 24);
+    let retention = resources["SpillQueue"]["Properties"]["MessageRetentionPeriod"].as_u64().unwrap();
+    assert!(retention > 4 * hours * 3600, "{retention}");
 }
 
 /// All but the one that is off by default.

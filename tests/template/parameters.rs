@@ -64,8 +64,26 @@ fn whatever_changes_receive_makes_a_new_version_of_it() {
         assert!(!receive[beside].take().is_null());
     }
     let parameters: BTreeSet<_> = template.section("Parameters").keys().cloned().collect();
-    let of = |value: &Value| references(value).intersection(&parameters).cloned().collect::<BTreeSet<_>>();
+    // A parameter may decide by way of a condition alone.
+    let of = |value: &Value| -> BTreeSet<String> {
+        let conditions = conditions(value).into_iter().map(|name| references(&template.0["Conditions"][name]));
+        let all = conditions.chain([references(value)]).flatten();
+        all.filter(|name| parameters.contains(name)).collect()
+    };
     assert_eq!(of(&description), of(&json!([receive, template.0["Globals"]])));
+    assert!(of(&description).contains("SpillToQueue"));
+}
+
+/// The conditions that decide, anywhere in a value.
+fn conditions(value: &Value) -> BTreeSet<String> {
+    match value {
+        Value::Object(object) => {
+            let own = object.get("Fn::If").map(|parts| short(&parts[0]));
+            object.values().flat_map(conditions).chain(own).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(conditions).collect(),
+        _ => BTreeSet::new(),
+    }
 }
 
 #[test]
@@ -88,7 +106,15 @@ fn the_description_of_a_version_has_room_for_the_longest_values() {
         .sum();
     let release = parameter("Release")["AllowedPattern"].as_str().unwrap();
     assert!(release.ends_with("{1,8}$"), "{release}");
-    let all = names.map(longest).iter().sum::<usize>() + 8 + of_arns + names.len() + 2;
+    let spill =
+        &template.0["Resources"]["Receive"]["Properties"]["VersionDescription"]["Fn::Sub"][1]["Spill"]["Fn::If"];
+    assert_eq!((short(&spill[0]).as_str(), short(&spill[1]).len(), short(&spill[2]).len()), ("HasSpill", 1, 1));
+    let of_release_and_spill = 8 + 1;
+    let values = names.len() + 4;
+    let separators = values - 1;
+    let all = names.map(longest).iter().sum::<usize>() + of_release_and_spill + of_arns + separators;
+    let text = template.0["Resources"]["Receive"]["Properties"]["VersionDescription"]["Fn::Sub"][0].as_str().unwrap();
+    assert_eq!((text.matches("${").count(), text.matches(' ').count()), (values, separators), "{text}");
     assert!(all <= 256, "{all} characters");
 }
 
@@ -142,6 +168,21 @@ fn patterns_take_what_is_right_and_refuse_what_is_not() {
             &["unith-webhooks-Events", "arn:aws:dynamodb:eu-west-1:123456789012:table/a/stream/b"],
         ),
         ("KeyRingSecretArn", &["", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:ring-AbCdEf"], &["ring"]),
+        (
+            "SpillOperatorRoleArn",
+            &[
+                "",
+                "arn:aws:iam::123456789012:role/ops",
+                "arn:aws:iam::123456789012:role/aws-reserved/sso.amazonaws.com/eu-west-1/AWSReservedSSO_Ops_1a2b",
+            ],
+            &[
+                "ops",
+                "arn:aws:sts::123456789012:assumed-role/ops/jane",
+                "arn:aws:iam::123456789012:user/jane",
+                "*",
+                "arn:aws:iam::123456789012:role/*",
+            ],
+        ),
         ("AlarmEmail", &["", "ops@example.com"], &["ops"]),
         (
             "AlarmTopicArn",

@@ -70,7 +70,7 @@ fn statements(template: &Template) -> Vec<Statement<'_>> {
 
 #[test]
 fn every_statement_is_listed_here() {
-    let lines: Vec<_> = ["ReceiveRole", "ProvisionRole", "ReconcileRole"]
+    let lines: Vec<_> = ["ReceiveRole", "RedriveRole", "ProvisionRole", "ReconcileRole"]
         .into_iter()
         .flat_map(|role| {
             statements(&Template::read()).iter().filter(|s| s.role == role).map(Statement::line).collect::<Vec<_>>()
@@ -83,9 +83,26 @@ fn every_statement_is_listed_here() {
             "ReceiveRole WriteTraces: xray:PutTraceSegments, xray:PutTelemetryRecords on *",
             "ReceiveRole UseKey: kms:Decrypt on KmsKeyArn [StringEquals kms:ViaService \
              dynamodb.${AWS::Region}.${AWS::URLSuffix}, secretsmanager.${AWS::Region}.${AWS::URLSuffix}]",
+            "ReceiveRole UseKeyForQueue: kms:Decrypt, kms:GenerateDataKey on KmsKeyArn [StringEquals kms:ViaService \
+             sqs.${AWS::Region}.${AWS::URLSuffix}]",
+            "ReceiveRole SpillEvents: sqs:SendMessage, sqs:GetQueueAttributes on SpillQueue.Arn",
             "ReceiveRole ReadKeyRing: secretsmanager:GetSecretValue on if CreateKeyRing: KeyRing, else KeyRingSecretArn",
             "ReceiveRole WriteEvents: dynamodb:PutItem on if CreateTable: Events.Arn, else TableArn \
              [ForAllValues:StringLike dynamodb:LeadingKeys SESSION#*, QUARANTINE#*]",
+            "RedriveRole WriteEvents: dynamodb:PutItem on if CreateTable: Events.Arn, else TableArn \
+             [ForAllValues:StringLike dynamodb:LeadingKeys SESSION#*, QUARANTINE#*]",
+            "RedriveRole RetryQuarantine: dynamodb:Query, dynamodb:DeleteItem on \
+             if CreateTable: Events.Arn, else TableArn [ForAllValues:StringLike dynamodb:LeadingKeys QUARANTINE#*]",
+            "RedriveRole TakeSpilled: sqs:ReceiveMessage, sqs:DeleteMessage, sqs:ChangeMessageVisibility, \
+             sqs:GetQueueAttributes on SpillQueue.Arn",
+            "RedriveRole SendQuarantined: sqs:SendMessage on SpillQueue.Arn",
+            "RedriveRole SendDeadLetters: sqs:SendMessage on SpillDeadLetters.Arn",
+            "RedriveRole WriteLogs: logs:CreateLogStream, logs:PutLogEvents on RedriveLogs.Arn",
+            "RedriveRole WriteTraces: xray:PutTraceSegments, xray:PutTelemetryRecords on *",
+            "RedriveRole UseKey: kms:Decrypt on KmsKeyArn [StringEquals kms:ViaService \
+             dynamodb.${AWS::Region}.${AWS::URLSuffix}]",
+            "RedriveRole UseKeyForQueue: kms:Decrypt, kms:GenerateDataKey on KmsKeyArn [StringEquals kms:ViaService \
+             sqs.${AWS::Region}.${AWS::URLSuffix}]",
             "ProvisionRole ReadAndWriteKeyRing: secretsmanager:GetSecretValue, secretsmanager:PutSecretValue on \
              if CreateKeyRing: KeyRing, else KeyRingSecretArn",
             "ProvisionRole ReadCredentials: secretsmanager:GetSecretValue on \
@@ -114,7 +131,8 @@ fn no_statement_allows_more_than_it_names() {
 fn traces_may_be_written_only_where_they_are_taken() {
     let template = Template::read();
     let resources = &template.0["Resources"];
-    let roles = [&resources["ReceiveKeyPolicy"], &resources["ProvisionRole"]].map(Value::to_string);
+    let roles =
+        [&resources["ReceiveKeyPolicy"], &resources["ProvisionRole"], &resources["RedriveRole"]].map(Value::to_string);
     let under_condition = r#"{"Fn::If":["HasTracing",{"Action":["xray:PutTraceSegments","xray:PutTelemetryRecords"]"#;
     for role in roles {
         assert_eq!((role.matches("xray:PutTraceSegments").count(), role.matches(under_condition).count()), (1, 1));
@@ -210,6 +228,7 @@ fn nothing_else_gives_permissions() {
         "AWS::SNS::Subscription",
         "AWS::SNS::Topic",
         "AWS::SQS::Queue",
+        "AWS::SQS::QueuePolicy",
         "AWS::Scheduler::Schedule",
         "AWS::SecretsManager::Secret",
         "AWS::Serverless::Function",
@@ -219,12 +238,67 @@ fn nothing_else_gives_permissions() {
     assert_eq!(kinds, known.into());
     for (name, resource) in template.resources("") {
         for property in ["FunctionUrlConfig", "ResourcePolicy", "Connectors", "Events"] {
-            let is_the_api = name == "Receive" && property == "Events";
-            assert!(is_the_api || resource["Properties"].get(property).is_none(), "{name}: {property}");
+            let is_known = ["Receive", "Redrive"].contains(&name) && property == "Events";
+            assert!(is_known || resource["Properties"].get(property).is_none(), "{name}: {property}");
         }
     }
-    let events = template.0["Resources"]["Receive"]["Properties"]["Events"].as_object().unwrap();
-    assert_eq!(events.len(), 1, "the API alone may call receive");
+    for (function, kind) in [("Receive", "HttpApi"), ("Redrive", "SQS")] {
+        let events = template.0["Resources"][function]["Properties"]["Events"].as_object().unwrap();
+        let kinds: Vec<_> = events.values().map(|event| short(&event["Type"])).collect();
+        assert_eq!(kinds, [kind], "{function} is called by nothing else");
+    }
+}
+
+/// A message in the spill queue counts as verified, and dead letters can be moved back to it.
+#[test]
+fn the_policies_of_the_queues_only_deny() {
+    let template = Template::read();
+    let lines: BTreeSet<_> = template
+        .resources("AWS::SQS::QueuePolicy")
+        .map(|(_, policy)| {
+            let properties = &policy["Properties"];
+            let statements = properties["PolicyDocument"]["Statement"].as_array().unwrap();
+            assert_eq!(statements.len(), 1);
+            let part = |name: &str| short(&statements[0][name]);
+            let queue = short(&properties["Queues"]);
+            assert_eq!(part("Resource"), format!("{queue}.Arn"));
+            let line = ["Effect", "Principal", "Action", "Condition"].map(part);
+            format!("{queue}: {}", line.join(" "))
+        })
+        .collect();
+    let operator = "if HasSpillOperator: SpillOperatorRoleArn, else AWS::NoValue";
+    let queue = format!(
+        "SpillQueue: Deny * sqs:SendMessage ArnNotEquals aws:PrincipalArn ReceiveRole.Arn, RedriveRole.Arn, {operator}"
+    );
+    // A service of AWS has no statement that allows it anything. SQS moves messages to the dead-letter queue itself.
+    let dead_letters = format!(
+        "SpillDeadLetters: Deny * sqs:SendMessage ArnNotEquals aws:PrincipalArn RedriveRole.Arn, {operator}; \
+         Bool aws:PrincipalIsAWSService false"
+    );
+    assert_eq!(lines, [queue, dead_letters].into());
+    // Each role that may send by its own policy is let through by the queue's.
+    for statement in statements(&template) {
+        let to = short(&statement.statement["Resource"]);
+        if statement.statement["Action"] == "sqs:SendMessage" && to.starts_with("Spill") {
+            let policy =
+                lines.iter().find(|line| line.starts_with(&format!("{}:", to.trim_end_matches(".Arn")))).unwrap();
+            assert!(policy.contains(&format!("{}.Arn", statement.role)), "{}", statement.line());
+        }
+    }
+}
+
+#[test]
+fn redrive_reads_no_secret_and_no_event() {
+    let template = Template::read();
+    for statement in statements(&template).iter().filter(|statement| statement.role == "RedriveRole") {
+        let line = statement.line();
+        assert!(!line.contains("secretsmanager"), "{line}");
+        let reads = ["GetItem", "Query", "DeleteItem", "Scan"].iter().any(|action| line.contains(action));
+        assert!(!reads || !line.contains("SESSION#"), "{line}");
+    }
+    let globals = &template.0["Globals"]["Function"]["Environment"]["Variables"];
+    let variables = &template.0["Resources"]["Redrive"]["Properties"]["Environment"]["Variables"];
+    assert!(!json!([globals, variables]).to_string().contains("SECRET"));
 }
 
 /// As `docs/deploy.md` lists them for those who write the deployer's policy.
@@ -262,17 +336,26 @@ fn the_policy_files_say_what_the_template_says() {
         "if CreateTable: Events.Arn, else TableArn" => "TABLE_ARN".to_owned(),
         "if CreateKeyRing: KeyRing, else KeyRingSecretArn" => "KEY_RING_ARN".to_owned(),
         "if CreateCredentials: Credentials, else CredentialsSecretArn" => "CREDENTIALS_ARN".to_owned(),
-        "ReceiveLogs.Arn" | "ProvisionLogs.Arn" => "LOG_GROUP_ARN:*".to_owned(), // GetAtt's ends like this
+        "SpillQueue.Arn" => "SPILL_QUEUE_ARN".to_owned(),
+        "SpillDeadLetters.Arn" => "SPILL_DEAD_LETTERS_ARN".to_owned(),
+        // GetAtt's ends like this
+        "ReceiveLogs.Arn" | "ProvisionLogs.Arn" | "RedriveLogs.Arn" => "LOG_GROUP_ARN:*".to_owned(),
         other => other.to_owned(),
     };
     // A key of one's own, traces, and a schedule that may fail for good, are choices of the template's parameters.
-    let needed = |statement: &&Statement| !["UseKey", "WriteTraces", "LeaveDeadLetters"].contains(&statement.sid());
+    let choices = ["UseKey", "UseKeyForQueue", "WriteTraces", "LeaveDeadLetters"];
     let mut files: Vec<(String, Value)> = Vec::new();
-    for (file, role) in [("receive", "ReceiveRole"), ("provision", "ProvisionRole")] {
+    // Without the spill queue, receive has no permission for it; with it, it has this one as well.
+    for (file, role, spills) in [
+        ("receive", "ReceiveRole", false),
+        ("receive-spill", "ReceiveRole", true),
+        ("redrive", "RedriveRole", false),
+        ("provision", "ProvisionRole", false),
+    ] {
         let statements: Vec<_> = statements(&template)
             .iter()
-            .filter(|statement| statement.role == role)
-            .filter(needed)
+            .filter(|statement| statement.role == role && !choices.contains(&statement.sid()))
+            .filter(|statement| (statement.sid() == "SpillEvents") == spills)
             .map(|Statement { statement, .. }| {
                 let mut statement = (*statement).clone();
                 statement["Resource"] = placeholder(&statement["Resource"]).into();

@@ -43,7 +43,7 @@ fn what_holds_data_says_what_becomes_of_it() {
     for kind in ["AWS::DynamoDB::Table", "AWS::SecretsManager::Secret", "AWS::Logs::LogGroup", "AWS::SQS::Queue"] {
         assert!(template.resources(kind).count() > 0, "{kind}");
         for (id, resource) in template.resources(kind) {
-            let is_kept = ["Events", "KeyRing"].contains(&id);
+            let is_kept = ["Events", "KeyRing", "SpillQueue", "SpillDeadLetters"].contains(&id);
             let (deleted, replaced) = if is_kept { ("RetainExceptOnCreate", "Retain") } else { ("Delete", "Delete") };
             assert_eq!(
                 (&resource["DeletionPolicy"], &resource["UpdateReplacePolicy"]),
@@ -80,7 +80,9 @@ fn every_log_is_kept_for_a_time_that_is_chosen() {
 fn the_webhook_comes_after_all_that_a_delivery_needs() {
     let template = Template::read();
     let webhook = &template.0["Resources"]["Webhook"];
-    assert_eq!(short(&webhook["DependsOn"]), "ReceiveDeliveryPermission, ApiApiGatewayDefaultStage");
+    assert_eq!(short(&webhook["DependsOn"]), "ReceiveDeliveryPermission, ApiApiGatewayDefaultStage, RedriveSpilled");
+    // The name that SAM gives to the mapping: function and event.
+    assert!(!template.0["Resources"]["Redrive"]["Properties"]["Events"]["Spilled"].is_null());
     assert_eq!(webhook["Properties"]["ServiceTimeout"], provision::cloudformation::SERVICE_TIMEOUT_S);
     let timeout = template.0["Resources"]["Provision"]["Properties"]["Timeout"].as_u64().unwrap();
     assert_eq!(timeout, 600, "CloudFormation must not give up before provision does");
@@ -120,7 +122,65 @@ fn a_key_of_ones_own_encrypts_all_that_is_kept() {
     let table = &template.0["Resources"]["Events"]["Properties"]["SSESpecification"]["Fn::If"];
     let key = json!({"SSEEnabled": true, "SSEType": "KMS", "KMSMasterKeyId": {"Ref": "KmsKeyArn"}});
     assert_eq!(table, &json!(["HasKmsKey", key, {"Ref": "AWS::NoValue"}]));
+    for queue in ["SpillQueue", "SpillDeadLetters"] {
+        let queue = &template.0["Resources"][queue]["Properties"];
+        assert_eq!(short(&queue["KmsMasterKeyId"]), own);
+        assert_eq!(short(&queue["SqsManagedSseEnabled"]), "if HasKmsKey: false, else true");
+    }
+    // It holds no event.
     assert_eq!(template.0["Resources"]["DeadLetters"]["Properties"]["SqsManagedSseEnabled"], true);
+    assert_eq!(template.resources("AWS::SQS::Queue").count(), 3);
+}
+
+/// The longest body that `receive` takes.
+const MAX_BODY_BYTES: u64 = 256 * 1024;
+
+#[test]
+fn the_spill_queue_keeps_every_delivery_as_long_as_sqs_can() {
+    let template = Template::read();
+    let resources = &template.0["Resources"];
+    for queue in ["SpillQueue", "SpillDeadLetters"] {
+        let queue = &resources[queue]["Properties"];
+        let bytes = queue["MaximumMessageSize"].as_u64().unwrap();
+        assert_eq!(bytes, 1_048_576);
+        assert!(bytes > MAX_BODY_BYTES * 4 / 3 + 4096, "a body in base64, and the members around it");
+        assert_eq!(queue["MessageRetentionPeriod"], 14 * 24 * 3600);
+    }
+    let queue = &resources["SpillQueue"]["Properties"];
+    let timeout = resources["Redrive"]["Properties"]["Timeout"].as_u64().unwrap();
+    assert_eq!(queue["VisibilityTimeout"].as_u64().unwrap(), 6 * timeout);
+    assert!(timeout > 600, "a command works for up to 10 minutes");
+    assert_eq!(short(&queue["RedrivePolicy"]["deadLetterTargetArn"]), "SpillDeadLetters.Arn");
+    assert_eq!(queue["RedrivePolicy"]["maxReceiveCount"], 1000);
+}
+
+#[test]
+fn redrive_gets_what_is_spilled_in_batches_whose_messages_fail_one_by_one() {
+    let template = Template::read();
+    let redrive = &template.0["Resources"]["Redrive"]["Properties"];
+    let mapping = &redrive["Events"]["Spilled"]["Properties"];
+    assert_eq!(
+        mapping,
+        &json!({
+            "Queue": {"Fn::GetAtt": "SpillQueue.Arn"},
+            "BatchSize": 10,
+            "FunctionResponseTypes": ["ReportBatchItemFailures"],
+            "ScalingConfig": {"MaximumConcurrency": 10},
+        })
+    );
+    let variables = &redrive["Environment"]["Variables"];
+    assert_eq!(short(&variables["SPILL_QUEUE_URL"]), "SpillQueue");
+    assert_eq!(short(&variables["DEAD_LETTER_QUEUE_URL"]), "SpillDeadLetters");
+    let receive = &template.0["Resources"]["Receive"]["Properties"]["Environment"]["Variables"];
+    for name in ["TABLE_NAME", "RETENTION_DAYS"] {
+        assert_eq!(variables[name], receive[name], "both store events in the same way");
+    }
+    assert_eq!(short(&receive["SPILL_QUEUE_URL"]), "if HasSpill: SpillQueue, else AWS::NoValue");
+    assert_eq!(template.0["Parameters"]["SpillToQueue"]["Default"], "true");
+    // What waits in the queue is stored with SpillToQueue=false too.
+    for id in ["Redrive", "SpillQueue", "SpillDeadLetters", "SpillQueuePolicy", "ReceiveQueuePolicy"] {
+        assert!(template.0["Resources"][id].get("Condition").is_none(), "{id}");
+    }
 }
 
 #[test]
@@ -189,8 +249,10 @@ fn commands_that_the_documents_name_exist() {
     {
         for part in text(path).split(r#"{"action":""#).skip(1) {
             let name = part.split('"').next().unwrap();
-            serde_json::from_value::<Action>(Value::from(name))
-                .unwrap_or_else(|error| panic!("{path}: {name}: {error}"));
+            let of_redrive = json!({"action": name, "day": "2026-11-25"});
+            let is_known = serde_json::from_value::<Action>(Value::from(name)).is_ok()
+                || redrive::command::Command::parse(of_redrive).is_ok();
+            assert!(is_known, "{path}: no function has the command {name}");
             count += 1;
         }
     }

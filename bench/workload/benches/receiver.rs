@@ -10,6 +10,7 @@ use lambda_http::{Body, Request};
 use receive::{
     delivery::Delivery,
     delivery_log::{DeliveryLog, Facts},
+    durable::Kept,
 };
 use serde_json::json;
 use unith_events::{
@@ -90,7 +91,7 @@ fn identity(c: &mut Criterion) {
 
 fn log_line(c: &mut Criterion) {
     let event = Event::parse(&verified(&body(300), &ring(1))).unwrap();
-    let stored = Ok(Outcome::Stored { event_id: event.event_id.clone() });
+    let stored = Ok(Kept::Ingested(Outcome::Stored { event_id: event.event_id.clone() }));
     let delivery = Delivery::from_request(Request::new(Body::Empty), Timestamp::now());
     let facts = || Facts {
         key_ring_refreshed: false,

@@ -3,17 +3,13 @@
 //! callgrind counts the instructions. It has no SHA instructions and counts those of the portable code instead, so compare a
 //! count with other counts, not with a clock.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    crates::{Crates, FUNCTIONS},
+    crates::{Crates, FUNCTIONS, ensure_success},
     size::Size,
 };
 
@@ -49,7 +45,6 @@ pub struct Line {
 
 impl Line {
     /// Whether the value exceeds the limit.
-    #[must_use]
     pub fn is_over(&self) -> bool {
         self.measured > self.limit
     }
@@ -76,7 +71,6 @@ impl Figures {
     }
 
     /// Pairs these figures with `limits`.
-    #[must_use]
     pub fn beside(&self, limits: &Self) -> [Line; 5] {
         let line = |name, of: fn(&Self) -> u64| Line { name, measured: of(self), limit: of(limits) };
         [
@@ -111,14 +105,6 @@ fn instructions(program: &Path, path: &str, events: u64) -> anyhow::Result<u64> 
 /// callgrind's file ends with `totals: <instructions>`.
 fn total(counts: &str) -> Option<u64> {
     counts.lines().rev().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()
-}
-
-/// Fails with the standard error of a command that failed.
-pub(crate) fn ensure_success(output: &Output, command: &str) -> anyhow::Result<()> {
-    if !output.status.success() {
-        bail!("{command} failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

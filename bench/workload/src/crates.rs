@@ -1,10 +1,11 @@
 //! The crates that `receive` is made of, as the lock file of a workspace resolves them.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{
+    collections::BTreeSet,
+    process::{Command, Output},
+};
 
 use anyhow::{Context, bail};
-
-use crate::budget::ensure_success;
 
 /// The manifest of the functions' workspace, from the root of the repository.
 pub const FUNCTIONS: &str = "Cargo.toml";
@@ -33,7 +34,6 @@ impl Crates {
     }
 
     /// The number of crates; each version of a crate counts.
-    #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -52,6 +52,14 @@ impl Crates {
             missing.iter().map(update).collect::<String>()
         )
     }
+}
+
+/// Fails with the standard error of a command that failed.
+pub(crate) fn ensure_success(output: &Output, command: &str) -> anyhow::Result<()> {
+    if !output.status.success() {
+        bail!("{command} failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

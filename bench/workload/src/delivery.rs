@@ -57,7 +57,6 @@ impl Deliveries {
     }
 
     /// The number of events in the table after all deliveries.
-    #[must_use]
     pub fn stored(&self) -> usize {
         self.0.iter().filter(|delivery| delivery.expected == Expected::Stored).count()
     }

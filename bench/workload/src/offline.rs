@@ -62,9 +62,7 @@ fn receiver(path: Path) -> anyhow::Result<Arc<Receiver>> {
         .http_client(http_client_fn(|_, _| SharedHttpConnector::new(AcceptingDynamoDb)))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .build();
-    let dynamodb = aws::dynamodb(&aws);
-    let secrets = || aws::secrets_manager(&aws);
-    Ok(Arc::new(Receiver::new(Config::from_env(&env)?, dynamodb, secrets)))
+    Ok(Arc::new(Receiver::new(Config::from_env(&env)?, &aws)))
 }
 
 /// A receiver that is invoked with one delivery after the other.

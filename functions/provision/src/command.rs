@@ -82,7 +82,6 @@ pub enum CommandError {
     Setup(#[from] SetupError),
     #[error(transparent)]
     Heads(#[from] HeadsError),
-    /// The ring cannot be read, and it says what is ours.
     #[error(transparent)]
     Ring(#[from] RingError),
     #[error("the run's time expired; what was done stays, and the next run completes it")]

@@ -76,7 +76,6 @@ impl Allowed {
     }
 
     /// Whether a webhook that has no entry in the ring counts as ours, so that it may be removed.
-    #[must_use]
     pub fn covers(&self, url: &WebhookUrl, head_id: &str) -> bool {
         self.webhook_url.as_ref().is_none_or(|own| own.is(url.as_str()))
             && self.heads.as_ref().is_none_or(|own| own.include(head_id))

@@ -36,7 +36,6 @@ impl Heads {
     pub const ALL: &'static str = "*";
 
     /// The named heads; none for `*`.
-    #[must_use]
     pub fn named(&self) -> Vec<HeadId> {
         match self {
             Self::Named(ids) => ids.clone(),
@@ -62,13 +61,11 @@ impl Heads {
     }
 
     /// Whether no head is named.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Named(ids) if ids.is_empty())
     }
 
     /// Whether a head is among these.
-    #[must_use]
     pub fn include(&self, head_id: &str) -> bool {
         match self {
             Self::All => true,
@@ -101,13 +98,11 @@ impl WebhookUrl {
     }
 
     /// The URL as it was given.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Whether another URL is the same, whatever its spelling.
-    #[must_use]
     pub fn is(&self, other: &str) -> bool {
         let parse = reqwest::Url::parse;
         self.0 == other || matches!((parse(&self.0), parse(other)), (Ok(own), Ok(other)) if own == other)

@@ -3,15 +3,13 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn};
-use lambda_support::{aws, env::Env, log};
+use lambda_support::{aws, deadline::deadline, env::Env, log};
 use provision::provisioner::Provisioner;
 use serde_json::Value;
-use tokio::time::Instant;
-use unith_events::timestamp::Timestamp;
 
 /// The time of an invocation that is kept back.
 const MARGIN: Duration = Duration::from_secs(2);
-/// Used if the deadline is in the past: `cargo lambda watch` sends a constant one.
+/// The time of an invocation whose deadline is in the past.
 const DEFAULT_TIME: Duration = Duration::from_secs(590);
 
 #[tokio::main(flavor = "current_thread")]
@@ -40,14 +38,8 @@ async fn start() -> Result<(), Error> {
     let provisioner = Arc::new(Provisioner::new(env, secrets));
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let provisioner = Arc::clone(&provisioner);
-        async move { provisioner.handle(event.payload, deadline(event.context.deadline)).await.map_err(Error::from) }
+        let deadline = deadline(event.context.deadline, MARGIN, DEFAULT_TIME);
+        async move { provisioner.handle(event.payload, deadline).await.map_err(Error::from) }
     });
     Runtime::new(handler).run().await
-}
-
-fn deadline(milliseconds: u64) -> Instant {
-    let deadline = i64::try_from(milliseconds).ok().and_then(Timestamp::from_epoch_milliseconds);
-    let left = deadline.and_then(|deadline| deadline.checked_since(Timestamp::now()));
-    let left = left.filter(|left| !left.is_zero()).unwrap_or(DEFAULT_TIME);
-    Instant::now() + left.saturating_sub(MARGIN)
 }

@@ -57,7 +57,6 @@ pub struct Plan {
 }
 
 /// The webhooks with our URL, oldest first: by their creation times if UNITH shows them all, else by their numbers.
-#[must_use]
 pub fn ours(listed: &[Webhook], url: &WebhookUrl) -> Vec<Webhook> {
     let mut ours: Vec<_> = listed.iter().filter(|webhook| url.is(&webhook.url)).cloned().collect();
     let number = |webhook: &Webhook| webhook.id.as_str().parse::<u64>().ok();
@@ -71,7 +70,6 @@ pub fn ours(listed: &[Webhook], url: &WebhookUrl) -> Vec<Webhook> {
 }
 
 /// Plans one head. `ring` are its entries. Keys of webhooks that are gone retire if `owner` owns them, or nobody does.
-#[must_use]
 pub fn plan(declared: &Declared, look: &Look, ring: &[RingKey], owner: Option<&str>, now: Timestamp) -> Plan {
     let ours = ours(&look.listed, &declared.webhook_url);
     let entry_of = |webhook: &Webhook| entry_of(webhook, ring, &ours);
@@ -144,7 +142,6 @@ fn key_to_store(keeper: &Webhook, entry: &RingKey, ring: &[RingKey], now: Timest
 
 impl Plan {
     /// The steps that `apply` would take.
-    #[must_use]
     pub fn steps(&self, declared: &Declared) -> Vec<Step> {
         let mut steps = Vec::new();
         let replaced = self.delete_first.iter().chain(&self.delete_last).map(|webhook| webhook.id.clone());
@@ -170,7 +167,6 @@ impl Plan {
     }
 
     /// The plan of a rotation: the registration that stays is replaced, and nothing else changes. `None` without one.
-    #[must_use]
     pub fn rotated(mut self) -> Option<Self> {
         self.delete_last.push(self.keeper.take()?);
         Some(Self { register: true, key_to_store: None, subscribe_from: None, switch: None, ..self })

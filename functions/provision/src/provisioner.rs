@@ -50,26 +50,22 @@ pub enum SetupError {
 }
 
 impl Provisioner {
-    #[must_use]
     pub fn new(env: Env, secrets: Result<Secrets, EnvError>) -> Self {
         Self { env, secrets, http: http_client(), timing: Timing::default(), log: Box::new(log::write_line) }
     }
 
     /// Sends log lines to `log` instead of standard output.
-    #[must_use]
     pub fn with_log(mut self, log: impl Fn(&Value) + Send + Sync + 'static) -> Self {
         self.log = Box::new(log);
         self
     }
 
-    #[must_use]
     pub fn with_timing(mut self, timing: Timing) -> Self {
         self.timing = timing;
         self
     }
 
     /// The requester of commands and the schedule: `OWNER`.
-    #[must_use]
     pub fn owner(&self, issued_at: Timestamp) -> Requester {
         Requester { owner: self.env.optional("OWNER").map(str::to_owned), takes_over: false, issued_at }
     }

@@ -109,7 +109,6 @@ pub enum HeadsError {
 
 impl Reconciler {
     /// The plan of a head, as `apply` would carry it out now.
-    #[must_use]
     pub fn plan(&self, declared: &Declared, look: &Look, ring: &[RingKey]) -> Plan {
         plan(declared, look, ring, self.requester.owner.as_deref(), Timestamp::now())
     }

@@ -15,7 +15,6 @@ pub enum HeadError {
     Unith(#[from] UnithError),
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// UNITH accepted the step, and its effect does not show.
     #[error("UNITH accepted this without doing it: {0}; try again, or ask UNITH")]
     WithoutEffect(Step),
     #[error(
@@ -23,7 +22,6 @@ pub enum HeadError {
          ask UNITH"
     )]
     NoKey,
-    /// Several webhooks of ours appeared at once, and UNITH does not show which key is whose.
     #[error(
         "several runs registered the webhook at once, and UNITH shows no keys that tell them apart; run this again"
     )]
@@ -37,10 +35,8 @@ pub enum HeadError {
         "this head was not finished: that takes at least {needs_s} s, and less is left; raise the function's time-out"
     )]
     TooLittleTime { needs_s: u64 },
-    /// The head's time slice ended first.
     #[error("UNITH was too slow: this head was not finished in its time slice; run this again")]
     Slow,
-    /// A webhook that is registered while events are off never delivers.
     #[error(
         "somebody switched the head's events off while the webhook was registered, so it would never deliver; run this \
          again"
@@ -50,20 +46,17 @@ pub enum HeadError {
     NotRegistered,
     #[error("{0} heads are more than a run can look after, which is {MAX_HEADS}; divide them among stacks")]
     TooManyHeads(usize),
-    /// A second look found steps that are still due.
     #[error("not as declared afterwards: {}; is somebody else changing the same webhooks? run this again", listed(.0))]
     NotAsDeclared(Vec<Step>),
 }
 
 impl HeadError {
     /// Whether UNITH refuses this head, and nothing else is wrong.
-    #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Unith(error) if error.is_refusal())
     }
 
     /// Whether the owner or the ring was deleted during the run.
-    #[must_use]
     pub fn is_deletion(&self) -> bool {
         matches!(self, Self::Ring(error) if error.is_deletion())
     }
@@ -99,7 +92,6 @@ pub struct HeadReport {
 }
 
 impl HeadReport {
-    #[must_use]
     pub fn new(head_id: HeadId, done: Vec<Step>, error: Option<&HeadError>) -> Self {
         Self {
             ok: error.is_none(),

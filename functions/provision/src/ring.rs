@@ -70,7 +70,6 @@ pub enum RingError {
         what: &'static str,
         cause: String,
     },
-    /// The secret was deleted during the run, or marked for deletion.
     #[error("deleted meanwhile: the key ring `{secret}` is gone: {cause}")]
     Gone { secret: String, cause: String },
     #[error("the key ring `{secret}` does not exist: {cause}; create the secret, or correct UNITH_KEYS_SECRET")]
@@ -95,13 +94,11 @@ pub enum RingError {
 
 impl RingError {
     /// Whether the ring is absent, so that nothing in it is ours.
-    #[must_use]
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::Missing { .. } | Self::Invalid { .. })
     }
 
     /// Whether the run's owner or ring was deleted meanwhile.
-    #[must_use]
     pub fn is_deletion(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::DeletedMeanwhile { .. })
     }
@@ -118,14 +115,12 @@ struct Current {
 
 impl RingStore {
     /// The ring in `secret`, a name or an ARN. Until `denied_until`, what IAM denies is retried.
-    #[must_use]
     pub fn new(client: Client, secret: &str, denied_until: Instant, guard: Option<Guard>) -> Self {
         let secret = secret.to_owned();
         Self { client, secret, existed: Arc::default(), first_mark: Arc::default(), guard, denied_until }
     }
 
     /// The same ring without a guard: a removal is what leaves the mark.
-    #[must_use]
     pub fn unguarded(&self) -> Self {
         Self { guard: None, ..self.clone() }
     }

@@ -99,7 +99,6 @@ enum PlanResult {
 
 impl HeadPlan {
     /// The plan in a status. With `is_all`, a head that UNITH refuses is not a failure.
-    #[must_use]
     pub fn new(status: HeadStatus, is_all: bool) -> Self {
         let HeadStatus { head_id, details: Details { events_on, drift: steps, .. }, error, is_refused, .. } = status;
         match error {

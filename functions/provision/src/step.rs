@@ -41,7 +41,6 @@ pub enum DeleteReason {
 
 impl Step {
     /// Whether it becomes due by itself, so that it is not drift: an expired key is what a rotation leaves behind.
-    #[must_use]
     pub fn is_housekeeping(&self) -> bool {
         matches!(self, Self::DropKey(_))
     }

@@ -72,7 +72,6 @@ impl fmt::Debug for UnithClient {
 /// A call that did not succeed. `call` is its method and path.
 #[derive(Debug, thiserror::Error)]
 pub enum UnithError {
-    /// UNITH refuses the call, or kept failing.
     #[error("{call}: UNITH answered {status}: {body}")]
     Refused {
         call: String,
@@ -83,25 +82,21 @@ pub enum UnithError {
     },
     #[error("{call}: UNITH could not be reached: {cause}")]
     Unreachable { call: String, cause: String },
-    /// The body of a success is not what the call returns.
     #[error("{call}: UNITH's response cannot be used: {cause}")]
     Unusable { call: String, cause: &'static str },
     #[error("{call}: the run's time expired; run it again to continue")]
     OutOfTime { call: String },
-    /// A stored bearer token cannot be renewed.
     #[error(
         "{call}: UNITH does not accept the stored bearer token: tokens expire after 7 days; store the account's e-mail \
          and secretKey in UNITH_CREDENTIALS_SECRET instead"
     )]
     TokenNotAccepted { call: String },
-    /// No token was issued, so the call that needed it was not made: it says nothing about the call's subject.
     #[error(transparent)]
     NoToken(Box<UnithError>),
 }
 
 impl UnithError {
     /// How long UNITH asks the caller to wait.
-    #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
@@ -110,7 +105,6 @@ impl UnithError {
     }
 
     /// Whether the same call may succeed later. This one may or may not have been executed.
-    #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Refused { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
@@ -120,25 +114,21 @@ impl UnithError {
     }
 
     /// Whether the call may or may not have been executed.
-    #[must_use]
     pub fn is_uncertain(&self) -> bool {
         self.is_transient() || matches!(self, Self::Unusable { .. } | Self::OutOfTime { .. })
     }
 
     /// Whether the subject of the call does not exist.
-    #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND || *status == StatusCode::GONE)
     }
 
     /// Whether UNITH understood the call and refuses it.
-    #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if status.is_client_error()) && !self.is_transient()
     }
 
     /// Whether UNITH refuses the request's content, rather than its sender or its subject.
-    #[must_use]
     pub fn is_about_the_request(&self) -> bool {
         matches!(self, Self::Refused { status, .. }
             if matches!(*status, StatusCode::BAD_REQUEST | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY))
@@ -173,7 +163,6 @@ impl<'a> Call<'a> {
 
 impl UnithClient {
     /// A client of the API at `base`. All its calls end before `deadline`.
-    #[must_use]
     pub fn new(http: Client, base: Url, credentials: Credentials, deadline: Instant) -> Self {
         let redactor = Redactor::default();
         redactor.add(match &credentials {
@@ -184,12 +173,10 @@ impl UnithClient {
     }
 
     /// The same client, with calls that end at `until` or at its own deadline, whichever is sooner.
-    #[must_use]
     pub fn with_time_slice(&self, until: Instant) -> Self {
         Self { deadline: self.deadline.min(until), ..self.clone() }
     }
 
-    #[must_use]
     pub fn deadline(&self) -> Instant {
         self.deadline
     }

@@ -5,16 +5,14 @@ use std::time::Duration;
 use event_store::retention::Retention;
 use lambda_support::{
     env::{Env, EnvError},
-    log,
+    log, metrics, queue_url,
 };
 use tracing::Level;
 use unith_events::signature::SharedKey;
 
-/// A little more than a century. `0` is for ever.
-const MAX_RETENTION_DAYS: u16 = 37_000;
-const DEFAULT_RETENTION_DAYS: u16 = 365;
+use crate::breaker::Periods;
+
 const DEFAULT_KEY_CACHE_SECONDS: u32 = 300;
-const DEFAULT_METRICS_NAMESPACE: &str = "UnithWebhooks";
 
 /// The function's configuration.
 #[derive(Debug, Clone)]
@@ -23,6 +21,10 @@ pub struct Config {
     pub table_name: String,
     /// `UNITH_SHARED_KEY` or `UNITH_KEYS_SECRET`
     pub keys: KeySource,
+    /// `SPILL_QUEUE_URL`; `None` for no spilling.
+    pub spill_queue_url: Option<String>,
+    /// How long the table is not asked after a failure. No variable sets it.
+    pub breaker_periods: Periods,
     /// `RETENTION_DAYS`
     pub retention: Retention,
     /// `LOG_LEVEL`
@@ -48,22 +50,14 @@ pub enum KeySource {
 impl Config {
     /// Reads the variables. The error is about the first one that is missing, contradictory or invalid.
     pub fn from_env(env: &Env) -> Result<Self, EnvError> {
-        if env.optional("SPILL_QUEUE_URL").is_some() {
-            // Ignored silently, it would promise that no event is lost while the table is unavailable.
-            return Err(EnvError::Contradiction("SPILL_QUEUE_URL is set, but this version cannot spill yet: unset it"));
-        }
-        let days = "a whole number of days from 0 (for ever) to 37000";
-        let retention = env.parsed("RETENTION_DAYS", DEFAULT_RETENTION_DAYS, days)?;
-        if retention > MAX_RETENTION_DAYS {
-            return Err(EnvError::Invalid { name: "RETENTION_DAYS", value: retention.to_string(), expected: days });
-        }
-        let namespace = env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_METRICS_NAMESPACE).trim();
         Ok(Self {
             table_name: env.required("TABLE_NAME", "the name of the DynamoDB table")?.to_owned(),
             keys: KeySource::from_env(env)?,
-            retention: Retention::from_days(retention),
+            spill_queue_url: queue_url::optional(env, "SPILL_QUEUE_URL")?,
+            breaker_periods: Periods::default(),
+            retention: Retention::from_env(env)?,
             log_level: log::level(env)?,
-            metrics_namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
+            metrics_namespace: metrics::namespace(env),
         })
     }
 }
@@ -106,12 +100,6 @@ mod tests {
         assert_eq!(config.metrics_namespace.as_deref(), Some("UnithWebhooks"));
         let KeySource::Secret { id, cache_for } = config.keys else { panic!() };
         assert_eq!((id.as_str(), cache_for), ("ring", Duration::from_mins(5)));
-    }
-
-    #[test]
-    fn an_empty_metrics_namespace_switches_metrics_off() {
-        let config = read(&[("TABLE_NAME", "t"), ("UNITH_SHARED_KEY", KEY), ("METRICS_NAMESPACE", "")]).unwrap();
-        assert_eq!(config.metrics_namespace, None);
     }
 
     #[test]
@@ -161,7 +149,7 @@ mod tests {
             (vec![table, key, ("LOG_LEVEL", "loud")], "LOG_LEVEL is `loud`: expected error, warn or info"),
             (
                 vec![table, key, ("SPILL_QUEUE_URL", "https://q")],
-                "SPILL_QUEUE_URL is set, but this version cannot spill yet: unset it",
+                "SPILL_QUEUE_URL is `https://q`: expected the URL of an SQS queue, https://sqs.<region>.amazonaws.com/<account>/<name>",
             ),
         ] {
             assert_eq!(read(&pairs).unwrap_err(), expected);

@@ -55,41 +55,27 @@ impl fmt::Debug for RawBody {
 /// Why a request is not a delivery that could be verified.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum RequestError {
-    /// Another path than the webhook's.
     #[error("no such path: `{path}`; deliveries go to `{WEBHOOK_PATH}`")]
     NotFound {
         /// The path that was asked for. All but letters, digits and `-._~/` is percent-encoded.
         path: String,
     },
-    /// Another method than POST.
     #[error("the method is not POST")]
     MethodNotAllowed,
-    /// A body larger than an event can be.
     #[error("the body has {bytes} bytes, the limit is {MAX_BODY_BYTES}")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-    },
-    /// No signature header.
+    TooLarge { bytes: usize },
     #[error("no signature header (X-Signature-256)")]
     NoSignature,
-    /// Several signature headers: which one counts is not defined.
     #[error("the signature header came {times} times")]
-    RepeatedSignature {
-        /// How often.
-        times: usize,
-    },
-    /// A signature header in no known encoding.
+    RepeatedSignature { times: usize },
     #[error("the signature header is malformed: {0}")]
     MalformedSignature(#[from] MalformedSignature),
-    /// The gateway's event does not hold the bytes that were signed.
     #[error("the body cannot be decoded: it is not a string, or is said to be base64 and is not")]
     UndecodableBody,
 }
 
 impl Delivery {
     /// Reads a request that came at `now`.
-    #[must_use]
     pub fn from_request(request: Request, now: Timestamp) -> Self {
         let context = request.lambda_context_ref();
         let arrived_at = arrived_at(&request);

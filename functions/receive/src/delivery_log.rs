@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use event_store::ingest::Outcome;
-use lambda_support::metrics::{Metric, Metrics};
+use lambda_support::{
+    log::milliseconds,
+    metrics::{Metric, Metrics},
+};
 use serde::Serialize;
 use serde_json::Number;
 use tracing::Level;
@@ -16,7 +19,7 @@ use unith_events::{
     timestamp::Timestamp,
 };
 
-use crate::{delivery::Delivery, error::ReceiveError};
+use crate::{delivery::Delivery, durable::Kept, error::ReceiveError};
 
 const SERVICE: &str = "receive";
 
@@ -68,18 +71,19 @@ pub struct DeliveryLog {
 
 impl DeliveryLog {
     /// The line of a request that took `total`. Its metrics go to `namespace`.
-    #[must_use]
     pub fn new(
         delivery: &Delivery,
         facts: Facts,
-        result: &Result<Outcome, ReceiveError>,
+        result: &Result<Kept, ReceiveError>,
         total: Duration,
         namespace: Option<&str>,
     ) -> Self {
         let now = Timestamp::now();
         let (level, outcome, reason) = verdict(result);
-        // An expired event is not written to the table.
-        let store_time = facts.store_time.filter(|_| !matches!(result, Ok(Outcome::Expired { .. })));
+        // An expired event is not written to the table, and a spilled one not in that time.
+        let store_time = facts
+            .store_time
+            .filter(|_| !matches!(result, Ok(Kept::Ingested(Outcome::Expired { .. }) | Kept::Spilled { .. })));
         let mut log = Self {
             timestamp: now.to_string(),
             level: level.as_str(),
@@ -127,21 +131,25 @@ impl DeliveryLog {
     }
 
     /// Whether the line is written at `level`. One that carries metrics always is: they would be lost with it.
-    #[must_use]
     pub fn is_wanted_at(&self, level: Level) -> bool {
         self.metrics.is_some() || self.level.parse::<Level>().is_ok_and(|own| own <= level)
     }
 }
 
 /// Level, outcome and reason.
-fn verdict(result: &Result<Outcome, ReceiveError>) -> (Level, &'static str, Option<String>) {
+fn verdict(result: &Result<Kept, ReceiveError>) -> (Level, &'static str, Option<String>) {
     match result {
-        Ok(outcome @ Outcome::Quarantined { reason, .. }) => (Level::WARN, outcome.as_str(), Some(reason.to_string())),
-        Ok(outcome @ Outcome::Conflict { .. }) => {
-            let reason = "differs from the stored event: this variant is in quarantine".to_owned();
-            (Level::WARN, outcome.as_str(), Some(reason))
+        Ok(kept) => {
+            let reason = match kept {
+                Kept::Ingested(Outcome::Quarantined { reason, .. }) => reason.to_string(),
+                Kept::Ingested(Outcome::Conflict { .. }) => {
+                    "differs from the stored event: this variant is in quarantine".to_owned()
+                }
+                Kept::Spilled { table, .. } => format!("spilled to the queue: {table}"),
+                Kept::Ingested(_) => return (Level::INFO, kept.as_str(), None),
+            };
+            (Level::WARN, kept.as_str(), Some(reason))
         }
-        Ok(outcome) => (Level::INFO, outcome.as_str(), None),
         Err(error) if error.is_server_error() => (Level::ERROR, "unavailable", Some(error.to_string())),
         Err(error) if error.is_unauthorized() => (Level::WARN, "rejected", Some(error.to_string())),
         Err(error) => (Level::WARN, "bad_request", Some(error.to_string())),
@@ -149,21 +157,20 @@ fn verdict(result: &Result<Outcome, ReceiveError>) -> (Level, &'static str, Opti
 }
 
 /// The metrics that count a result. A conflict is also a duplicate. A body that comes again is in quarantine once.
-fn counted(result: &Result<Outcome, ReceiveError>) -> &'static [&'static str] {
+fn counted(result: &Result<Kept, ReceiveError>) -> &'static [&'static str] {
     match result {
-        Ok(Outcome::Stored { .. }) => &["Stored"],
-        Ok(Outcome::Duplicate { .. }) => &["Duplicate"],
-        Ok(Outcome::Conflict { .. }) => &["Duplicate", "Conflict"],
-        Ok(Outcome::Expired { .. }) => &["Expired"],
-        Ok(Outcome::Quarantined { is_new: true, .. }) => &["Quarantined"],
-        Ok(Outcome::Quarantined { is_new: false, .. }) => &[],
+        Ok(Kept::Ingested(outcome)) => match outcome {
+            Outcome::Stored { .. } => &["Stored"],
+            Outcome::Duplicate { .. } => &["Duplicate"],
+            Outcome::Conflict { .. } => &["Duplicate", "Conflict"],
+            Outcome::Expired { .. } => &["Expired"],
+            Outcome::Quarantined { is_new: true, .. } => &["Quarantined"],
+            Outcome::Quarantined { is_new: false, .. } => &[],
+        },
+        Ok(Kept::Spilled { .. }) => &["Spilled"],
+        Err(ReceiveError::NotSpilled { .. }) => &["Unavailable", "SpillFailed"],
         Err(error) if error.is_server_error() => &["Unavailable"],
         Err(error) if error.is_unauthorized() => &["Rejected"],
         Err(_) => &["BadRequest"],
     }
-}
-
-/// Whole microseconds: more digits are noise.
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -10,22 +10,23 @@ use crate::{delivery::RequestError, key_store::KeyStoreError};
 /// Why a delivery is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
-    /// The request is not a delivery that could be verified.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// No key vouches for the body.
     #[error(transparent)]
     Verify(VerifyError),
-    /// The key ring is there, and has no usable key.
     #[error("{0}: has `provision` run?")]
     NoUsableKey(VerifyError),
-    /// The key ring is not available.
     #[error(transparent)]
     Keys(#[from] KeyStoreError),
-    /// The table did not take the item.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The response was due first.
+    #[error("{table}; {queue}")]
+    NotSpilled {
+        /// Why the table did not take it.
+        table: String,
+        /// Why the queue did not take it.
+        queue: String,
+    },
     #[error("out of time while {step}")]
     OutOfTime {
         /// The step that was not done.

@@ -47,7 +47,6 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 /// The request within a gateway's event.
 ///
 /// It has the event's payload version, since the response must have the same. An event of neither version counts as 2.0.
-#[must_use]
 pub fn neutral(event: &RawValue) -> LambdaRequest {
     let frame = Frame::read(event);
     let (method, path) = (frame.method(), frame.path());

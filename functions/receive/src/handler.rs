@@ -4,54 +4,53 @@ use std::{
     future::Future,
     pin::{Pin, pin},
     sync::Arc,
-    time::Duration,
 };
 
-use event_store::store::EventStore;
+use event_store::{spill_queue::SpillQueue, store::EventStore};
 use lambda_http::{Body, Response};
-use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{Level, warn};
+use lambda_support::aws::{self, SdkConfig};
+use tokio::time::{Instant, timeout_at};
+use tracing::Level;
 use unith_events::{event::Event, key_ring::KeyRing, timestamp::Timestamp};
 
 use crate::{
+    breaker::Breaker,
     config::{Config, KeySource},
     delivery::Delivery,
     delivery_log::{DeliveryLog, Facts},
+    durable::DurableStore,
     error::ReceiveError,
     key_store::{CachedKeyRing, KeyStore},
     response::response,
 };
 
-/// A warm-up that takes longer is left to the first delivery.
-const WARM_UP_WITHIN: Duration = Duration::from_secs(1);
-
 /// The function: its keys and its table, set up once and shared by all requests.
 #[derive(Debug)]
 pub struct Receiver {
     keys: KeyStore,
-    store: EventStore,
+    store: DurableStore,
     metrics_namespace: Option<String>,
     log_level: Level,
 }
 
 impl Receiver {
-    /// A receiver as `config` says. A client of Secrets Manager is made only if there is a key ring to read.
-    #[must_use]
-    pub fn new(
-        config: Config,
-        dynamodb: aws_sdk_dynamodb::Client,
-        secrets: impl FnOnce() -> aws_sdk_secretsmanager::Client,
-    ) -> Self {
+    /// A receiver as `config` says. Clients of Secrets Manager and SQS are made only if they are needed.
+    pub fn new(config: Config, aws: &SdkConfig) -> Self {
         let keys = match config.keys {
             KeySource::Fixed(key) => KeyStore::Fixed(Arc::new(KeyRing::of_one(key))),
-            KeySource::Secret { id, cache_for } => KeyStore::Secret(CachedKeyRing::new(secrets(), id, cache_for)),
+            KeySource::Secret { id, cache_for } => {
+                KeyStore::Secret(CachedKeyRing::new(aws::secrets_manager(aws), id, cache_for))
+            }
         };
-        let store = EventStore::new(dynamodb, config.table_name, config.retention);
+        let dynamodb =
+            if config.spill_queue_url.is_some() { aws::dynamodb_before_queue(aws) } else { aws::dynamodb(aws) };
+        let table = EventStore::new(dynamodb, config.table_name, config.retention);
+        let queue = config.spill_queue_url.map(|url| SpillQueue::new(aws.clone(), url));
+        let store = DurableStore::new(table, queue, Breaker::new(config.breaker_periods));
         Self { keys, store, metrics_namespace: config.metrics_namespace, log_level: config.log_level }
     }
 
     /// The level from which lines are logged.
-    #[must_use]
     pub fn log_level(&self) -> Level {
         self.log_level
     }
@@ -60,16 +59,7 @@ impl Receiver {
     ///
     /// A failure is logged, and left to the first delivery.
     pub async fn warm_up(&self) {
-        let (_, written) =
-            tokio::join!(self.keys.ring(Timestamp::now()), timeout(WARM_UP_WITHIN, self.store.warm_up()));
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!("the warm-up write failed: {error}"),
-            Err(_) => warn!(
-                "the warm-up write took longer than {} ms: the first deliveries may be answered late",
-                WARM_UP_WITHIN.as_millis()
-            ),
-        }
+        let _ = tokio::join!(self.keys.ring(Timestamp::now()), self.store.warm_up());
     }
 
     /// Responds to a delivery in time. The log has what became of it.
@@ -88,11 +78,10 @@ impl Receiver {
 
             let event = facts.event.insert(Event::parse(&verified));
 
-            let writing = Instant::now();
-            let ingesting = pin!(self.store.ingest(&verified, event, received_at));
-            let outcome = before(due, "writing to the table", ingesting).await;
-            facts.store_time = Some(writing.elapsed());
-            Ok(outcome??)
+            let keeping = Instant::now();
+            let kept = self.store.keep(&verified, event, received_at, due, delivery.trace_id.as_deref()).await;
+            facts.store_time = Some(keeping.elapsed());
+            kept
         }
         .await;
         let log = DeliveryLog::new(&delivery, facts, &result, started.elapsed(), self.metrics_namespace.as_deref());

@@ -29,36 +29,14 @@ const FETCH_WITHIN: Duration = Duration::from_millis(1_500);
 /// The key ring is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyStoreError {
-    /// Secrets Manager did not return it.
     #[error("the key ring `{secret}` could not be read: {cause}{hint}")]
-    Fetch {
-        /// The secret.
-        secret: String,
-        /// The SDK's error with its causes.
-        cause: String,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// Secrets Manager took too long.
+    Fetch { secret: String, cause: String, hint: &'static str },
     #[error("the key ring `{secret}` could not be read within {} ms", FETCH_WITHIN.as_millis())]
-    OutOfTime {
-        /// The secret.
-        secret: String,
-    },
-    /// A fetch failed a moment ago, and the next one is not due yet.
+    OutOfTime { secret: String },
     #[error("no key of the cached ring matches, and the key ring `{secret}` could not be read a moment ago")]
-    Recently {
-        /// The secret.
-        secret: String,
-    },
-    /// The secret is another document.
+    Recently { secret: String },
     #[error("secret `{secret}` is not a valid key ring: {cause}")]
-    Invalid {
-        /// The secret.
-        secret: String,
-        /// What is wrong with it.
-        cause: KeyRingError,
-    },
+    Invalid { secret: String, cause: KeyRingError },
 }
 
 /// Where the handler gets its keys from.
@@ -146,7 +124,6 @@ impl KeyStore {
 
 impl CachedKeyRing {
     /// The ring in `secret`, a name or an ARN. It is fetched again when it is older than `cache_for`.
-    #[must_use]
     pub fn new(client: Client, secret: String, cache_for: Duration) -> Self {
         Self { client, secret, cache_for, cached: RwLock::default(), fetching: Mutex::default() }
     }

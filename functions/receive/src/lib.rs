@@ -5,9 +5,11 @@
 //! Invariants: nothing is parsed before a key of the ring vouches for it. A 2xx is sent only if the event or the body is
 //! durable. A response leaves within 4 s, whatever the services behind the function do.
 
+pub mod breaker;
 pub mod config;
 pub mod delivery;
 pub mod delivery_log;
+pub mod durable;
 pub mod error;
 pub mod gateway;
 pub mod handler;

@@ -29,9 +29,7 @@ async fn start() -> Result<Arc<Receiver>, Error> {
     let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
     env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
     log::init(config.log_level);
-    let aws = aws::config(&env)?;
-    let dynamodb = aws::dynamodb(&aws);
-    let receiver = Receiver::new(config, dynamodb, || aws::secrets_manager(&aws));
+    let receiver = Receiver::new(config, &aws::config(&env)?);
     receiver.warm_up().await;
     Ok(Arc::new(receiver))
 }

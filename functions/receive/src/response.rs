@@ -13,17 +13,17 @@ use lambda_http::{
 };
 use serde::Serialize;
 
-use crate::{delivery::RequestError, error::ReceiveError};
+use crate::{delivery::RequestError, durable::Kept, error::ReceiveError};
 
 /// UNITH's own back-off decides when it tries again.
 const RETRY_AFTER_SECONDS: &str = "2";
 
-fn success_status(outcome: &Outcome) -> StatusCode {
-    match outcome {
-        Outcome::Stored { .. } | Outcome::Duplicate { .. } | Outcome::Conflict { .. } | Outcome::Expired { .. } => {
-            StatusCode::OK
-        }
-        Outcome::Quarantined { .. } => StatusCode::ACCEPTED,
+fn success_status(kept: &Kept) -> StatusCode {
+    match kept {
+        Kept::Ingested(
+            Outcome::Stored { .. } | Outcome::Duplicate { .. } | Outcome::Conflict { .. } | Outcome::Expired { .. },
+        ) => StatusCode::OK,
+        Kept::Ingested(Outcome::Quarantined { .. }) | Kept::Spilled { .. } => StatusCode::ACCEPTED,
     }
 }
 
@@ -40,20 +40,20 @@ impl ReceiveError {
                 | RequestError::UndecodableBody,
             )
             | Self::Verify(_) => StatusCode::UNAUTHORIZED,
-            Self::NoUsableKey(_) | Self::Keys(_) | Self::Store(_) | Self::OutOfTime { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoUsableKey(_)
+            | Self::Keys(_)
+            | Self::Store(_)
+            | Self::NotSpilled { .. }
+            | Self::OutOfTime { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// Whether the keys at hand refuse it.
-    #[must_use]
     pub fn is_unauthorized(&self) -> bool {
         self.status() == StatusCode::UNAUTHORIZED
     }
 
     /// Whether the fault is on our side.
-    #[must_use]
     pub fn is_server_error(&self) -> bool {
         self.status().is_server_error()
     }
@@ -68,16 +68,19 @@ struct Receipt<'a> {
     reason: Option<String>,
 }
 
-impl<'a> From<&'a Outcome> for Receipt<'a> {
-    fn from(outcome: &'a Outcome) -> Self {
-        let (event_id, reason) = match outcome {
-            Outcome::Stored { event_id }
-            | Outcome::Duplicate { event_id }
-            | Outcome::Conflict { event_id }
-            | Outcome::Expired { event_id } => (Some(event_id.as_str()), None),
-            Outcome::Quarantined { reason, .. } => (None, Some(reason.to_string())),
+impl<'a> From<&'a Kept> for Receipt<'a> {
+    fn from(kept: &'a Kept) -> Self {
+        let (event_id, reason) = match kept {
+            Kept::Ingested(
+                Outcome::Stored { event_id }
+                | Outcome::Duplicate { event_id }
+                | Outcome::Conflict { event_id }
+                | Outcome::Expired { event_id },
+            ) => (Some(event_id.as_str()), None),
+            Kept::Ingested(Outcome::Quarantined { reason, .. }) => (None, Some(reason.to_string())),
+            Kept::Spilled { .. } => (None, None),
         };
-        Self { status: outcome.as_str(), event_id, reason }
+        Self { status: kept.as_str(), event_id, reason }
     }
 }
 
@@ -90,10 +93,9 @@ struct Problem {
 }
 
 /// The response to a delivery.
-#[must_use]
-pub fn response(result: &Result<Outcome, ReceiveError>) -> Response<Body> {
+pub fn response(result: &Result<Kept, ReceiveError>) -> Response<Body> {
     match result {
-        Ok(outcome) => json(success_status(outcome), "application/json", &Receipt::from(outcome)),
+        Ok(kept) => json(success_status(kept), "application/json", &Receipt::from(kept)),
         Err(error) => problem(error.status()),
     }
 }
@@ -127,7 +129,9 @@ fn json(status: StatusCode, content_type: &'static str, body: &impl Serialize) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use unith_events::{body::InvalidEvent, event::Identity, timestamp::Timestamp, verify::VerifyError};
+    use unith_events::{
+        body::InvalidEvent, event::Identity, spill::SpillReason, timestamp::Timestamp, verify::VerifyError,
+    };
 
     fn text(response: &Response<Body>) -> (u16, &str) {
         let Body::Text(body) = response.body() else { panic!("no text") };
@@ -154,10 +158,12 @@ mod tests {
                 (202, r#"{"status":"quarantined","reason":"the body is not JSON"}"#.to_owned()),
             ),
         ] {
-            let response = response(&Ok(outcome));
+            let response = response(&Ok(Kept::Ingested(outcome)));
             assert_eq!(text(&response), (expected.0, expected.1.as_str()));
             assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
         }
+        let spilled = response(&Ok(Kept::Spilled { reason: SpillReason::Timeout, table: String::new() }));
+        assert_eq!(text(&spilled), (202, r#"{"status":"accepted"}"#));
     }
 
     #[test]

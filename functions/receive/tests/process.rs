@@ -6,11 +6,17 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a failed assumption should stop the test where it is, in helpers too"
 )]
 
-use std::process::{Output, Stdio};
+use std::{
+    cell::Cell,
+    collections::BTreeSet,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tests::{
@@ -18,10 +24,12 @@ use tests::{
     gateway_event::http_api_event,
     proxy::Fault,
     runtime_api::RuntimeApi,
-    table::Table,
+    table::{Table, text},
     wait::{PATIENCE, within},
 };
 use tokio::process::{Child, Command};
+
+const UNITH_ATTEMPTS: usize = 4;
 
 fn command(env: &[(&str, &str)]) -> Command {
     let binary = std::env::var("RECEIVE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_receive").to_owned());
@@ -52,22 +60,7 @@ impl Function {
     }
 
     async fn start_on(table: Table) -> Self {
-        let mut api = RuntimeApi::start().await;
-        let mut command = command(&[
-            ("AWS_LAMBDA_RUNTIME_API", api.address()),
-            ("AWS_LAMBDA_FUNCTION_NAME", "receive"),
-            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
-            ("AWS_REGION", "us-east-1"),
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-            ("AWS_ENDPOINT_URL_DYNAMODB", table.proxy.url()),
-            ("TABLE_NAME", &table.name),
-            ("UNITH_SHARED_KEY", KEY),
-            ("RETENTION_DAYS", "0"),
-        ]);
-        let process = command.spawn().unwrap();
-        within(PATIENCE, api.wait_for_poll()).await.unwrap();
+        let (api, process) = start(&table).await;
         Self { api, table, process }
     }
 
@@ -87,6 +80,27 @@ impl Function {
         assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         within(PATIENCE, self.process.wait_with_output()).await.unwrap()
     }
+}
+
+/// A process that waits for an event, and its Runtime API.
+async fn start(table: &Table) -> (RuntimeApi, Child) {
+    let mut api = RuntimeApi::start().await;
+    let mut command = command(&[
+        ("AWS_LAMBDA_RUNTIME_API", api.address()),
+        ("AWS_LAMBDA_FUNCTION_NAME", "receive"),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", table.proxy.url()),
+        ("TABLE_NAME", &table.name),
+        ("UNITH_SHARED_KEY", KEY),
+        ("RETENTION_DAYS", "0"),
+    ]);
+    let process = command.spawn().unwrap();
+    within(PATIENCE, api.wait_for_poll()).await.unwrap();
+    (api, process)
 }
 
 fn delivery(session: &str) -> Value {
@@ -206,4 +220,52 @@ async fn an_unusable_key_fails_the_start_and_is_not_logged() {
             "{message}"
         );
     }
+}
+
+/// `KILL_DELIVERIES` sets how many deliveries are made, `KILL_SEED` when the function is killed.
+#[tokio::test]
+async fn a_delivery_that_got_a_2xx_is_stored_once_however_often_the_function_is_killed() {
+    let variable = |name: &str, default| std::env::var(name).map_or(default, |value| value.parse::<u64>().unwrap());
+    let (count, mut random) = (variable("KILL_DELIVERIES", 60), fastrand::Rng::with_seed(variable("KILL_SEED", 1)));
+    let table = Table::create().await;
+    let (mut acknowledged, kills, mut running) = (BTreeSet::new(), Cell::new(0), None);
+    for number in 0..count {
+        let session = format!("session-{number}");
+        let event = delivery(&session).to_string();
+        for _ in 0..UNITH_ATTEMPTS {
+            let (mut api, mut process) = match running.take() {
+                Some(running) => running,
+                None => start(&table).await,
+            };
+            // The moments of a delivery: before it is read, while it is written, while it is answered, and after.
+            let killed = random.u8(0..3) == 0;
+            let moment = Duration::from_micros(random.u64(0..2_000));
+            let kill = async {
+                tokio::time::sleep(if killed { moment } else { PATIENCE }).await;
+                kills.set(kills.get() + 1);
+                process.kill().await.unwrap();
+            };
+            let before = kills.get();
+            let invocation = tokio::select! {
+                invocation = api.invoke(event.clone()) => Some(invocation.unwrap()),
+                () = kill => None,
+            };
+            // The response may arrive while the process is dying.
+            if kills.get() == before {
+                running = Some((api, process));
+            }
+            if let Some(invocation) = invocation {
+                assert_eq!(invocation.json()["statusCode"], 200);
+                acknowledged.insert(session);
+                break;
+            }
+        }
+    }
+    let items = table.items().await;
+    let stored: BTreeSet<_> = items.iter().map(|item| text(item, "session_id").to_owned()).collect();
+    assert_eq!(stored.len(), items.len(), "an event is stored once");
+    assert!(acknowledged.is_subset(&stored), "lost: {:?}", acknowledged.difference(&stored));
+    assert!(kills.get() > 0, "the function was never killed");
+    let (kills, acknowledged, stored) = (kills.get(), acknowledged.len(), stored.len());
+    println!("{count} deliveries, {kills} kills: {acknowledged} got a 200, {stored} are stored, 0 lost");
 }

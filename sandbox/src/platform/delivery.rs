@@ -53,7 +53,6 @@ pub struct Attempt {
 
 impl Attempt {
     /// The status and the outcome of the response, or 0 and the reason why there was none.
-    #[must_use]
     pub fn summary(&self) -> (u16, String) {
         match &self.response {
             Ok(response) => (response.status, response.outcome()),
@@ -62,7 +61,6 @@ impl Attempt {
     }
 
     /// Whether the response is a 2xx, which ends the delivery.
-    #[must_use]
     pub fn succeeded(&self) -> bool {
         self.response.as_ref().is_ok_and(|response| (200..300).contains(&response.status))
     }
@@ -77,7 +75,6 @@ pub struct Response {
 
 impl Response {
     /// The `status` of a JSON body, e.g. `stored`, else its `title`, else its `message`, else nothing.
-    #[must_use]
     pub fn outcome(&self) -> String {
         let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
         let outcome = ["status", "title", "message"].into_iter().find_map(|name| body.get(name)?.as_str());

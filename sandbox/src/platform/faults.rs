@@ -59,37 +59,31 @@ pub struct FailingCall {
 
 impl FailingCall {
     /// A call that fails once.
-    #[must_use]
     pub fn new(call: Call, how: Fault) -> Self {
         Self { call, how, says: None, retry_after: None, after_effect: false, times: 1 }
     }
 
     /// Sets how often the call fails.
-    #[must_use]
     pub fn times(self, times: usize) -> Self {
         Self { times, ..self }
     }
 
     /// Lets the call fail every time.
-    #[must_use]
     pub fn always(self) -> Self {
         self.times(usize::MAX)
     }
 
     /// Sets the body of a [`Fault::Status`].
-    #[must_use]
     pub fn saying(self, body: impl Into<String>) -> Self {
         Self { says: Some(body.into()), ..self }
     }
 
     /// Sets the `Retry-After` of a [`Fault::Status`] to a value that is not a number of seconds.
-    #[must_use]
     pub fn retry_after(self, date: impl Into<String>) -> Self {
         Self { retry_after: Some(date.into()), ..self }
     }
 
     /// Lets the platform carry out the call before it fails.
-    #[must_use]
     pub fn after_effect(self) -> Self {
         Self { after_effect: true, ..self }
     }
@@ -117,7 +111,6 @@ pub enum Fault {
 
 impl Fault {
     /// A response with this status.
-    #[must_use]
     pub fn status(status: u16) -> Self {
         Self::Status(status, None)
     }

@@ -35,13 +35,11 @@ impl Platform {
     }
 
     /// The base URL of the management API.
-    #[must_use]
     pub fn url(&self) -> &str {
         self.server.url()
     }
 
     /// The spelling of deliveries.
-    #[must_use]
     pub fn style(&self) -> Style {
         self.engine.style
     }
@@ -62,31 +60,26 @@ impl Platform {
     }
 
     /// Whether the events of a head are on.
-    #[must_use]
     pub fn events_enabled(&self, head_id: &str) -> bool {
         self.engine.lock().head(head_id).is_some_and(|head| head.events_enabled)
     }
 
     /// The number of requests for a call, failed ones included.
-    #[must_use]
     pub fn calls(&self, call: Call) -> usize {
         self.engine.lock().calls.iter().filter(|made| [**made, Call::Any].contains(&call)).count()
     }
 
     /// The webhooks that are registered now.
-    #[must_use]
     pub fn webhooks(&self) -> Vec<Webhook> {
         self.engine.lock().webhooks.clone()
     }
 
     /// The changes of webhooks that became live or stopped being live, the oldest first.
-    #[must_use]
     pub fn journal(&self) -> Vec<Change> {
         self.engine.lock().journal.changes().to_vec()
     }
 
     /// Queues an event for every webhook that is subscribed to it.
-    #[must_use]
     pub fn emit(&self, head_id: &str, session_id: &str, kind: EventType, at: Timestamp) -> Vec<Sent> {
         self.engine.emit(head_id, session_id, kind, at)
     }

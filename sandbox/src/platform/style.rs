@@ -14,7 +14,6 @@ pub enum Style {
 
 impl Style {
     /// The name on the command line.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kit => "kit",

@@ -9,33 +9,39 @@ use unith_events::{
 };
 
 use crate::{
-    item::{QuarantineKind, Quarantined},
-    store::{EventStore, Put, StoreError},
+    item::{QuarantineKind, Quarantined, Via},
+    store::{EventStore, Put, StoreError, StoreFault},
 };
+
+/// When a body came, and on which way.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// When the delivery reached `receive`: the item keeps it.
+    pub received_at: Timestamp,
+    /// When it is ingested: retention is judged by it.
+    pub now: Timestamp,
+    /// The way here; `None` if `receive` ingests it.
+    pub via: Option<Via>,
+}
+
+impl Arrival {
+    /// The arrival of a delivery that `receive` ingests itself.
+    pub fn direct(received_at: Timestamp) -> Self {
+        Self { received_at, now: received_at, via: None }
+    }
+}
 
 /// What became of a delivery. All of these are final: sending it again changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The event is new, and in the table.
-    Stored {
-        /// The event.
-        event_id: EventId,
-    },
+    Stored { event_id: EventId },
     /// The event was in the table, with the same content.
-    Duplicate {
-        /// The event.
-        event_id: EventId,
-    },
+    Duplicate { event_id: EventId },
     /// The event was in the table, with other content. The stored one stays, and this body is in quarantine.
-    Conflict {
-        /// The event.
-        event_id: EventId,
-    },
+    Conflict { event_id: EventId },
     /// The event is past its retention, and is not stored.
-    Expired {
-        /// The event.
-        event_id: EventId,
-    },
+    Expired { event_id: EventId },
     /// The body is not an event, and is in quarantine.
     Quarantined {
         /// Why it is not an event.
@@ -47,7 +53,6 @@ pub enum Outcome {
 
 impl Outcome {
     /// The word for it in responses and logs. A conflict is answered as the duplicate that it also is.
-    #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Stored { .. } => "stored",
@@ -67,36 +72,50 @@ impl EventStore {
         &self,
         verified: &Verified<'_>,
         event: &Result<Event, ParseError>,
-        received_at: Timestamp,
+        arrival: Arrival,
     ) -> Result<Outcome, StoreError> {
-        match event {
-            Ok(event) => self.ingest_event(verified, event, received_at).await,
-            Err(error) => {
-                let quarantined = Quarantined {
-                    kind: QuarantineKind::Unreadable,
-                    reason: error.reason.to_string(),
-                    key_head: verified.key_head().cloned(),
-                    head_id: error.head_id.clone(),
-                    session_id: error.session_id.clone(),
-                };
-                let is_new = self.quarantine(verified.body(), quarantined, received_at).await?;
-                Ok(Outcome::Quarantined { reason: error.reason, is_new })
-            }
-        }
+        let unreadable = match event {
+            Ok(event) => match self.ingest_event(verified, event, arrival).await {
+                Err(error) if error.fault == StoreFault::InvalidItem => ParseError {
+                    reason: InvalidEvent::NotStorable,
+                    head_id: Some(event.identity.head_id.clone()),
+                    session_id: Some(event.identity.session_id.clone()),
+                },
+                result => return result,
+            },
+            Err(error) => error.clone(),
+        };
+        let reason = unreadable.reason;
+        let quarantined = Quarantined {
+            kind: QuarantineKind::Unreadable,
+            reason: reason.to_string(),
+            key_head: verified.key_head().cloned(),
+            head_id: unreadable.head_id,
+            session_id: unreadable.session_id,
+        };
+        let is_new = self.quarantine(verified.body(), quarantined, arrival.received_at).await?;
+        Ok(Outcome::Quarantined { reason, is_new })
+    }
+
+    /// The outcome of an event that is past its retention at `now`; the table is not asked.
+    ///
+    /// DynamoDB would delete it at once, and a replay must not bring back what retention has removed.
+    pub fn expired(&self, event: &Event, now: Timestamp) -> Option<Outcome> {
+        let is_expired = self.retention().has_expired(event.identity.occurred_at, now);
+        is_expired.then(|| Outcome::Expired { event_id: event.event_id.clone() })
     }
 
     async fn ingest_event(
         &self,
         verified: &Verified<'_>,
         event: &Event,
-        received_at: Timestamp,
+        Arrival { received_at, now, via }: Arrival,
     ) -> Result<Outcome, StoreError> {
-        let event_id = event.event_id.clone();
-        // DynamoDB would delete it at once, and a replay must not bring back what retention has removed.
-        if self.retention().has_expired(event.identity.occurred_at, received_at) {
-            return Ok(Outcome::Expired { event_id });
+        if let Some(outcome) = self.expired(event, now) {
+            return Ok(outcome);
         }
-        match self.put_event(event, verified.body(), received_at).await? {
+        let event_id = event.event_id.clone();
+        match self.put_event(event, verified.body(), received_at, via).await? {
             Put::Stored => Ok(Outcome::Stored { event_id }),
             Put::Duplicate => Ok(Outcome::Duplicate { event_id }),
             Put::Conflict => {

@@ -28,9 +28,7 @@ pub struct EventItem {
     pub event_type: String,
     /// UTC, in milliseconds.
     pub occurred_at: Timestamp,
-    /// The digital human.
     pub head_id: HeadId,
-    /// The conversation.
     pub session_id: SessionId,
     /// E.g. `jane-15326`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,12 +45,24 @@ pub struct EventItem {
     /// Seconds since 1970; absent for an item that is kept for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
+    /// Absent for an event that came straight from `receive`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<Via>,
+}
+
+/// The way of an event that did not come straight from `receive`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Via {
+    /// `redrive`, after it was spilled.
+    Redrive,
+    /// `redrive`, after it was quarantined and retried.
+    Quarantine,
 }
 
 impl EventItem {
     /// The item of `event`, delivered as `body`.
-    #[must_use]
-    pub fn new(event: &Event, body: &[u8], received_at: Timestamp, retention: Retention) -> Self {
+    pub fn new(event: &Event, body: &[u8], received_at: Timestamp, via: Option<Via>, retention: Retention) -> Self {
         let identity = &event.identity;
         Self {
             pk: session_pk(&identity.head_id, &identity.session_id),
@@ -68,6 +78,7 @@ impl EventItem {
             body: Body::new(body),
             body_sha256: body_sha256(body),
             expires_at: retention.expires_at(identity.occurred_at),
+            via,
         }
     }
 }
@@ -86,10 +97,8 @@ pub struct QuarantineItem {
     /// The head its key is bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_head: Option<HeadId>,
-    /// The head it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_id: Option<HeadId>,
-    /// The session it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<SessionId>,
     /// When the delivery reached `receive`.
@@ -120,15 +129,12 @@ pub struct Quarantined {
     pub reason: String,
     /// The head its key is bound to.
     pub key_head: Option<HeadId>,
-    /// The head it names.
     pub head_id: Option<HeadId>,
-    /// The session it names.
     pub session_id: Option<SessionId>,
 }
 
 impl QuarantineItem {
     /// The item of `body`.
-    #[must_use]
     pub fn new(quarantined: Quarantined, body: &[u8], received_at: Timestamp, retention: Retention) -> Self {
         let Quarantined { kind, reason, key_head, head_id, session_id } = quarantined;
         Self {
@@ -157,13 +163,10 @@ pub enum Body {
 
 impl Body {
     /// Takes the bytes as they are.
-    #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         std::str::from_utf8(bytes).map_or_else(|_| Self::Binary(bytes.to_vec()), |text| Self::Text(text.to_owned()))
     }
 
-    /// The bytes.
-    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Text(text) => text.as_bytes(),
@@ -212,7 +215,6 @@ impl<'de> Deserialize<'de> for Body {
 }
 
 /// The SHA-256 of a body in lower-case hex.
-#[must_use]
 pub fn body_sha256(body: &[u8]) -> String {
     hex::encode(Sha256::digest(body))
 }
@@ -249,8 +251,8 @@ mod tests {
     #[test]
     fn items_are_read_back_as_they_were_written() {
         for (body, retention) in [(&b"{}"[..], Retention::Forever), (&[0xff, 0x00], Retention::Days(1))] {
-            for public in [None, Some("acme")] {
-                let item = EventItem::new(&event(public), body, at("2026-01-15T09:57:34Z"), retention);
+            for (public, via) in [(None, None), (Some("acme"), Some(Via::Redrive))] {
+                let item = EventItem::new(&event(public), body, at("2026-01-15T09:57:34Z"), via, retention);
                 let stored: Item = serde_dynamo::to_item(&item).unwrap();
                 assert_eq!(serde_dynamo::from_item::<_, EventItem>(stored).unwrap(), item);
             }
@@ -269,14 +271,17 @@ mod tests {
 
     #[test]
     fn attributes_have_the_types_of_the_reference() {
-        let item = EventItem::new(&event(None), b"\xff", at("2026-01-15T09:57:34Z"), Retention::Days(1));
+        let item = EventItem::new(&event(None), b"\xff", at("2026-01-15T09:57:34Z"), None, Retention::Days(1));
         let stored: Item = serde_dynamo::to_item(&item).unwrap();
         assert_eq!(stored["expires_at"], AttributeValue::N("1768557453".into()));
         assert_eq!(stored["occurred_at"], AttributeValue::S("2026-01-15T09:57:33.000Z".into()));
         assert!(stored["body"].is_b() && !stored.contains_key("public_org_id"), "{stored:?}");
-        let item = EventItem::new(&event(None), b"{}", at("2026-01-15T09:57:34Z"), Retention::Forever);
+        assert!(!stored.contains_key("via"), "{stored:?}");
+        let via = Some(Via::Quarantine);
+        let item = EventItem::new(&event(None), b"{}", at("2026-01-15T09:57:34Z"), via, Retention::Forever);
         let stored: Item = serde_dynamo::to_item(&item).unwrap();
         assert_eq!(stored["body"], AttributeValue::S("{}".into()));
+        assert_eq!(stored["via"], AttributeValue::S("quarantine".into()));
         assert!(!stored.contains_key("expires_at"));
     }
 }

@@ -16,19 +16,16 @@ pub const SK: &str = "sk";
 pub const EXPIRES_AT: &str = "expires_at";
 
 /// The partition of a session's events, in which they are sorted in the order they happened: `SESSION#<head>#<session>`.
-#[must_use]
 pub fn session_pk(head_id: &HeadId, session_id: &SessionId) -> String {
     format!("SESSION#{}#{}", escaped(head_id), escaped(session_id))
 }
 
 /// The sort key of an event within its session: `EVENT#<instant, UTC, ms>#<rank>#<TYPE>`.
-#[must_use]
 pub fn event_sk(identity: &Identity) -> String {
     format!("EVENT#{}#{}#{}", identity.occurred_at, identity.rank(), escaped(&identity.event_type))
 }
 
 /// The partition of the bodies quarantined on a day: `QUARANTINE#<day, UTC>`. Its sort key is the body's SHA-256.
-#[must_use]
 pub fn quarantine_pk(received_at: Timestamp) -> String {
     format!("QUARANTINE#{}", received_at.day())
 }

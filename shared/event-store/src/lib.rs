@@ -3,5 +3,7 @@
 pub mod ingest;
 pub mod item;
 pub mod keys;
+pub mod quarantine;
 pub mod retention;
+pub mod spill_queue;
 pub mod store;

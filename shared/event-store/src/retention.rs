@@ -1,7 +1,15 @@
 //! Retention: how long items live.
 
 use std::time::Duration;
+
+use lambda_support::env::{Env, EnvError};
 use unith_events::timestamp::Timestamp;
+
+const NAME: &str = "RETENTION_DAYS";
+const DEFAULT_DAYS: u16 = 365;
+/// A little more than a century.
+const MAX_DAYS: u16 = 37_000;
+const EXPECTED: &str = "a whole number of days from 0 (for ever) to 37000";
 
 /// How long items live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,13 +22,23 @@ pub enum Retention {
 
 impl Retention {
     /// `0` is for ever.
-    #[must_use]
     pub fn from_days(days: u16) -> Self {
         if days == 0 { Self::Forever } else { Self::Days(days) }
     }
 
+    /// Reads `RETENTION_DAYS`; 365 if it is unset.
+    ///
+    /// # Errors
+    /// Any value but whole numbers from 0 to 37000.
+    pub fn from_env(env: &Env) -> Result<Self, EnvError> {
+        let days = env.parsed(NAME, DEFAULT_DAYS, EXPECTED)?;
+        if days > MAX_DAYS {
+            return Err(EnvError::Invalid { name: NAME, value: days.to_string(), expected: EXPECTED });
+        }
+        Ok(Self::from_days(days))
+    }
+
     /// When an item that counts from `start` expires, in seconds since 1970; `None` for never.
-    #[must_use]
     pub fn expires_at(self, start: Timestamp) -> Option<i64> {
         match self {
             Self::Forever => None,
@@ -29,7 +47,6 @@ impl Retention {
     }
 
     /// Whether an item that counts from `start` has expired at `now`.
-    #[must_use]
     pub fn has_expired(self, start: Timestamp, now: Timestamp) -> bool {
         self.expires_at(start).is_some_and(|expires_at| expires_at <= now.epoch_seconds())
     }

@@ -9,15 +9,15 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
-    operation::put_item::PutItemError,
-    types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
+    operation::{delete_item::DeleteItemError, put_item::PutItemError, query::QueryError},
+    types::{AttributeValue, ReturnValuesOnConditionCheckFailure, ThrottlingReason},
 };
 use lambda_support::errors::causes;
 use serde::Serialize;
 use unith_events::{content::same_content, event::Event, timestamp::Timestamp};
 
 use crate::{
-    item::{EventItem, QuarantineItem, Quarantined},
+    item::{EventItem, QuarantineItem, Quarantined, Via},
     keys::{PK, SK},
     retention::Retention,
 };
@@ -28,7 +28,7 @@ const NEVER: &str = "attribute_exists(pk) AND attribute_not_exists(pk)";
 /// The partition of the warm-up write: within those that the function's role may write.
 const WARM_UP: &str = "SESSION#warm-up";
 
-type Item = HashMap<String, AttributeValue>;
+pub(crate) type Item = HashMap<String, AttributeValue>;
 
 /// The result of writing an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,21 +41,118 @@ pub(crate) enum Put {
     Conflict,
 }
 
-/// The table did not take an item.
+/// The table did not carry out an operation.
 #[derive(Debug, thiserror::Error)]
-#[error("table `{table}` did not take the {item}: {cause}{hint}")]
+#[error("table `{table}` did not {}: {cause}{}", .operation.text, .fault.hint(.operation))]
 pub struct StoreError {
     table: String,
-    item: &'static str,
+    operation: Operation,
     cause: String,
-    hint: &'static str,
+    /// What kind of failure it is.
+    pub fault: StoreFault,
+}
+
+/// An operation, in words that complete the sentence "the table did not …".
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operation {
+    text: &'static str,
+    permission: &'static str,
+}
+
+impl Operation {
+    const WARM_UP: Self = Self::put("take the warm-up write");
+    const PUT_EVENT: Self = Self::put("take the event");
+    const QUARANTINE: Self = Self::put("take the quarantined body");
+    pub(crate) const QUERY: Self = Self { text: "return the quarantined bodies", permission: "dynamodb:Query" };
+    pub(crate) const DELETE: Self = Self { text: "delete the quarantined body", permission: "dynamodb:DeleteItem" };
+
+    const fn put(text: &'static str) -> Self {
+        Self { text, permission: "dynamodb:PutItem" }
+    }
+}
+
+/// Why the table did not carry out an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFault {
+    /// The table, or the account's request rate, is throttled.
+    Throttled,
+    /// The item's key range is throttled: one hot session. Other sessions can be written.
+    HotKey,
+    /// No response in time.
+    Timeout,
+    /// No connection, or a server error.
+    Unavailable,
+    /// IAM or KMS denies it.
+    Denied,
+    /// The table does not exist.
+    Missing,
+    /// The table can never take this item.
+    InvalidItem,
+}
+
+impl StoreFault {
+    fn of<E: ThrottledError>(error: &SdkError<E>) -> Self {
+        match error {
+            SdkError::TimeoutError(_) => Self::Timeout,
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => Self::Timeout,
+            SdkError::ServiceError(service) if is_hot_key(service.err().reasons()) => Self::HotKey,
+            SdkError::ServiceError(service) => match service.err().code() {
+                Some("ProvisionedThroughputExceededException" | "ThrottlingException" | "RequestLimitExceeded") => {
+                    Self::Throttled
+                }
+                Some("ResourceNotFoundException") => Self::Missing,
+                Some("ValidationException") => Self::InvalidItem,
+                _ if service.raw().status().is_client_error() => Self::Denied,
+                _ => Self::Unavailable,
+            },
+            _ => Self::Unavailable,
+        }
+    }
+
+    fn hint(self, operation: &Operation) -> String {
+        let permission = operation.permission;
+        match self {
+            Self::Missing => {
+                "; there is no such table in this account and region: check TABLE_NAME and AWS_REGION".into()
+            }
+            Self::Denied => format!("; the function's role needs {permission} on the table"),
+            Self::Throttled => "; the table is throttled: check its capacity mode and limits".into(),
+            Self::HotKey => "; one session gets more events than a partition takes".into(),
+            Self::Timeout | Self::Unavailable | Self::InvalidItem => String::new(),
+        }
+    }
+}
+
+/// An error of an operation, with the reasons of throttling if that is what it is.
+pub(crate) trait ThrottledError: ProvideErrorMetadata {
+    fn reasons(&self) -> &[ThrottlingReason];
+}
+
+macro_rules! throttled_error {
+    ($($error:ident),*) => {$(
+        impl ThrottledError for $error {
+            fn reasons(&self) -> &[ThrottlingReason] {
+                match self {
+                    Self::ProvisionedThroughputExceededException(error) => error.throttling_reasons(),
+                    Self::ThrottlingException(error) => error.throttling_reasons(),
+                    _ => &[],
+                }
+            }
+        }
+    )*};
+}
+
+throttled_error!(PutItemError, DeleteItemError, QueryError);
+
+fn is_hot_key(reasons: &[ThrottlingReason]) -> bool {
+    reasons.iter().filter_map(ThrottlingReason::reason).any(|reason| reason.contains("KeyRange"))
 }
 
 /// The table of events and quarantined bodies. Clones share one client.
 #[derive(Debug, Clone)]
 pub struct EventStore {
-    client: Client,
-    table: String,
+    pub(crate) client: Client,
+    pub(crate) table: String,
     retention: Retention,
 }
 
@@ -68,13 +165,11 @@ enum Written {
 
 impl EventStore {
     /// The table called `table`. Items live for `retention`.
-    #[must_use]
     pub fn new(client: Client, table: String, retention: Retention) -> Self {
         Self { client, table, retention }
     }
 
     /// How long items live.
-    #[must_use]
     pub fn retention(&self) -> Retention {
         self.retention
     }
@@ -88,7 +183,7 @@ impl EventStore {
     pub async fn warm_up(&self) -> Result<(), StoreError> {
         let key = |text: &str| AttributeValue::S(text.to_owned());
         let item = Item::from([(PK.to_owned(), key(WARM_UP)), (SK.to_owned(), key("WARM-UP"))]);
-        self.put(item, NEVER, "warm-up write").await.map(drop)
+        self.put(item, NEVER, Operation::WARM_UP).await.map(drop)
     }
 
     /// Writes an event and its raw `body` if it is absent.
@@ -97,9 +192,10 @@ impl EventStore {
         event: &Event,
         body: &[u8],
         received_at: Timestamp,
+        via: Option<Via>,
     ) -> Result<Put, StoreError> {
-        let item = EventItem::new(event, body, received_at, self.retention);
-        match self.put(self.attributes(&item, "event")?, IF_ABSENT, "event").await? {
+        let item = EventItem::new(event, body, received_at, via, self.retention);
+        match self.put(self.attributes(&item, Operation::PUT_EVENT)?, IF_ABSENT, Operation::PUT_EVENT).await? {
             Written::New => Ok(Put::Stored),
             Written::Present(stored) => Ok(compare(stored.as_ref(), body)),
         }
@@ -112,9 +208,8 @@ impl EventStore {
         quarantined: Quarantined,
         received_at: Timestamp,
     ) -> Result<bool, StoreError> {
-        const WHAT: &str = "quarantined body";
         let item = QuarantineItem::new(quarantined, body, received_at, self.retention);
-        match self.put(self.attributes(&item, WHAT)?, IF_ABSENT, WHAT).await? {
+        match self.put(self.attributes(&item, Operation::QUARANTINE)?, IF_ABSENT, Operation::QUARANTINE).await? {
             Written::New => Ok(true),
             // The SDK may meet its own write, whose response was lost: then it is new.
             Written::Present(stored) => {
@@ -124,42 +219,37 @@ impl EventStore {
         }
     }
 
-    fn attributes(&self, item: &impl Serialize, what: &'static str) -> Result<Item, StoreError> {
-        serde_dynamo::to_item(item).map_err(|error| self.error(what, error.to_string(), ""))
+    fn attributes(&self, item: &impl Serialize, operation: Operation) -> Result<Item, StoreError> {
+        serde_dynamo::to_item(item).map_err(|error| self.invalid_item(operation, &error))
     }
 
-    async fn put(&self, item: Item, condition: &str, what: &'static str) -> Result<Written, StoreError> {
+    async fn put(&self, item: Item, condition: &str, operation: Operation) -> Result<Written, StoreError> {
         let put = self.client.put_item().table_name(&self.table).set_item(Some(item)).condition_expression(condition);
         // The item that is present comes with the refusal, which saves reading it to compare.
         let put = put.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         // Boxed, because the SDK's future is large and every one around it is moved.
         match Box::pin(put.send()).await {
             Ok(_) => Ok(Written::New),
-            Err(SdkError::ServiceError(error)) if error.err().is_conditional_check_failed_exception() => {
-                match error.into_err() {
-                    PutItemError::ConditionalCheckFailedException(refusal) => Ok(Written::Present(refusal.item)),
-                    other => Err(self.error(what, causes(&other), hint(other.code()))),
+            Err(error) => match error.as_service_error() {
+                Some(PutItemError::ConditionalCheckFailedException(refusal)) => {
+                    Ok(Written::Present(refusal.item().cloned()))
                 }
-            }
-            Err(error) => Err(self.error(what, causes(&error), hint(error.code()))),
+                _ => Err(self.failed(operation, &error)),
+            },
         }
     }
 
-    fn error(&self, item: &'static str, cause: String, hint: &'static str) -> StoreError {
-        StoreError { table: self.table.clone(), item, cause, hint }
+    /// The error of an operation that DynamoDB did not carry out.
+    pub(crate) fn failed<E>(&self, operation: Operation, error: &SdkError<E>) -> StoreError
+    where
+        E: ThrottledError + std::error::Error + 'static,
+    {
+        StoreError { table: self.table.clone(), operation, cause: causes(error), fault: StoreFault::of(error) }
     }
-}
 
-fn hint(code: Option<&str>) -> &'static str {
-    match code {
-        Some("ResourceNotFoundException") => {
-            "; there is no such table in this account and region: check TABLE_NAME and AWS_REGION"
-        }
-        Some("AccessDeniedException") => "; the function's role needs dynamodb:PutItem on the table",
-        Some("ProvisionedThroughputExceededException" | "ThrottlingException" | "RequestLimitExceeded") => {
-            "; the table is throttled: check its capacity mode and limits"
-        }
-        _ => "",
+    /// The error of an item that does not fit its type.
+    pub(crate) fn invalid_item(&self, operation: Operation, error: &serde_dynamo::Error) -> StoreError {
+        StoreError { table: self.table.clone(), operation, cause: error.to_string(), fault: StoreFault::InvalidItem }
     }
 }
 

@@ -111,15 +111,25 @@ fn without_retry_quota() -> RetryPartition {
     RetryPartition::custom("unlimited").token_bucket(TokenBucket::unlimited()).build()
 }
 
-/// A client of `DynamoDB`.
-#[must_use]
+/// A client of `DynamoDB`: four attempts of 700 ms.
 pub fn dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
     let config = aws_sdk_dynamodb::config::Builder::from(config).retry_partition(without_retry_quota()).build();
     aws_sdk_dynamodb::Client::from_conf(config)
 }
 
+/// A client of `DynamoDB` for a function that has a queue to fall back on: two attempts of 350 ms.
+pub fn dynamodb_before_queue(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
+    dynamodb(&with_attempts(config, 2, Duration::from_millis(350)))
+}
+
+/// A client of SQS: two attempts of 300 ms.
+pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
+    let config = with_attempts(config, 2, Duration::from_millis(300));
+    let config = aws_sdk_sqs::config::Builder::from(&config).retry_partition(without_retry_quota()).build();
+    aws_sdk_sqs::Client::from_conf(config)
+}
+
 /// A client of Secrets Manager.
-#[must_use]
 pub fn secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
     let config = aws_sdk_secretsmanager::config::Builder::from(config).retry_partition(without_retry_quota()).build();
     aws_sdk_secretsmanager::Client::from_conf(config)
@@ -128,13 +138,17 @@ pub fn secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
 /// The same with 3 s per attempt, for a function that has more time than a delivery.
 ///
 /// A write whose attempt timed out may have been carried out.
-#[must_use]
 pub fn patient_secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Client {
+    secrets_manager(&with_attempts(config, MAX_ATTEMPTS, PATIENT_ATTEMPT_TIMEOUT))
+}
+
+fn with_attempts(config: &SdkConfig, attempts: u32, timeout: Duration) -> SdkConfig {
     let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(PATIENT_ATTEMPT_TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+        .operation_attempt_timeout(timeout)
         .build();
-    secrets_manager(&config.to_builder().timeout_config(timeouts).build())
+    let retries = config.retry_config().cloned().unwrap_or_else(RetryConfig::standard).with_max_attempts(attempts);
+    config.to_builder().timeout_config(timeouts).retry_config(retries).build()
 }
 
 const CREDENTIALS: &str =

@@ -9,33 +9,17 @@ pub struct Env(BTreeMap<String, String>);
 /// A variable that stops the start-up.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum EnvError {
-    /// A variable without a default is unset or empty.
     #[error("{name} is not set: it is {meaning}")]
-    Missing {
-        /// The variable.
-        name: &'static str,
-        /// What it holds.
-        meaning: &'static str,
-    },
-    /// A variable has an invalid value.
+    Missing { name: &'static str, meaning: &'static str },
     #[error("{name} is `{value}`: expected {expected}")]
     Invalid {
-        /// The variable.
         name: &'static str,
-        /// Its value.
         value: String,
         /// The values it may have.
         expected: &'static str,
     },
-    /// A variable for a secret has an invalid value, which the message does not repeat.
     #[error("{name} cannot be used: {problem}")]
-    Unusable {
-        /// The variable.
-        name: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// Variables that exclude or need each other.
+    Unusable { name: &'static str, problem: String },
     #[error("{0}")]
     Contradiction(&'static str),
 }
@@ -44,14 +28,12 @@ impl Env {
     /// The process's own environment.
     ///
     /// In a value that is not UTF-8 the invalid bytes are replaced: such a variable is set, and invalid.
-    #[must_use]
     pub fn from_process() -> Self {
         let variables = std::env::vars_os().map(|(name, value)| (name, value.to_string_lossy().into_owned()));
         Self(variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect())
     }
 
     /// The value as it is; it may be empty.
-    #[must_use]
     pub fn raw(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
@@ -59,7 +41,6 @@ impl Env {
     /// The value without surrounding white space; `None` if nothing is left.
     ///
     /// CloudFormation passes an optional parameter as an empty string.
-    #[must_use]
     pub fn optional(&self, name: &str) -> Option<&str> {
         self.raw(name).map(str::trim).filter(|value| !value.is_empty())
     }

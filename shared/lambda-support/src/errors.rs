@@ -3,7 +3,6 @@
 use std::error::Error;
 
 /// An error and its causes, `: ` between them. Of an SDK error the raw response is left out: it may repeat what was stored.
-#[must_use]
 pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

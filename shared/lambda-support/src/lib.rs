@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 pub mod aws;
+pub mod deadline;
 pub mod env;
 pub mod errors;
 pub mod http_client;
 pub mod log;
 pub mod metrics;
+pub mod queue_url;
 pub mod secret;

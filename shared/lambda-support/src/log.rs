@@ -6,6 +6,7 @@ use std::{
     fmt::{self, Write as _},
     io::Write as _,
     panic::PanicHookInfo,
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -49,13 +50,17 @@ pub fn write_line(record: &impl Serialize) {
 }
 
 /// `record` as one line of JSON with a line feed; empty if JSON cannot hold it.
-#[must_use]
 pub fn line(record: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(record).unwrap_or_default();
     if !line.is_empty() {
         line.push(b'\n');
     }
     line
+}
+
+/// A time in milliseconds, for a line. Whole microseconds: more digits are noise.
+pub fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn report_panic(panic: &PanicHookInfo<'_>) {

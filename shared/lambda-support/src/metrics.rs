@@ -6,6 +6,16 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Number;
 use unith_events::timestamp::Timestamp;
 
+use crate::env::Env;
+
+const DEFAULT_NAMESPACE: &str = "UnithWebhooks";
+
+/// Reads `METRICS_NAMESPACE`; `None` if it is set and empty, for no metrics.
+pub fn namespace(env: &Env) -> Option<String> {
+    let namespace = env.raw("METRICS_NAMESPACE").unwrap_or(DEFAULT_NAMESPACE).trim();
+    (!namespace.is_empty()).then(|| namespace.to_owned())
+}
+
 /// A metric and its value.
 #[derive(Debug)]
 pub struct Metric {
@@ -16,19 +26,16 @@ pub struct Metric {
 
 impl Metric {
     /// One occurrence.
-    #[must_use]
     pub fn count(name: &'static str) -> Self {
         Self::counts(name, 1)
     }
 
     /// This many occurrences.
-    #[must_use]
     pub fn counts(name: &'static str, count: u64) -> Self {
         Self { name, unit: "Count", value: count.into() }
     }
 
     /// A time in milliseconds.
-    #[must_use]
     pub fn milliseconds(name: &'static str, value: Number) -> Self {
         Self { name, unit: "Milliseconds", value }
     }
@@ -45,7 +52,6 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics of `service` in `namespace`, measured `at`.
-    #[must_use]
     pub fn new(namespace: &str, service: &'static str, at: Timestamp, values: Vec<Metric>) -> Self {
         Self { namespace: namespace.to_owned(), service, at, values }
     }
@@ -92,6 +98,14 @@ impl Serialize for Metrics {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn an_empty_namespace_switches_metrics_off() {
+        let read = |pairs: &[(&str, &str)]| namespace(&pairs.iter().copied().collect());
+        assert_eq!(read(&[]).as_deref(), Some("UnithWebhooks"));
+        assert_eq!(read(&[("METRICS_NAMESPACE", " Mine ")]).as_deref(), Some("Mine"));
+        assert_eq!(read(&[("METRICS_NAMESPACE", "")]), None);
+    }
 
     #[test]
     fn a_line_declares_its_metrics_and_has_their_values_beside() {

@@ -26,21 +26,16 @@ impl fmt::Debug for Secret {
 /// A secret that could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SecretError {
-    /// The secret does not exist, has no value, or is marked for deletion.
     #[error("{cause}")]
     Missing {
-        /// The SDK's error with its causes.
         cause: String,
         /// Whether it is marked for deletion.
         is_deleted: bool,
     },
-    /// IAM denies reading it.
     #[error("{0}")]
     Denied(String),
-    /// Secrets Manager failed, or could not be reached.
     #[error("{0}")]
     Failed(String),
-    /// Its value is not text.
     #[error("it holds neither a string nor UTF-8 binary")]
     NotText,
 }

@@ -33,28 +33,22 @@ pub(crate) const IDENTITY: [Field; 4] = [HEAD_ID, SESSION_ID, EVENT_TYPE, TIMEST
 /// Why an authentic body is not an event. The message repeats nothing of the body.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidEvent {
-    /// Not text.
     #[error("the body is not UTF-8")]
     NotUtf8,
-    /// Not JSON.
     #[error("the body is not JSON")]
     NotJson,
-    /// Another JSON value.
     #[error("the body is not a JSON object")]
     NotAnObject,
-    /// A field is absent.
     #[error("the field {0} is missing")]
     Missing(Field),
-    /// A field is another JSON value.
     #[error("the field {0} is not a string")]
     NotAString(Field),
-    /// A string with half of a surrogate pair in it.
     #[error("the field {0} is not Unicode text")]
     NotUnicode(Field),
-    /// An id of the wrong length, or with control characters.
     #[error("the field {0} does not have 1 to {max} bytes without control characters", max = .0.max_bytes)]
     InvalidId(Field),
-    /// An instant in no form of ISO 8601 that is read.
+    #[error("the table cannot take an item with these ids")]
+    NotStorable,
     #[error("the field {0} is not an ISO 8601 date and time")]
     InvalidTimestamp(Field),
 }

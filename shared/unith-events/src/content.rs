@@ -14,7 +14,6 @@ use crate::{
 ///
 /// Order, white space, aliases and the spelling of an instant do not matter; its digits below a millisecond do. `false` where
 /// either body is not an object.
-#[must_use]
 pub fn same_content(one: &[u8], other: &[u8]) -> bool {
     one == other || Content::of(one).is_some_and(|content| Content::of(other).is_some_and(|other| content == other))
 }

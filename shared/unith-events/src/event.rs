@@ -35,9 +35,7 @@ pub struct Event {
 /// The four fields that identify an event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// The digital human.
     pub head_id: HeadId,
-    /// The conversation.
     pub session_id: SessionId,
     /// The type in upper case, e.g. `START_CONVERSATION`.
     pub event_type: String,
@@ -47,7 +45,6 @@ pub struct Identity {
 
 impl Identity {
     /// The first 32 hex digits of SHA-256 over head, session, type and instant, each as `<byte length>:<text>,`.
-    #[must_use]
     pub fn event_id(&self) -> EventId {
         let mut text = String::with_capacity(192);
         let instant = self.occurred_at.to_string();
@@ -63,7 +60,6 @@ impl Identity {
     /// The position of the type among events of one instant: UNITH sends whole seconds.
     ///
     /// A conversation starts before anything else happens in it, and ends last, after the time-out that ends it.
-    #[must_use]
     pub fn rank(&self) -> u8 {
         match self.event_type.parse() {
             Ok(EventType::StartConversation) => 1,
@@ -81,9 +77,7 @@ impl Identity {
 pub struct ParseError {
     /// The first fault.
     pub reason: InvalidEvent,
-    /// The head it names.
     pub head_id: Option<HeadId>,
-    /// The session it names.
     pub session_id: Option<SessionId>,
 }
 

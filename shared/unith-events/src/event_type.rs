@@ -28,7 +28,6 @@ impl EventType {
         [Self::StartConversation, Self::EndConversation, Self::TimeoutConversation, Self::InactivityWarning];
 
     /// The name in deliveries, in upper case: `START_CONVERSATION`.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::StartConversation => "START_CONVERSATION",
@@ -39,7 +38,6 @@ impl EventType {
     }
 
     /// The member of UNITH's management API that subscribes to it: `startConversation`.
-    #[must_use]
     pub fn member(self) -> &'static str {
         match self {
             Self::StartConversation => "startConversation",
@@ -81,7 +79,6 @@ impl EventTypes {
     pub const NONE: Self = Self(0);
 
     /// Whether `kind` is in the set.
-    #[must_use]
     pub fn contains(self, kind: EventType) -> bool {
         self.0 & kind.bit() != 0
     }

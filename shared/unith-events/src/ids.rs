@@ -16,7 +16,6 @@ pub const MAX_ID_BYTES: usize = 256;
 pub struct InvalidId;
 
 /// Whether a text has 1 to `max_bytes` bytes and no control characters: C0, DEL, C1.
-#[must_use]
 pub fn is_id_of(text: &str, max_bytes: usize) -> bool {
     (1..=max_bytes).contains(&text.len()) && !text.contains(char::is_control)
 }
@@ -39,7 +38,6 @@ macro_rules! id {
             }
 
             /// The id as UNITH sends it.
-            #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -115,7 +113,6 @@ pub struct EventId(pub(crate) String);
 
 impl EventId {
     /// The 32 hex digits, in lower case.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -136,7 +133,6 @@ pub struct WebhookId {
 
 impl WebhookId {
     /// Takes a number, or a string that is not empty.
-    #[must_use]
     pub fn from_json(json: &RawValue) -> Option<Self> {
         let text = match json.get().bytes().next()? {
             b'"' => json::text(json)?.into_owned(),
@@ -147,7 +143,6 @@ impl WebhookId {
     }
 
     /// A number.
-    #[must_use]
     pub fn from_number(number: u32) -> Self {
         let text = number.to_string();
         // A number is JSON: the fallback is never used.
@@ -156,13 +151,11 @@ impl WebhookId {
     }
 
     /// The id in the spelling that UNITH's paths use.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
     /// The JSON value it came as.
-    #[must_use]
     pub fn as_json(&self) -> &RawValue {
         &self.json
     }

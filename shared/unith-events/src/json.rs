@@ -49,19 +49,16 @@ impl<'t> Object<'t> {
     }
 
     /// The value of a member; the last one of a repeated member.
-    #[must_use]
     pub fn get(&self, name: &str) -> Option<&'t RawValue> {
         self.0.iter().rev().find(|(own, _)| *own.0 == *name.as_bytes()).map(|(_, value)| *value)
     }
 
     /// The text of a member, if it is a string.
-    #[must_use]
     pub fn text(&self, name: &str) -> Option<Cow<'t, str>> {
         text(self.get(name)?)
     }
 
     /// A member that is an object; an empty object if it is anything else.
-    #[must_use]
     pub fn object(&self, name: &str) -> Self {
         self.get(name).and_then(|value| Self::parse(value.get()).ok()).unwrap_or_default()
     }
@@ -78,7 +75,6 @@ impl<'t> Object<'t> {
 }
 
 /// The text of a value, if it is a string that UTF-8 can hold.
-#[must_use]
 pub fn text(value: &RawValue) -> Option<Cow<'_, str>> {
     /// Serde borrows a `Cow` only if asked to.
     #[derive(Deserialize)]
@@ -87,7 +83,6 @@ pub fn text(value: &RawValue) -> Option<Cow<'_, str>> {
 }
 
 /// Whether a value is a string, also one that UTF-8 cannot hold.
-#[must_use]
 pub fn is_string(value: &RawValue) -> bool {
     value.get().starts_with('"')
 }

@@ -67,7 +67,6 @@ pub enum KeyState {
 
 impl KeyState {
     /// The word in the secret and the log.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -83,7 +82,6 @@ pub enum KeyRingError {
     Empty,
     #[error(r#"the secret is neither {{"keys":[…]}} nor {{"sharedKey":"…"}} nor a bare key"#)]
     Shape,
-    /// Its key is one head's, so it must not be read as a key for any head.
     #[error("the secret names its head by another member than `head_id`")]
     OtherHeadMember,
     #[error("the secret's `head_id` is not a head's id; leave the member out to allow any head")]
@@ -141,7 +139,6 @@ impl<'t> Parsed<'t> {
 
 impl KeyRing {
     /// A ring of one key that is valid for any head.
-    #[must_use]
     pub fn of_one(key: SharedKey) -> Self {
         Self { keys: vec![RingKey::new(key, None)], left_out: Vec::new() }
     }
@@ -163,13 +160,11 @@ impl KeyRing {
     }
 
     /// All keys, expired ones included.
-    #[must_use]
     pub fn keys(&self) -> &[RingKey] {
         &self.keys
     }
 
     /// One sentence per entry that was left out, for the log.
-    #[must_use]
     pub fn left_out(&self) -> &[String] {
         &self.left_out
     }
@@ -247,19 +242,16 @@ impl RingKey {
     }
 
     /// Whether it may verify anything at `now`.
-    #[must_use]
     pub fn usable(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| now < until)
     }
 
     /// Whether this is the entry of webhook `id`.
-    #[must_use]
     pub fn is_of_webhook(&self, id: &WebhookId) -> bool {
         self.webhook_id.as_ref() == Some(id)
     }
 
     /// Whether this entry has the text of `key`. Not in constant time: both sides are ours.
-    #[must_use]
     pub fn has_key(&self, key: &SharedKey) -> bool {
         self.key.expose() == key.expose()
     }

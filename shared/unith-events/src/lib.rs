@@ -8,5 +8,6 @@ pub mod ids;
 pub mod json;
 pub mod key_ring;
 pub mod signature;
+pub mod spill;
 pub mod timestamp;
 pub mod verify;

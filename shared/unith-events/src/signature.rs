@@ -41,7 +41,6 @@ impl Signature {
     }
 
     /// The header's value as UNITH sends it: 64 lower-case hex digits.
-    #[must_use]
     pub fn to_hex(&self) -> String {
         hex::encode(self.0)
     }
@@ -89,7 +88,6 @@ const MIN_KEY_CHARACTERS: usize = 16;
 const MAX_KEY_CHARACTERS: usize = 256;
 
 /// A text without byte order mark and surrounding white space.
-#[must_use]
 pub fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c == '\u{feff}' || c.is_whitespace())
 }
@@ -133,14 +131,12 @@ impl SharedKey {
     }
 
     /// Signs `body` as UNITH does.
-    #[must_use]
     pub fn sign(&self, body: &[u8]) -> Signature {
         let mac = self.keyed.clone().chain_update(body).finalize();
         Signature(mac.into_bytes().into())
     }
 
     /// Whether this key made `signature` over `body`, in constant time.
-    #[must_use]
     pub fn verify(&self, body: &[u8], signature: &Signature) -> bool {
         self.keyed.clone().chain_update(body).verify_slice(&signature.0).is_ok()
     }
@@ -148,7 +144,6 @@ impl SharedKey {
     /// Whether `signature` would be right if the key's hex digits were read as bytes.
     ///
     /// This is a common mistake, worth a log line, and never a reason to accept.
-    #[must_use]
     pub fn would_verify_as_hex(&self, body: &[u8], signature: &Signature) -> bool {
         hex::decode(self.text.as_bytes())
             .map(Zeroizing::new)
@@ -158,7 +153,6 @@ impl SharedKey {
     }
 
     /// The first 8 hex digits of the key's SHA-256: enough to distinguish keys, useless to sign with.
-    #[must_use]
     pub fn fingerprint(&self) -> String {
         let mut digits = hex::encode(Sha256::digest(self.text.as_bytes()));
         digits.truncate(8);
@@ -166,7 +160,6 @@ impl SharedKey {
     }
 
     /// The key itself, for storing it, or showing it to a simulator's user.
-    #[must_use]
     pub fn expose(&self) -> &str {
         &self.text
     }

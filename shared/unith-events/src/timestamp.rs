@@ -13,7 +13,6 @@ pub struct Timestamp(OffsetDateTime);
 
 impl Timestamp {
     /// Now, by the system's clock.
-    #[must_use]
     pub fn now() -> Self {
         let now = OffsetDateTime::now_utc();
         Self(now.replace_millisecond(now.millisecond()).unwrap_or(now))
@@ -24,13 +23,11 @@ impl Timestamp {
     /// `T`, `t` or a space stands between date and time. Seconds may be missing; their fraction follows `.` or `,`. The
     /// offset is `Z`, `±hh:mm`, `±hhmm` or `±hh`; without one the time is UTC. `None` for any other text, e.g. a date
     /// without a time, and for instants outside the UTC years 0000 to 9999.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::parse_exact(text).map(|(at, _)| at)
     }
 
     /// The same, with the digits below a millisecond, without trailing zeros. Of a leap second it is the whole text.
-    #[must_use]
     pub fn parse_exact(text: &str) -> Option<(Self, &str)> {
         let mut rest = Cursor(text);
         let (year, month, day) = (rest.digits(4)?, rest.after(b"-")?.digits(2)?, rest.after(b"-")?.digits(2)?);
@@ -62,57 +59,48 @@ impl Timestamp {
     }
 
     /// From milliseconds since 1970. `None` outside the years 0000 to 9999.
-    #[must_use]
     pub fn from_epoch_milliseconds(milliseconds: i64) -> Option<Self> {
         let utc = OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()?;
         holds(&utc).then_some(Self(utc))
     }
 
     /// Milliseconds since 1970.
-    #[must_use]
     pub fn epoch_milliseconds(self) -> i64 {
         self.0.unix_timestamp() * 1000 + i64::from(self.0.millisecond())
     }
 
     /// Whole seconds since 1970, the unit of DynamoDB's time to live.
-    #[must_use]
     pub fn epoch_seconds(self) -> i64 {
         self.0.unix_timestamp()
     }
 
     /// This instant without the fraction of its second.
-    #[must_use]
     pub fn whole_second(self) -> Self {
         Self(self.0.replace_nanosecond(0).unwrap_or(self.0))
     }
 
     /// The day, e.g. `2026-01-15`.
-    #[must_use]
     pub fn day(self) -> String {
         self.to_string().get(..10).unwrap_or_default().to_owned()
     }
 
     /// The time since `earlier`; zero if that is later.
-    #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         self.checked_since(earlier).unwrap_or_default()
     }
 
     /// The time since `earlier`; `None` if that is later.
-    #[must_use]
     pub fn checked_since(self, earlier: Self) -> Option<Duration> {
         Duration::try_from(self.0 - earlier.0).ok()
     }
 
     /// This instant moved later by `by`, or the last instant of 9999.
-    #[must_use]
     pub fn plus(self, by: Duration) -> Self {
         let moved = self.0.checked_add(by.try_into().unwrap_or(time::Duration::MAX)).filter(holds);
         moved.map_or(Self(time::macros::datetime!(9999-12-31 23:59:59.999 UTC)), Self)
     }
 
     /// This instant moved earlier by `by`, or the first instant of 0000.
-    #[must_use]
     pub fn minus(self, by: Duration) -> Self {
         let moved = self.0.checked_sub(by.try_into().unwrap_or(time::Duration::MAX)).filter(holds);
         moved.map_or(Self(time::macros::datetime!(0000-01-01 0:00 UTC)), Self)

@@ -1,7 +1,7 @@
 //! Verification: the one way from bytes off the network to a body that may be parsed.
 //!
 //! Invariants: a [`Verified`] exists only if a usable key of the ring signed exactly these bytes, and that key may speak for
-//! the head that the body names. Every usable key is tried, also after one has matched, so that the time taken reveals
+//! the head that the body names; or if such a body comes back from the spill queue ([`spill`](crate::spill)). Every usable key is tried, also after one has matched, so that the time taken reveals
 //! nothing.
 
 use std::fmt;
@@ -30,7 +30,6 @@ pub struct Verified<'b> {
 /// Why no key vouches for a body, in an operator's words. The sender never learns it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum VerifyError {
-    /// The ring has no key to try.
     #[error("the key ring has no usable key ({expired} expired){}", if *matches { ", one of those signed this" } else { "" })]
     NoUsableKey {
         /// Keys past their `until`.
@@ -38,13 +37,11 @@ pub enum VerifyError {
         /// Whether one of them made the signature.
         matches: bool,
     },
-    /// No key of the ring made the signature.
     #[error("{} tried, none matches", keys(*tried))]
     NoKeyMatches {
         /// How many keys were tried.
         tried: usize,
     },
-    /// An expired key made the signature.
     #[error("signed with a key that expired at {until} (webhook {webhook})")]
     Expired {
         /// The key's `until`.
@@ -52,13 +49,11 @@ pub enum VerifyError {
         /// The webhook it belonged to.
         webhook: String,
     },
-    /// The sender and the ring disagree on how to read the key.
     #[error("would match if the key were read as hex (head {head}): the HMAC key is the text of the shared key")]
     KeyReadAsHex {
         /// The head of the key in question.
         head: String,
     },
-    /// The key is bound to another head than the one the body names.
     #[error("signed with a key of head {key_head}, but the event names head {event_head}")]
     WrongHead {
         /// The head the key is bound to.
@@ -138,20 +133,32 @@ fn diagnose(body: &[u8], signature: &Signature, ring: &KeyRing, tried: usize) ->
 }
 
 impl<'b> Verified<'b> {
+    /// A body that was verified before it was spilled, under a key that was bound to `head`.
+    ///
+    /// # Errors
+    /// The body names another head.
+    pub(crate) fn of_spilled(body: &'b [u8], head: Option<&HeadId>) -> Result<Self, VerifyError> {
+        let members = body::members(body);
+        let event_head = members.as_ref().ok().and_then(|members| head_id(members).ok());
+        if let (Some(key_head), Some(event_head)) = (head, event_head)
+            && *key_head != event_head
+        {
+            return Err(VerifyError::WrongHead { key_head: key_head.clone(), event_head });
+        }
+        Ok(Self { body, members, key_state: KeyState::Active, key_head: head.cloned() })
+    }
+
     /// The bytes that were signed.
-    #[must_use]
     pub fn body(&self) -> &'b [u8] {
         self.body
     }
 
     /// The state of the key that signed them.
-    #[must_use]
     pub fn key_state(&self) -> KeyState {
         self.key_state
     }
 
     /// The head that the key is bound to, if it is.
-    #[must_use]
     pub fn key_head(&self) -> Option<&HeadId> {
         self.key_head.as_ref()
     }

@@ -63,11 +63,7 @@ pub enum ResponseError {
     #[error("CloudFormation cannot get a response: the request has no ResponseURL")]
     NoUrl,
     #[error("CloudFormation's ResponseURL did not accept the response ({response}): {cause}")]
-    Refused {
-        /// The response's JSON.
-        response: String,
-        cause: String,
-    },
+    Refused { response: String, cause: String },
 }
 
 impl Response {

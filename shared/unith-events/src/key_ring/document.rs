@@ -116,7 +116,6 @@ impl RingDocument {
     }
 
     /// The text as it goes into the secret.
-    #[must_use]
     pub fn to_text(&self) -> String {
         let mut members: BTreeMap<&str, Box<RawValue>> =
             self.members.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
@@ -129,13 +128,11 @@ impl RingDocument {
     }
 
     /// The size of its text in bytes.
-    #[must_use]
     pub fn bytes(&self) -> usize {
         self.to_text().len()
     }
 
     /// The document after `change`, without what has expired at `now`. `None` if its text stays the same.
-    #[must_use]
     pub fn changed(&self, now: Timestamp, change: impl Fn(&mut Self)) -> Option<Self> {
         let mut after = self.clone();
         change(&mut after);
@@ -144,7 +141,6 @@ impl RingDocument {
     }
 
     /// Whether it has no entry.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -155,13 +151,11 @@ impl RingDocument {
     }
 
     /// The managed entries of a head.
-    #[must_use]
     pub fn of_head(&self, head_id: &str) -> Vec<RingKey> {
         self.entries.iter().filter_map(|entry| entry.managed(head_id)).cloned().collect()
     }
 
     /// The heads of an owner's entries, each once.
-    #[must_use]
     pub fn heads_of(&self, owner: &str) -> Vec<HeadId> {
         let mut heads: Vec<HeadId> = Vec::new();
         for key in self.keys().filter(|key| key.owner.as_deref() == Some(owner)) {
@@ -250,7 +244,6 @@ impl RingDocument {
     }
 
     /// When `owner` was deleted, if that is remembered.
-    #[must_use]
     pub fn deleted_at(&self, owner: &str) -> Option<Timestamp> {
         let deletions = self.deletions.iter().filter_map(|deletion| deletion_of(deletion));
         deletions.filter(|(own, _)| own == owner).map(|(_, at)| at).max()

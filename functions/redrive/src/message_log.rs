@@ -1,0 +1,145 @@
+//! The one line that each message leaves: the log and, with its `_aws` block, the CloudWatch metrics.
+//!
+//! Invariants: it holds no body. It holds ids only of bodies that were verified.
+
+use std::time::Duration;
+
+use event_store::ingest::Outcome;
+use lambda_support::{
+    log::milliseconds,
+    metrics::{Metric, Metrics},
+};
+use serde::Serialize;
+use tracing::Level;
+use unith_events::{
+    event::{Event, ParseError},
+    ids::{EventId, HeadId, SessionId},
+    spill::Source,
+    timestamp::Timestamp,
+};
+
+use crate::{fate::Fate, sqs_event::SqsMessage};
+
+const SERVICE: &str = "redrive";
+
+/// What the handler learned of a message, up to the step at which it ended.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// What sent it.
+    pub source: Option<Source>,
+    /// X-Ray's trace id of the delivery.
+    pub trace_id: Option<String>,
+    /// The event, or the ids that could be read of a body that is not one.
+    pub event: Option<Result<Event, ParseError>>,
+}
+
+/// The line of a message.
+#[derive(Debug, Serialize)]
+pub struct MessageLog {
+    timestamp: String,
+    level: &'static str,
+    message: String,
+    request_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    message_id: String,
+    receive_count: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Source>,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<EventId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_id: Option<HeadId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<SessionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_type: Option<String>,
+    total_ms: f64,
+    #[serde(flatten)]
+    metrics: Option<Metrics>,
+}
+
+impl MessageLog {
+    /// The line of a message that took `total`. Its metrics go to `namespace`.
+    pub fn new(
+        request_id: &str,
+        message: &SqsMessage,
+        facts: Facts,
+        fate: &Fate,
+        total: Duration,
+        namespace: Option<&str>,
+    ) -> Self {
+        let now = Timestamp::now();
+        let (level, reason) = verdict(fate);
+        let counts = counted(fate, facts.source).iter().copied().map(Metric::count).collect();
+        let mut log = Self {
+            timestamp: now.to_string(),
+            level: level.as_str(),
+            message: format!("message {}", fate.as_str()),
+            request_id: request_id.to_owned(),
+            trace_id: facts.trace_id,
+            message_id: message.message_id.clone(),
+            receive_count: message.receive_count(),
+            source: facts.source,
+            outcome: fate.as_str(),
+            reason,
+            event_id: None,
+            head_id: None,
+            session_id: None,
+            event_type: None,
+            total_ms: milliseconds(total),
+            metrics: namespace.map(|namespace| Metrics::new(namespace, SERVICE, now, counts)),
+        };
+        match facts.event {
+            Some(Ok(Event { event_id, identity, event_type, .. })) => {
+                log.event_id = Some(event_id);
+                log.head_id = Some(identity.head_id);
+                log.session_id = Some(identity.session_id);
+                log.event_type = Some(event_type);
+            }
+            Some(Err(error)) => {
+                log.head_id = error.head_id;
+                log.session_id = error.session_id;
+            }
+            None => {}
+        }
+        log
+    }
+
+    /// Whether the line is written at `level`. One that carries metrics always is: they would be lost with it.
+    pub fn is_wanted_at(&self, level: Level) -> bool {
+        self.metrics.is_some() || self.level.parse::<Level>().is_ok_and(|own| own <= level)
+    }
+}
+
+/// Level and reason.
+fn verdict(fate: &Fate) -> (Level, Option<String>) {
+    match fate {
+        Fate::Ingested(Outcome::Quarantined { reason, .. }) => (Level::WARN, Some(reason.to_string())),
+        Fate::Ingested(Outcome::Conflict { .. }) => {
+            (Level::WARN, Some("differs from the stored event: this variant is in quarantine".to_owned()))
+        }
+        Fate::Ingested(_) => (Level::INFO, None),
+        Fate::Returned { reason } => (Level::WARN, Some(reason.clone())),
+        Fate::DeadLetter { reason } => (Level::ERROR, Some(reason.clone())),
+    }
+}
+
+/// The metrics that count a message. A conflict is also a duplicate. A body that comes again is in quarantine once.
+fn counted(fate: &Fate, source: Option<Source>) -> &'static [&'static str] {
+    match fate {
+        Fate::Ingested(outcome) => match outcome {
+            Outcome::Stored { .. } => &["Redriven"],
+            Outcome::Duplicate { .. } => &["RedriveDuplicate"],
+            Outcome::Conflict { .. } => &["RedriveDuplicate", "RedriveConflict"],
+            Outcome::Expired { .. } => &["RedriveExpired"],
+            Outcome::Quarantined { is_new: true, .. } if source != Some(Source::Quarantine) => &["RedriveQuarantined"],
+            Outcome::Quarantined { .. } => &[],
+        },
+        Fate::Returned { .. } => &["RedriveReturned"],
+        Fate::DeadLetter { .. } => &["DeadLettered"],
+    }
+}
