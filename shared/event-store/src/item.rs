@@ -1,7 +1,8 @@
 //! The items of the events table, as types: one schema for every function that reads or writes them.
 
-use std::fmt;
+use std::{collections::HashMap, fmt, hash::BuildHasher};
 
+use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
 use unith_events::{
@@ -60,6 +61,16 @@ pub enum Via {
     Quarantine,
 }
 
+impl Via {
+    /// The word in the item.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Redrive => "redrive",
+            Self::Quarantine => "quarantine",
+        }
+    }
+}
+
 impl EventItem {
     /// The item of `event`, delivered as `body`.
     pub fn new(event: &Event, body: &[u8], received_at: Timestamp, via: Option<Via>, retention: Retention) -> Self {
@@ -80,6 +91,33 @@ impl EventItem {
             expires_at: retention.expires_at(identity.occurred_at),
             via,
         }
+    }
+}
+
+impl<H: BuildHasher + Default> From<EventItem> for HashMap<String, AttributeValue, H> {
+    /// The attributes as `serde_dynamo` would make them, without its copies: this is done for every event (ADR 0018).
+    fn from(item: EventItem) -> Self {
+        let texts = [
+            ("pk", Some(item.pk)),
+            ("sk", Some(item.sk)),
+            ("event_id", Some(item.event_id.into())),
+            ("event_type", Some(item.event_type)),
+            ("occurred_at", Some(item.occurred_at.to_string())),
+            ("head_id", Some(item.head_id.into())),
+            ("session_id", Some(item.session_id.into())),
+            ("public_head_id", item.public_head_id),
+            ("public_org_id", item.public_org_id),
+            ("received_at", Some(item.received_at.to_string())),
+            ("body_sha256", Some(item.body_sha256)),
+            ("via", item.via.map(|via| via.as_str().to_owned())),
+        ];
+        let texts = texts.into_iter().filter_map(|(name, text)| Some((name, AttributeValue::S(text?))));
+        let body = match item.body {
+            Body::Text(text) => AttributeValue::S(text),
+            Body::Binary(bytes) => AttributeValue::B(Blob::new(bytes)),
+        };
+        let expires_at = item.expires_at.map(|at| ("expires_at", AttributeValue::N(at.to_string())));
+        texts.chain([("body", body)]).chain(expires_at).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
@@ -222,8 +260,6 @@ pub fn body_sha256(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aws_sdk_dynamodb::types::AttributeValue;
-    use std::collections::HashMap;
     use unith_events::event::Identity;
 
     type Item = HashMap<String, AttributeValue>;
@@ -254,6 +290,7 @@ mod tests {
             for (public, via) in [(None, None), (Some("acme"), Some(Via::Redrive))] {
                 let item = EventItem::new(&event(public), body, at("2026-01-15T09:57:34Z"), via, retention);
                 let stored: Item = serde_dynamo::to_item(&item).unwrap();
+                assert_eq!(Item::from(item.clone()), stored, "by hand as by serde_dynamo");
                 assert_eq!(serde_dynamo::from_item::<_, EventItem>(stored).unwrap(), item);
             }
             let quarantined = Quarantined {

@@ -13,7 +13,6 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure, ThrottlingReason},
 };
 use lambda_support::errors::causes;
-use serde::Serialize;
 use unith_events::{content::same_content, event::Event, timestamp::Timestamp};
 
 use crate::{
@@ -195,7 +194,7 @@ impl EventStore {
         via: Option<Via>,
     ) -> Result<Put, StoreError> {
         let item = EventItem::new(event, body, received_at, via, self.retention);
-        match self.put(self.attributes(&item, Operation::PUT_EVENT)?, IF_ABSENT, Operation::PUT_EVENT).await? {
+        match self.put(item.into(), IF_ABSENT, Operation::PUT_EVENT).await? {
             Written::New => Ok(Put::Stored),
             Written::Present(stored) => Ok(compare(stored.as_ref(), body)),
         }
@@ -209,7 +208,8 @@ impl EventStore {
         received_at: Timestamp,
     ) -> Result<bool, StoreError> {
         let item = QuarantineItem::new(quarantined, body, received_at, self.retention);
-        match self.put(self.attributes(&item, Operation::QUARANTINE)?, IF_ABSENT, Operation::QUARANTINE).await? {
+        let item = serde_dynamo::to_item(item).map_err(|error| self.invalid_item(Operation::QUARANTINE, &error))?;
+        match self.put(item, IF_ABSENT, Operation::QUARANTINE).await? {
             Written::New => Ok(true),
             // The SDK may meet its own write, whose response was lost: then it is new.
             Written::Present(stored) => {
@@ -217,10 +217,6 @@ impl EventStore {
                 Ok(stored_at == Some(&AttributeValue::S(received_at.to_string())))
             }
         }
-    }
-
-    fn attributes(&self, item: &impl Serialize, operation: Operation) -> Result<Item, StoreError> {
-        serde_dynamo::to_item(item).map_err(|error| self.invalid_item(operation, &error))
     }
 
     async fn put(&self, item: Item, condition: &str, operation: Operation) -> Result<Written, StoreError> {
