@@ -58,7 +58,7 @@ async fn every_delivery_that_got_a_2xx_has_exactly_one_outcome() {
     assert!(figures.accepted > 0, "the faults were too few to show anything: {figures}");
 }
 
-/// Takes deliveries until there are no more, in one environment after the other.
+/// Takes deliveries until none is left, in one environment after the other.
 async fn serve(harness: Arc<RedriveHarness>, platform: Arc<Platform>) {
     loop {
         let receiver = harness.receiver().await;

@@ -114,7 +114,7 @@ impl Platform {
         self.deliveries.get(number).cloned()
     }
 
-    /// Waits until this many deliveries have begun. `false` if there are no more.
+    /// Waits until this many deliveries have begun. `false` after the last one.
     pub(crate) async fn wait_for(&self, number: usize) -> bool {
         let reached = *self.started.subscribe().wait_for(|started| *started >= number).await.unwrap();
         reached < self.deliveries.len()

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn};
-use lambda_support::{aws, deadline::deadline, env::Env, log};
+use lambda_support::{aws, deadline::deadline, env::Env, log, startup};
 use provision::provisioner::Provisioner;
 use serde_json::Value;
 
@@ -14,20 +14,12 @@ const DEFAULT_TIME: Duration = Duration::from_secs(590);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match start().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::init(tracing::Level::ERROR);
-            tracing::error!("provision cannot start: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    startup::exit_code(start().await.map_err(|error| format!("provision cannot start: {error}")))
 }
 
 async fn start() -> Result<(), Error> {
     let env = Env::from_process();
-    let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
-    env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
+    startup::check_runtime_api(&env)?;
     // Other faults of the environment are reported per run: a CloudFormation request must get a response anyway.
     let level = log::level(&env);
     log::init(*level.as_ref().unwrap_or(&tracing::Level::INFO));

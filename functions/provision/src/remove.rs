@@ -65,7 +65,7 @@ pub struct Removed {
     pub reports: Vec<HeadReport>,
     /// Whether the keys could be removed from the ring.
     pub written: Result<(), RingError>,
-    /// Why there was no ring that says what is ours.
+    /// Why the ring, which says what is ours, could not be used.
     pub no_ring: Option<RingError>,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use event_store::ingest::Outcome;
 use lambda_support::{
-    log::milliseconds,
+    log::{self, EventFields, milliseconds},
     metrics::{Metric, Metrics},
 };
 use serde::Serialize;
@@ -14,7 +14,7 @@ use serde_json::Number;
 use tracing::Level;
 use unith_events::{
     event::{Event, ParseError},
-    ids::{EventId, HeadId, SessionId},
+    ids::HeadId,
     key_ring::KeyState,
     timestamp::Timestamp,
 };
@@ -50,14 +50,8 @@ pub struct DeliveryLog {
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_id: Option<EventId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    head_id: Option<HeadId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session_id: Option<SessionId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_type: Option<String>,
+    #[serde(flatten)]
+    event: EventFields,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_state: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,7 +78,20 @@ impl DeliveryLog {
         let store_time = facts
             .store_time
             .filter(|_| !matches!(result, Ok(Kept::Ingested(Outcome::Expired { .. }) | Kept::Spilled { .. })));
-        let mut log = Self {
+        let occurred_at = facts.event.as_ref().and_then(|event| Some(event.as_ref().ok()?.identity.occurred_at));
+        let lag_ms = occurred_at.map(|at| delivery.received_at.epoch_milliseconds() - at.epoch_milliseconds());
+        let mut event = facts.event.map(EventFields::from).unwrap_or_default();
+        event.head_id = event.head_id.or(facts.key_head);
+        let store_ms = store_time.map(milliseconds);
+        let retiring_key = facts.key_state == Some(KeyState::Retiring);
+        let others = [(retiring_key, "RetiringKeyUsed"), (facts.key_ring_refreshed, "KeyRefetch")];
+        let others = others.into_iter().filter(|(counts, _)| *counts).map(|(_, name)| name);
+        let counts = counted(result).iter().copied().chain(others).map(Metric::count);
+        let store = store_ms.and_then(Number::from_f64).map(|ms| Metric::milliseconds("StoreMilliseconds", ms));
+        // A clock ahead of ours does not make a delivery early.
+        let lag = lag_ms.map(|ms| Metric::milliseconds("DeliveryLagMilliseconds", ms.max(0).into()));
+        let values = counts.chain(store).chain(lag).collect();
+        Self {
             timestamp: now.to_string(),
             level: level.as_str(),
             message: format!("delivery {outcome}"),
@@ -92,47 +99,18 @@ impl DeliveryLog {
             trace_id: delivery.trace_id.clone(),
             outcome,
             reason,
-            event_id: None,
-            head_id: None,
-            session_id: None,
-            event_type: None,
+            event,
             key_state: facts.key_state.map(KeyState::as_str),
-            lag_ms: None,
-            store_ms: store_time.map(milliseconds),
+            lag_ms,
+            store_ms,
             total_ms: milliseconds(total),
-            metrics: None,
-        };
-        match facts.event {
-            Some(Ok(Event { event_id, identity, event_type, .. })) => {
-                let [received, occurred] =
-                    [delivery.received_at, identity.occurred_at].map(Timestamp::epoch_milliseconds);
-                log.lag_ms = Some(received - occurred);
-                log.event_id = Some(event_id);
-                log.head_id = Some(identity.head_id);
-                log.session_id = Some(identity.session_id);
-                log.event_type = Some(event_type);
-            }
-            Some(Err(error)) => {
-                log.head_id = error.head_id.or(facts.key_head);
-                log.session_id = error.session_id;
-            }
-            None => {}
+            metrics: namespace.map(|namespace| Metrics::new(namespace, SERVICE, now, values)),
         }
-        let retiring_key = facts.key_state == Some(KeyState::Retiring);
-        let others = [(retiring_key, "RetiringKeyUsed"), (facts.key_ring_refreshed, "KeyRefetch")];
-        let others = others.into_iter().filter(|(counts, _)| *counts).map(|(_, name)| name);
-        let counts = counted(result).iter().copied().chain(others).map(Metric::count);
-        let store = log.store_ms.and_then(Number::from_f64).map(|ms| Metric::milliseconds("StoreMilliseconds", ms));
-        // A clock ahead of ours does not make a delivery early.
-        let lag = log.lag_ms.map(|ms| Metric::milliseconds("DeliveryLagMilliseconds", ms.max(0).into()));
-        let values = counts.chain(store).chain(lag).collect();
-        log.metrics = namespace.map(|namespace| Metrics::new(namespace, SERVICE, now, values));
-        log
     }
 
-    /// Whether the line is written at `level`. One that carries metrics always is: they would be lost with it.
+    /// Whether the line is written at `level`.
     pub fn is_wanted_at(&self, level: Level) -> bool {
-        self.metrics.is_some() || self.level.parse::<Level>().is_ok_and(|own| own <= level)
+        log::is_wanted(self.level, self.metrics.is_some(), level)
     }
 }
 
@@ -141,14 +119,10 @@ fn verdict(result: &Result<Kept, ReceiveError>) -> (Level, &'static str, Option<
     match result {
         Ok(kept) => {
             let reason = match kept {
-                Kept::Ingested(Outcome::Quarantined { reason, .. }) => reason.to_string(),
-                Kept::Ingested(Outcome::Conflict { .. }) => {
-                    "differs from the stored event: this variant is in quarantine".to_owned()
-                }
-                Kept::Spilled { table, .. } => format!("spilled to the queue: {table}"),
-                Kept::Ingested(_) => return (Level::INFO, kept.as_str(), None),
+                Kept::Ingested(outcome) => outcome.reason(),
+                Kept::Spilled { table, .. } => Some(format!("spilled to the queue: {table}")),
             };
-            (Level::WARN, kept.as_str(), Some(reason))
+            (if reason.is_some() { Level::WARN } else { Level::INFO }, kept.as_str(), reason)
         }
         Err(error) if error.is_server_error() => (Level::ERROR, "unavailable", Some(error.to_string())),
         Err(error) if error.is_unauthorized() => (Level::WARN, "rejected", Some(error.to_string())),

@@ -9,7 +9,7 @@ use std::{
 use event_store::{
     ingest::{Arrival, Outcome},
     spill_queue::SpillQueue,
-    store::{EventStore, StoreFault},
+    store::{EventStore, StoreError, StoreFault},
 };
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
@@ -103,12 +103,13 @@ impl DurableStore {
         due: Instant,
         trace: Option<&str>,
     ) -> Result<Kept, ReceiveError> {
+        // Pinned in its place: moving the SDK's large future costs more than a timer.
         let ingesting = pin!(self.table.ingest(verified, event, Arrival::direct(received_at)));
         let Some(queue) = &self.queue else {
             let outcome = timeout_at(due, ingesting).await.map_err(|_| ReceiveError::OutOfTime { step: WRITING })?;
             return Ok(Kept::Ingested(outcome?));
         };
-        // This needs no table.
+        // That needs no table, so it must not depend on the breaker.
         if let Some(outcome) = event.as_ref().ok().and_then(|event| self.table.expired(event, received_at)) {
             return Ok(Kept::Ingested(outcome));
         }
@@ -127,7 +128,7 @@ impl DurableStore {
     /// The outcome, or why the table did not decide, for the message and for the log.
     async fn ingest_unless_open(
         &self,
-        ingesting: Pin<&mut impl Future<Output = Result<Outcome, event_store::store::StoreError>>>,
+        ingesting: Pin<&mut impl Future<Output = Result<Outcome, StoreError>>>,
         due: Instant,
     ) -> Result<Outcome, (SpillReason, String)> {
         let now = Instant::now();

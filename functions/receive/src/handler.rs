@@ -1,10 +1,6 @@
 //! The handler: the path of a delivery, step by step.
 
-use std::{
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use event_store::{spill_queue::SpillQueue, store::EventStore};
 use lambda_http::{Body, Response};
@@ -69,8 +65,8 @@ impl Receiver {
         let result = async {
             let (body, signature, received_at) = delivery.signed_body()?;
 
-            let verifying = pin!(self.keys.verify(body, signature, received_at));
-            let verification = before(due, "reading the key ring", verifying).await??;
+            let verifying = timeout_at(due, self.keys.verify(body, signature, received_at)).await;
+            let verification = verifying.map_err(|_| ReceiveError::OutOfTime { step: "reading the key ring" })??;
             facts.key_ring_refreshed = verification.refreshed;
             let verified = verification.result?;
             facts.key_state = Some(verified.key_state());
@@ -87,13 +83,4 @@ impl Receiver {
         let log = DeliveryLog::new(&delivery, facts, &result, started.elapsed(), self.metrics_namespace.as_deref());
         (response(&result), log)
     }
-}
-
-/// The result of `work`, which is pinned in its place because moving the SDK's large futures costs more than a timer.
-async fn before<T>(
-    due: Instant,
-    step: &'static str,
-    work: Pin<&mut impl Future<Output = T>>,
-) -> Result<T, ReceiveError> {
-    timeout_at(due, work).await.map_err(|_| ReceiveError::OutOfTime { step })
 }

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use lambda_http::Error;
-use lambda_support::{aws, env::Env, log};
+use lambda_support::{aws, env::Env, log, startup};
 use receive::{config::Config, handler::Receiver, runtime};
 
 // Lambda sends one request at a time: more threads would only cost start-up.
@@ -13,21 +13,13 @@ async fn main() -> ExitCode {
         Ok(receiver) => runtime::run(receiver).await.map_err(|error| format!("receive stopped: {error}")),
         Err(error) => Err(format!("receive cannot start: {error}")),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::init(tracing::Level::ERROR);
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    startup::exit_code(result)
 }
 
 async fn start() -> Result<Arc<Receiver>, Error> {
     let env = Env::from_process();
     let config = Config::from_env(&env)?;
-    let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
-    env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
+    startup::check_runtime_api(&env)?;
     log::init(config.log_level);
     let receiver = Receiver::new(config, &aws::config(&env)?);
     receiver.warm_up().await;

@@ -83,7 +83,7 @@ pub struct Report {
     other_head: u64,
     /// Items that are not quarantined bodies, e.g. because somebody edited them.
     invalid: u64,
-    /// The hash of the last body that was looked at; `None` if there are no more.
+    /// The hash of the last body that was looked at; `None` after the last one.
     cursor: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use lambda_runtime::{Error, LambdaEvent, Runtime, service_fn};
-use lambda_support::{aws, deadline::deadline, env::Env, log};
+use lambda_support::{aws, deadline::deadline, env::Env, log, startup};
 use redrive::{config::Config, handler::Redriver};
 use serde_json::Value;
 
@@ -18,21 +18,13 @@ async fn main() -> ExitCode {
         Ok(redriver) => run(redriver).await.map_err(|error| format!("redrive stopped: {error}")),
         Err(error) => Err(format!("redrive cannot start: {error}")),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::init(tracing::Level::ERROR);
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    startup::exit_code(result)
 }
 
 fn start() -> Result<Redriver, Error> {
     let env = Env::from_process();
     let config = Config::from_env(&env)?;
-    let meaning = "set by Lambda, which starts this program; on your machine use `cargo lambda watch`";
-    env.required("AWS_LAMBDA_RUNTIME_API", meaning)?;
+    startup::check_runtime_api(&env)?;
     log::init(config.log_level);
     Ok(Redriver::new(config, &aws::config(&env)?, fastrand::u32))
 }

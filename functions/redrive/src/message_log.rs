@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use event_store::ingest::Outcome;
 use lambda_support::{
-    log::milliseconds,
+    log::{self, EventFields, milliseconds},
     metrics::{Metric, Metrics},
 };
 use serde::Serialize;
 use tracing::Level;
 use unith_events::{
     event::{Event, ParseError},
-    ids::{EventId, HeadId, SessionId},
     spill::Source,
     timestamp::Timestamp,
 };
@@ -49,14 +48,8 @@ pub struct MessageLog {
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_id: Option<EventId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    head_id: Option<HeadId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session_id: Option<SessionId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_type: Option<String>,
+    #[serde(flatten)]
+    event: EventFields,
     total_ms: f64,
     #[serde(flatten)]
     metrics: Option<Metrics>,
@@ -75,7 +68,7 @@ impl MessageLog {
         let now = Timestamp::now();
         let (level, reason) = verdict(fate);
         let counts = counted(fate, facts.source).iter().copied().map(Metric::count).collect();
-        let mut log = Self {
+        Self {
             timestamp: now.to_string(),
             level: level.as_str(),
             message: format!("message {}", fate.as_str()),
@@ -86,43 +79,25 @@ impl MessageLog {
             source: facts.source,
             outcome: fate.as_str(),
             reason,
-            event_id: None,
-            head_id: None,
-            session_id: None,
-            event_type: None,
+            event: facts.event.map(EventFields::from).unwrap_or_default(),
             total_ms: milliseconds(total),
             metrics: namespace.map(|namespace| Metrics::new(namespace, SERVICE, now, counts)),
-        };
-        match facts.event {
-            Some(Ok(Event { event_id, identity, event_type, .. })) => {
-                log.event_id = Some(event_id);
-                log.head_id = Some(identity.head_id);
-                log.session_id = Some(identity.session_id);
-                log.event_type = Some(event_type);
-            }
-            Some(Err(error)) => {
-                log.head_id = error.head_id;
-                log.session_id = error.session_id;
-            }
-            None => {}
         }
-        log
     }
 
-    /// Whether the line is written at `level`. One that carries metrics always is: they would be lost with it.
+    /// Whether the line is written at `level`.
     pub fn is_wanted_at(&self, level: Level) -> bool {
-        self.metrics.is_some() || self.level.parse::<Level>().is_ok_and(|own| own <= level)
+        log::is_wanted(self.level, self.metrics.is_some(), level)
     }
 }
 
 /// Level and reason.
 fn verdict(fate: &Fate) -> (Level, Option<String>) {
     match fate {
-        Fate::Ingested(Outcome::Quarantined { reason, .. }) => (Level::WARN, Some(reason.to_string())),
-        Fate::Ingested(Outcome::Conflict { .. }) => {
-            (Level::WARN, Some("differs from the stored event: this variant is in quarantine".to_owned()))
+        Fate::Ingested(outcome) => {
+            let reason = outcome.reason();
+            (if reason.is_some() { Level::WARN } else { Level::INFO }, reason)
         }
-        Fate::Ingested(_) => (Level::INFO, None),
         Fate::Returned { reason } => (Level::WARN, Some(reason.clone())),
         Fate::DeadLetter { reason } => (Level::ERROR, Some(reason.clone())),
     }

@@ -63,6 +63,17 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// Why the event is not simply in the table, for the log; `None` if nobody has to look at it.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Quarantined { reason, .. } => Some(reason.to_string()),
+            Self::Conflict { .. } => Some("differs from the stored event: this variant is in quarantine".to_owned()),
+            Self::Stored { .. } | Self::Duplicate { .. } | Self::Expired { .. } => None,
+        }
+    }
+}
+
 impl EventStore {
     /// Stores a verified body, of which `event` was parsed. An `Ok` is durable.
     ///

@@ -9,3 +9,4 @@ pub mod log;
 pub mod metrics;
 pub mod queue_url;
 pub mod secret;
+pub mod startup;

@@ -18,8 +18,13 @@ use tracing::{
     span,
 };
 
+use unith_events::{
+    event::{self, ParseError},
+    ids::{EventId, HeadId, SessionId},
+    timestamp::Timestamp,
+};
+
 use crate::env::{Env, EnvError};
-use unith_events::timestamp::Timestamp;
 
 /// The crates whose lines follow `LOG_LEVEL`.
 const OURS: [&str; 6] = ["event_store", "lambda_support", "provision", "receive", "redrive", "unith_events"];
@@ -27,7 +32,7 @@ const OURS: [&str; 6] = ["event_store", "lambda_support", "provision", "receive"
 /// Reads `LOG_LEVEL`. Lambda's own `AWS_LAMBDA_LOG_LEVEL` filters what Lambda passes on, and is ignored here.
 ///
 /// # Errors
-/// A level other than `error`, `warn` and `info`: there are no lines below.
+/// A level other than `error`, `warn` and `info`, below which nothing is logged.
 pub fn level(env: &Env) -> Result<Level, EnvError> {
     let name = "LOG_LEVEL";
     let Some(value) = env.optional(name) else { return Ok(Level::INFO) };
@@ -61,6 +66,39 @@ pub fn line(record: &impl Serialize) -> Vec<u8> {
 /// A time in milliseconds, for a line. Whole microseconds: more digits are noise.
 pub fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The fields of a line that say which event it is about.
+#[derive(Debug, Default, Serialize)]
+pub struct EventFields {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<EventId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_id: Option<HeadId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+}
+
+impl From<Result<event::Event, ParseError>> for EventFields {
+    /// Of a body that is not an event, the ids that could be read.
+    fn from(event: Result<event::Event, ParseError>) -> Self {
+        match event {
+            Ok(event::Event { event_id, identity, event_type, .. }) => Self {
+                event_id: Some(event_id),
+                head_id: Some(identity.head_id),
+                session_id: Some(identity.session_id),
+                event_type: Some(event_type),
+            },
+            Err(ParseError { head_id, session_id, .. }) => Self { head_id, session_id, ..Self::default() },
+        }
+    }
+}
+
+/// Whether a line of the level `own` is written at `level`. One that carries metrics always is: they would be lost with it.
+pub fn is_wanted(own: &str, has_metrics: bool, level: Level) -> bool {
+    has_metrics || own.parse::<Level>().is_ok_and(|own| own <= level)
 }
 
 fn report_panic(panic: &PanicHookInfo<'_>) {
