@@ -81,6 +81,13 @@ pub struct EventFields {
     pub event_type: Option<String>,
 }
 
+impl EventFields {
+    /// Whether the event is of a self-test.
+    pub fn is_self_test(&self) -> bool {
+        self.session_id.as_ref().is_some_and(SessionId::is_self_test)
+    }
+}
+
 impl From<Result<event::Event, ParseError>> for EventFields {
     /// Of a body that is not an event, the ids that could be read.
     fn from(event: Result<event::Event, ParseError>) -> Self {

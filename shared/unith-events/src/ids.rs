@@ -105,6 +105,16 @@ id! {
     SessionId
 }
 
+impl SessionId {
+    /// How the ids of synthetic sessions begin: events of them say nothing about UNITH.
+    pub const SELF_TEST: &str = "self-test:";
+
+    /// Whether it is the session of a self-test.
+    pub fn is_self_test(&self) -> bool {
+        self.0.starts_with(Self::SELF_TEST)
+    }
+}
+
 /// The id of an event: 32 hex digits that are the same for every delivery of it.
 ///
 /// UNITH sends none; [`Identity::event_id`](crate::event::Identity::event_id) derives it.
@@ -218,5 +228,12 @@ mod tests {
         for text in ["", "a\nb", "a\u{7f}", "a\u{85}", &"x".repeat(257)] {
             assert_eq!(SessionId::new(text), Err(InvalidId), "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_session_of_a_self_test_has_its_prefix() {
+        let is_self_test = |id: &str| SessionId::new(id).unwrap().is_self_test();
+        assert!(is_self_test("self-test:") && is_self_test("self-test:f47ac10b"));
+        assert!(!is_self_test("self-test") && !is_self_test("a self-test:") && !is_self_test("Self-test:1"));
     }
 }
