@@ -180,7 +180,9 @@ impl Caller {
         let request_id = context.request_id.clone();
         let response = (self.function)(event.to_string(), context).await.unwrap();
         let is_its_own = |line: &Value| line["request_id"] == request_id.as_str();
-        let log = self.log_lines.lock().unwrap().iter().find(|line| is_its_own(line)).cloned().unwrap();
+        let mut lines = self.log_lines.lock().unwrap();
+        let index = lines.iter().position(is_its_own).unwrap();
+        let log = lines.swap_remove(index);
         Response {
             status: u16::try_from(response["statusCode"].as_u64().unwrap()).unwrap(),
             headers: headers(&response),

@@ -163,7 +163,12 @@ impl RedriveHarness {
 
     /// A receiver after a cold start, on the same table and queue. Its breaker is open for a fraction of a second.
     pub async fn receiver(&self) -> Caller {
-        let env: Env = self.env.clone().into_iter().chain([("UNITH_SHARED_KEY", KEY.to_owned())]).collect();
+        self.receiver_with([("UNITH_SHARED_KEY", KEY.to_owned())]).await
+    }
+
+    /// The same with these variables: those of the keys, and what differs from the function's own.
+    pub async fn receiver_with(&self, variables: impl IntoIterator<Item = (&'static str, String)>) -> Caller {
+        let env: Env = self.env.clone().into_iter().chain(variables).collect();
         let periods = Periods { first: Duration::from_millis(20), longest: Duration::from_millis(200) };
         let config = ReceiveConfig { breaker_periods: periods, ..ReceiveConfig::from_env(&env).unwrap() };
         let receiver = Receiver::new(config, &aws::config(&env).unwrap());

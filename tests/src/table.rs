@@ -17,6 +17,8 @@ pub type Item = HashMap<String, AttributeValue>;
 pub struct Table {
     /// The proxy in front of the DynamoDB.
     pub proxy: Proxy,
+    /// The DynamoDB itself.
+    pub endpoint: String,
     /// The table's name.
     pub name: String,
     /// A client that bypasses the proxy.
@@ -37,7 +39,7 @@ impl Table {
         let client = sandbox::clients::dynamodb_client(&endpoint).unwrap();
         let name = format!("events-{:08x}", fastrand::u32(..));
         dynamodb::create_table(&client, &name).await.unwrap();
-        Self { proxy: Proxy::start(&endpoint).await, name, client, _embedded: embedded }
+        Self { proxy: Proxy::start(&endpoint).await, endpoint, name, client, _embedded: embedded }
     }
 
     /// All items, in the order of their keys.
