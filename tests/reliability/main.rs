@@ -14,6 +14,7 @@ mod faults;
 mod plan;
 mod platform;
 mod random_faults;
+mod rejections;
 
 use std::{env, str::FromStr};
 

@@ -22,7 +22,7 @@ use unith_events::timestamp::Timestamp;
 /// A key that is bound to another head than that of the deliveries.
 pub(crate) const OTHERS_KEY: &str = "another-heads-key";
 /// A key that nobody registered.
-const WRONG_KEY: &str = "00000000000000000000000000000000";
+pub(crate) const WRONG_KEY: &str = "00000000000000000000000000000000";
 /// UNITH's own attempts.
 const ATTEMPTS: usize = 4;
 /// Every response leaves within this time.

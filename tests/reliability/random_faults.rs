@@ -10,21 +10,25 @@ use std::{
     vec::IntoIter,
 };
 
+use aws_sdk_secretsmanager::config::timeout::TimeoutConfig;
 use fastrand::Rng;
 use sandbox::{clients::secrets_client, secrets_manager::SecretsManager, server::listen};
-use tests::{redrive_harness::RedriveHarness, wait::within};
+use tests::{
+    redrive_harness::RedriveHarness,
+    wait::{PATIENCE, within},
+};
 use tokio::task::JoinSet;
 
 use crate::{
-    environment::{Met, Services, live},
+    environment::{Met, NEXT_KEY, Services, live},
     faults::{Service, random_fault},
     plan::{Phase, Plan},
-    platform::{Delivery, Figures, Platform},
+    platform::{Delivery, Figures, OTHERS_KEY, Platform},
     variable,
 };
 
 /// Execution environments of `receive` that take deliveries at the same time.
-const ENVIRONMENTS: usize = 48;
+const ENVIRONMENTS: usize = 32;
 /// Longer than the longest back-off of `redrive`.
 const BACK_OFF: Duration = Duration::from_mins(40);
 /// Batches that `redrive` takes before its faults change.
@@ -58,11 +62,14 @@ async fn experiment(name: &str, services: &'static [Service], number: u64) -> (F
     let (count, seed) = (variable("RELIABILITY_DELIVERIES", 800) / 4, variable("RELIABILITY_SEED", 1_u64));
     let mut random = Rng::with_seed(seed * 10 + number);
     let secrets = SecretsManager::serve(listen("Secrets Manager", 0).await.unwrap()).unwrap();
+    let patient = TimeoutConfig::builder().operation_attempt_timeout(PATIENCE).build();
+    let client = secrets_client(secrets.url()).unwrap().config().to_builder().timeout_config(patient).build();
     let shared = Arc::new(Services {
         harness: RedriveHarness::start().await.with("RETENTION_DAYS", "1"),
         secrets_url: secrets.url().to_owned(),
-        secrets_client: secrets_client(secrets.url()).unwrap(),
+        secrets_client: aws_sdk_secretsmanager::Client::from_conf(client),
     });
+    [NEXT_KEY, OTHERS_KEY].iter().for_each(|key| shared.harness.known.add_key(key));
     let deliveries = Delivery::random(&mut random, count);
     let platform = Arc::new(Platform::new(deliveries.len()));
     let plans = Arc::new(Mutex::new(Plan::all(services, &mut random, deliveries).into_iter()));

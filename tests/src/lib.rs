@@ -23,6 +23,7 @@ pub mod receive_harness;
 pub mod redrive_harness;
 pub mod repository;
 pub mod runtime_api;
+pub mod secrets;
 pub mod snapshot;
 pub mod table;
 pub mod wait;

@@ -39,6 +39,7 @@ use crate::{
     log,
     proxy::Proxy,
     receive_harness::Caller,
+    secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN, Secrets},
     table::Table,
     wait::PATIENCE,
 };
@@ -58,6 +59,8 @@ pub struct RedriveHarness {
     pub sqs_proxy: Proxy,
     /// The URLs of the queues.
     pub queues: Queues,
+    /// What the function may not show.
+    pub known: Secrets,
     client: aws_sdk_sqs::Client,
     env: BTreeMap<&'static str, String>,
     log_lines: Arc<Mutex<Vec<Value>>>,
@@ -74,7 +77,8 @@ impl RedriveHarness {
         let env = BTreeMap::from([
             ("AWS_REGION", REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
+            ("AWS_SESSION_TOKEN", SESSION_TOKEN.to_owned()),
             ("AWS_ENDPOINT_URL_DYNAMODB", table.proxy.url().to_owned()),
             ("AWS_ENDPOINT_URL_SQS", sqs_proxy.url().to_owned()),
             ("TABLE_NAME", table.name.clone()),
@@ -82,7 +86,9 @@ impl RedriveHarness {
             ("SPILL_QUEUE_URL", queues.spill_url.clone()),
             ("DEAD_LETTER_QUEUE_URL", queues.dead_letter_url.clone()),
         ]);
-        Self { table, sqs, sqs_proxy, queues, client, env, log_lines: Arc::default() }
+        let known = Secrets::of_role();
+        known.add_key(KEY);
+        Self { table, sqs, sqs_proxy, queues, known, client, env, log_lines: Arc::default() }
     }
 
     /// Sets a variable of all later invocations.
@@ -113,6 +119,7 @@ impl RedriveHarness {
 
     /// The same for another kind of quarantined body.
     pub async fn quarantine_as(&self, kind: QuarantineKind, body: &[u8], reason: &str) {
+        self.known.add_body(body);
         let key_head = Some(HEAD.parse().unwrap());
         let quarantined = Quarantined { kind, reason: reason.to_owned(), key_head, head_id: None, session_id: None };
         let item = QuarantineItem::new(quarantined, body, at(RECEIVED_AT), Retention::Forever);
@@ -172,8 +179,10 @@ impl RedriveHarness {
         let periods = Periods { first: Duration::from_millis(20), longest: Duration::from_millis(200) };
         let config = ReceiveConfig { breaker_periods: periods, ..ReceiveConfig::from_env(&env).unwrap() };
         let receiver = Receiver::new(config, &aws::config(&env).unwrap());
+        let position = log::position();
         receiver.warm_up().await;
-        Caller::new(Arc::new(receiver))
+        self.known.assert_absent_in_lines_since(position);
+        Caller::new(Arc::new(receiver), self.known.clone())
     }
 
     /// Invokes the function.
@@ -181,9 +190,22 @@ impl RedriveHarness {
         self.invoke_within(input, PATIENCE).await
     }
 
-    /// The same in an invocation that should end after `limit`.
+    /// The same in an invocation that should end after `limit`. Result and log are searched for secrets, the bodies of the
+    /// messages included.
     pub async fn invoke_within(&self, input: Value, limit: Duration) -> Result<Value, HandlerError> {
-        self.redriver().handle(input, REQUEST_ID, Instant::now() + limit).await
+        let (position, bodies) = (log::position(), Secrets::of_sqs_event(&input));
+        let result = self.redriver().handle(input, REQUEST_ID, Instant::now() + limit).await;
+        for secrets in [&self.known, &bodies] {
+            match &result {
+                Ok(response) => secrets.assert_absent("a response", &response.to_string()),
+                Err(error) => secrets.assert_absent_in_error(error),
+            }
+            for line in self.log_lines.lock().unwrap().iter() {
+                secrets.assert_absent("a log line", &line.to_string());
+            }
+            secrets.assert_absent_in_lines_since(position);
+        }
+        result
     }
 
     /// The function after a cold start. Its random numbers are the least.

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::{config::timeout::TimeoutConfig, types::AttributeValue};
 use sandbox::dynamodb;
 use sandbox::server::ServerHandle;
 use sandbox::server::listen;
 
-use crate::proxy::Proxy;
+use crate::{proxy::Proxy, wait::PATIENCE};
 
 /// An item of the table.
 pub type Item = HashMap<String, AttributeValue>;
@@ -37,6 +37,9 @@ impl Table {
             embedded.insert(served).url().to_owned()
         };
         let client = sandbox::clients::dynamodb_client(&endpoint).unwrap();
+        // A busy machine may need longer for a page of items than a function would wait.
+        let patient = TimeoutConfig::builder().operation_attempt_timeout(PATIENCE).build();
+        let client = aws_sdk_dynamodb::Client::from_conf(client.config().to_builder().timeout_config(patient).build());
         let name = format!("events-{:08x}", fastrand::u32(..));
         dynamodb::create_table(&client, &name).await.unwrap();
         Self { proxy: Proxy::start(&endpoint).await, endpoint, name, client, _embedded: embedded }
