@@ -47,5 +47,6 @@ docs:
 
 # Run the full experiments of docs/reliability.md
 reliability:
-    RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability -- --nocapture
+    RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability random_faults -- --nocapture --test-threads=4
+    REJECTION_SAMPLES=5000 cargo test -p tests --test reliability rejections -- --nocapture
     KILL_DELIVERIES=10000 cargo test -p receive --test process killed -- --nocapture

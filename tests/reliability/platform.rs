@@ -3,8 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::Mutex,
-    time::Duration,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use event_store::item::body_sha256;
@@ -14,7 +17,7 @@ use tests::{
     delivery::{event, sign},
     receive_harness::Caller,
     table::{Item, text},
-    wait::within,
+    wait::{PATIENCE, within},
 };
 use tokio::sync::watch;
 use unith_events::timestamp::Timestamp;
@@ -27,6 +30,10 @@ pub(crate) const WRONG_KEY: &str = "00000000000000000000000000000000";
 const ATTEMPTS: usize = 4;
 /// Every response leaves within this time.
 const RESPONSE_TIME: Duration = Duration::from_secs(4);
+/// How often the platform looks whether the machine keeps up.
+const TICK: Duration = Duration::from_millis(20);
+/// A timer of an idle machine is not later.
+const TIMER_PRECISION: Duration = Duration::from_millis(5);
 
 /// What a delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +130,8 @@ struct Response {
 pub(crate) struct Platform {
     count: usize,
     begun: watch::Sender<usize>,
+    /// The time in milliseconds for which the machine did not run this experiment.
+    stalled: AtomicU64,
     ends: Mutex<Vec<(Delivery, Vec<Response>)>>,
 }
 
@@ -160,7 +169,7 @@ impl fmt::Display for Figures {
 impl Platform {
     /// A platform that makes `count` deliveries.
     pub(crate) fn new(count: usize) -> Self {
-        Self { count, begun: watch::Sender::new(0), ends: Mutex::default() }
+        Self { count, begun: watch::Sender::new(0), stalled: AtomicU64::new(0), ends: Mutex::default() }
     }
 
     /// Waits until this many deliveries have begun. `false` after the last one.
@@ -170,13 +179,30 @@ impl Platform {
         begun < self.count
     }
 
+    /// Measures how late a timer is, until this is dropped. A busy machine must not make a response late.
+    pub(crate) async fn measure_stalls(&self) {
+        loop {
+            let started = Instant::now();
+            tokio::time::sleep(TICK).await;
+            let late = started.elapsed().saturating_sub(TICK + TIMER_PRECISION);
+            self.stalled.fetch_add(u64::try_from(late.as_millis()).unwrap(), Ordering::Relaxed);
+        }
+    }
+
+    fn stalled(&self) -> Duration {
+        Duration::from_millis(self.stalled.load(Ordering::Relaxed))
+    }
+
     /// Makes a delivery that is signed with `key` unless it is forged, with UNITH's retries.
     pub(crate) async fn deliver(&self, delivery: &Delivery, receiver: &Caller, key: &str) {
         self.begun.send_modify(|begun| *begun += 1);
         let signature = delivery.signature(key);
         let mut responses = Vec::new();
         for is_lost in delivery.lost {
-            let response = within(RESPONSE_TIME, receiver.post(&delivery.body, signature.as_deref())).await;
+            let stalled = self.stalled();
+            let response = within(PATIENCE, receiver.post(&delivery.body, signature.as_deref())).await;
+            let (took, stalled) = (response.took, self.stalled().saturating_sub(stalled));
+            assert!(took < RESPONSE_TIME + stalled, "late after {took:?}, {stalled:?} of them lost: {}", response.log);
             let (status, outcome) = response.outcome();
             let event_id = response.json()["event_id"].as_str().map(str::to_owned);
             responses.push(Response { status, outcome, event_id, is_lost });

@@ -69,11 +69,15 @@ async fn experiment(name: &str, services: &'static [Service], number: u64) -> (F
         secrets_url: secrets.url().to_owned(),
         secrets_client: aws_sdk_secretsmanager::Client::from_conf(client),
     });
-    [NEXT_KEY, OTHERS_KEY].iter().for_each(|key| shared.harness.known.add_key(key));
+    for key in [NEXT_KEY, OTHERS_KEY] {
+        shared.harness.known.add_key(key);
+    }
     let deliveries = Delivery::random(&mut random, count);
     let platform = Arc::new(Platform::new(deliveries.len()));
     let plans = Arc::new(Mutex::new(Plan::all(services, &mut random, deliveries).into_iter()));
     let redriving = tokio::spawn(redrive(Arc::clone(&shared), Arc::clone(&platform), services, random));
+    let watched = Arc::clone(&platform);
+    let stalls = tokio::spawn(async move { watched.measure_stalls().await });
     let started = Instant::now();
     let mut environments: JoinSet<_> =
         (0..ENVIRONMENTS).map(|_| take_plans(Arc::clone(&shared), Arc::clone(&platform), Arc::clone(&plans))).collect();
@@ -82,6 +86,7 @@ async fn experiment(name: &str, services: &'static [Service], number: u64) -> (F
         met.add(&of_one.unwrap());
     }
     redriving.await.unwrap();
+    stalls.abort();
     let took = started.elapsed().as_secs();
     let harness = &shared.harness;
     let waiting = harness.spilled().len();

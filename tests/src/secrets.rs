@@ -90,7 +90,9 @@ impl Secrets {
     /// Adds all of others.
     pub fn add_all(&self, others: &Self) {
         let others = others.lock().clone();
-        others.iter().for_each(|secret| self.add(secret.what, &secret.text));
+        for secret in others {
+            self.add(secret.what, &secret.text);
+        }
     }
 
     /// Adds a shared key.
