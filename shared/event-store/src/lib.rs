@@ -5,5 +5,7 @@ pub mod item;
 pub mod keys;
 pub mod quarantine;
 pub mod retention;
+pub mod session;
 pub mod spill_queue;
 pub mod store;
+pub mod stream;

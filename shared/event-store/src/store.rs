@@ -63,6 +63,8 @@ impl Operation {
     const PUT_EVENT: Self = Self::put("take the event");
     const QUARANTINE: Self = Self::put("take the quarantined body");
     pub(crate) const QUERY: Self = Self { text: "return the quarantined bodies", permission: "dynamodb:Query" };
+    pub(crate) const QUERY_SESSION: Self =
+        Self { text: "return the events of the session", permission: "dynamodb:Query" };
     pub(crate) const DELETE: Self = Self { text: "delete the quarantined body", permission: "dynamodb:DeleteItem" };
 
     const fn put(text: &'static str) -> Self {

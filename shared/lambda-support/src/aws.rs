@@ -107,7 +107,7 @@ pub fn config_without_credentials(env: &Env) -> Result<SdkConfig, EnvError> {
 ///
 /// The SDK's own quota is shared by all calls of a client, and used up after some 17 failures. Every delivery would then have
 /// one attempt instead of four. [`SdkConfig`] has no field for it, so each client's configuration gets it.
-fn without_retry_quota() -> RetryPartition {
+pub fn without_retry_quota() -> RetryPartition {
     RetryPartition::custom("unlimited").token_bucket(TokenBucket::unlimited()).build()
 }
 
@@ -142,7 +142,8 @@ pub fn patient_secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Cl
     secrets_manager(&with_attempts(config, MAX_ATTEMPTS, PATIENT_ATTEMPT_TIMEOUT))
 }
 
-fn with_attempts(config: &SdkConfig, attempts: u32, timeout: Duration) -> SdkConfig {
+/// The same with `attempts` attempts of `timeout` each.
+pub fn with_attempts(config: &SdkConfig, attempts: u32, timeout: Duration) -> SdkConfig {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT.min(timeout))
         .operation_attempt_timeout(timeout)
