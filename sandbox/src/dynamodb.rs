@@ -31,7 +31,7 @@ pub fn serve(listener: TcpListener, data: Option<&Path>) -> anyhow::Result<Serve
         None => format!("file:{}?mode=memory&cache=shared", uuid(fastrand::u128(..))),
         Some(path) => path.to_str().context("the path of the data file is not UTF-8; choose another one")?.to_owned(),
     };
-    let database = Database::new(&path).with_context(|| format!("cannot use the data file {path}"))?;
+    let database = Database::new(&path).with_context(|| format!("the embedded DynamoDB cannot use {path}"))?;
     let index = Connection::open(&path).and_then(|connection| connection.execute_batch(STREAM_INDEX));
     index.context("the index of the stream's records cannot be created")?;
     Ok(ServerHandle::start(listener, |listener, stop| async move {

@@ -845,7 +845,7 @@ async fn under_all_faults_no_record_is_lost_and_those_of_a_partition_come_in_ord
     for seed in 0..3 {
         let source = Source::new().await;
         let consumer = Arc::new(Consumer { random: Mutex::new(Rng::with_seed(seed)), handled: Mutex::default() });
-        let handler = Arc::clone(&consumer);
+        let function = Arc::clone(&consumer);
         let settings = Settings {
             shards: 2,
             parallelization_factor: 2,
@@ -855,7 +855,7 @@ async fn under_all_faults_no_record_is_lost_and_those_of_a_partition_come_in_ord
             faults: all_faults(seed),
             ..settings()
         };
-        let (mapping, batches) = source.map_to(settings, move |event| handler.handle(event)).await;
+        let (mapping, batches) = source.map_to(settings, move |event| function.handle(event)).await;
         for number in 0..PER_PARTITION {
             for partition in 0..PARTITIONS {
                 source.put(&format!("p{partition}"), &format!("{number:02}")).await;

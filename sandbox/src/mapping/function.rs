@@ -33,7 +33,7 @@ impl Function {
         Self { handler, timeout }
     }
 
-    /// Invokes the function. There is no response if it fails or times out; an invocation that timed out goes on.
+    /// Invokes the function. If it fails or times out, it has no response. If it timed out, it goes on.
     pub(crate) async fn invoke(&self, event: Value) -> (Option<Value>, Option<LateInvocation>) {
         let mut invocation = self.begin(event, Duration::ZERO);
         match timeout(self.timeout, invocation.join_next()).await {

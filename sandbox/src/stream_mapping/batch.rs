@@ -111,3 +111,81 @@ impl Batch {
         self.records.iter().take_while(is_expired).count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAILING: [End; 3] = [End::Failure, End::PartialFailure(0), End::PartialFailure(2)];
+
+    fn batch(count: i64) -> Batch {
+        let record = |second: i64| {
+            let created_at = Timestamp::from_epoch_milliseconds(second * 1_000).unwrap();
+            Arc::new(Record { sequence_number: second.to_string(), created_at, json: String::new() })
+        };
+        Batch::new((0..count).map(record).collect())
+    }
+
+    fn numbers(batch: &Batch) -> Vec<&str> {
+        batch.records.iter().map(|record| record.sequence_number.as_str()).collect()
+    }
+
+    #[test]
+    fn only_the_first_records_expire_and_only_when_they_are_older_than_the_limit() {
+        let now = Timestamp::from_epoch_milliseconds(10_000).unwrap();
+        for (limit, expected) in [(11, 0), (10, 0), (9, 1), (7, 3), (0, 4)] {
+            assert_eq!(batch(4).expired(now, Duration::from_secs(limit)), expected, "{limit}");
+        }
+        let before = Timestamp::from_epoch_milliseconds(-1_000).unwrap();
+        assert_eq!(batch(4).expired(before, Duration::ZERO), 0, "records of the future are new");
+    }
+
+    #[test]
+    fn nothing_of_a_batch_gets_lost_or_doubled_whatever_its_end() {
+        for bisect_batch_on_function_error in [false, true] {
+            for maximum_retry_attempts in [None, Some(0), Some(1)] {
+                let settings =
+                    Settings { bisect_batch_on_function_error, maximum_retry_attempts, ..Settings::default() };
+                for end in FAILING.into_iter().chain([End::Success]) {
+                    let Next { processed, retries, exhausted } = batch(5).after(end, &settings);
+                    let processed = Batch::new(processed);
+                    let parts = std::iter::once(&processed).chain(&retries).chain(&exhausted);
+                    let all: Vec<_> = parts.flat_map(numbers).collect();
+                    assert_eq!(all, ["0", "1", "2", "3", "4"], "{end:?}");
+                    assert!(
+                        retries.iter().chain(&exhausted).all(|part| part.invocations == 1 && !part.records.is_empty())
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_is_exhausted_after_one_invocation_and_its_retries() {
+        let settings = Settings { maximum_retry_attempts: Some(2), ..Settings::default() };
+        for end in [End::Failure, End::PartialFailure(0)] {
+            let (mut next, mut invocations) = (batch(3), 0);
+            let exhausted = loop {
+                invocations += 1;
+                let after = next.after(end, &settings);
+                match after.exhausted {
+                    Some(exhausted) => break exhausted,
+                    None => next = after.retries.into_iter().next().unwrap(),
+                }
+            };
+            assert_eq!((invocations, exhausted.invocations, exhausted.records.len()), (3, 3, 3), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_split_uses_up_no_retry() {
+        let settings =
+            Settings { maximum_retry_attempts: Some(0), bisect_batch_on_function_error: true, ..Settings::default() };
+        let next = batch(3).after(End::Failure, &settings);
+        assert_eq!(next.retries.iter().map(numbers).collect::<Vec<_>>(), [vec!["0", "1"], vec!["2"]]);
+        let next = batch(3).after(End::PartialFailure(1), &settings);
+        assert_eq!(next.retries.iter().map(numbers).collect::<Vec<_>>(), [["1", "2"]]);
+        assert!(batch(1).after(End::Failure, &settings).exhausted.is_some());
+        assert!(batch(3).after(End::PartialFailure(0), &settings).exhausted.is_some());
+    }
+}

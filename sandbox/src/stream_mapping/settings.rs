@@ -71,7 +71,8 @@ pub struct OnFailure {
 
 /// The faults of a mapping, harder than Lambda's. Shares are between 0 and 1.
 ///
-/// Each shard draws its faults from the seed, whatever the others do. The batches depend on when records come.
+/// Each shard draws its faults from the seed, whatever the others do. The batches depend on when records come. A fault that fails
+/// every attempt, with a share of 1, leaves the records to their age and their retries.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Faults {
     pub seed: u64,
