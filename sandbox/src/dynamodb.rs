@@ -12,19 +12,28 @@ use aws_sdk_dynamodb::{
 };
 use dynoxide::Database;
 use event_store::keys::{EXPIRES_AT, PK, SK};
+use rusqlite::Connection;
 use tokio::net::TcpListener;
 
-use crate::server::ServerHandle;
+use crate::{random::uuid, server::ServerHandle};
+
+/// The position of a record in its stream.
+///
+/// The embedded DynamoDB looks for the last record before every write, and for the next ones at every poll. Without an index
+/// it reads all records each time, so that the cost of a write grows with the number of writes before it.
+const STREAM_INDEX: &str = "CREATE INDEX IF NOT EXISTS _stream_records_position \
+                            ON _stream_records (table_name, CAST(sequence_number AS INTEGER))";
 
 /// Serves a DynamoDB that keeps its data in the file `data`, or in memory.
 pub fn serve(listener: TcpListener, data: Option<&Path>) -> anyhow::Result<ServerHandle> {
-    let database = match data {
-        None => Database::memory().context("the embedded DynamoDB did not start")?,
-        Some(path) => {
-            let text = path.to_str().context("the path of the data file is not UTF-8; choose another one")?;
-            Database::new(text).with_context(|| format!("cannot use the data file {text}"))?
-        }
+    let path = match data {
+        // A name, so that a second connection can add the index.
+        None => format!("file:{}?mode=memory&cache=shared", uuid(fastrand::u128(..))),
+        Some(path) => path.to_str().context("the path of the data file is not UTF-8; choose another one")?.to_owned(),
     };
+    let database = Database::new(&path).with_context(|| format!("the embedded DynamoDB cannot use {path}"))?;
+    let index = Connection::open(&path).and_then(|connection| connection.execute_batch(STREAM_INDEX));
+    index.context("the index of the stream's records cannot be created")?;
     Ok(ServerHandle::start(listener, |listener, stop| async move {
         let _ = dynoxide::server::serve_with_shutdown(listener, database, stop).await;
     })?)

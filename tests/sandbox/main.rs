@@ -12,6 +12,7 @@ mod api_gateway;
 mod event_source_mapping;
 mod platform;
 mod sqs;
+mod stream_mapping;
 
 use std::{future::Future, time::Duration};
 
