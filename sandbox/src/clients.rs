@@ -22,6 +22,11 @@ pub fn dynamodb_client(endpoint: &str) -> Result<aws_sdk_dynamodb::Client, EnvEr
     Ok(aws::dynamodb(&sdk_config(endpoint)?))
 }
 
+/// A client of the EventBridge at `endpoint`.
+pub fn eventbridge_client(endpoint: &str) -> Result<aws_sdk_eventbridge::Client, EnvError> {
+    Ok(aws_sdk_eventbridge::Client::new(&sdk_config(endpoint)?))
+}
+
 /// A client of the Secrets Manager at `endpoint`, with the time-outs and retries of the functions' clients.
 pub fn secrets_client(endpoint: &str) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
     Ok(aws::secrets_manager(&sdk_config(endpoint)?))

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod events;
 pub mod ingest;
 pub mod item;
 pub mod keys;

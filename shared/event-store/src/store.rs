@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
-    operation::{delete_item::DeleteItemError, put_item::PutItemError, query::QueryError},
+    operation::{delete_item::DeleteItemError, put_item::PutItemError, query::QueryError, scan::ScanError},
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure, ThrottlingReason},
 };
 use lambda_support::errors::causes;
@@ -65,6 +65,7 @@ impl Operation {
     pub(crate) const QUERY: Self = Self { text: "return the quarantined bodies", permission: "dynamodb:Query" };
     pub(crate) const QUERY_SESSION: Self =
         Self { text: "return the events of the session", permission: "dynamodb:Query" };
+    pub(crate) const SCAN: Self = Self { text: "return the events of the table", permission: "dynamodb:Scan" };
     pub(crate) const DELETE: Self = Self { text: "delete the quarantined body", permission: "dynamodb:DeleteItem" };
 
     const fn put(text: &'static str) -> Self {
@@ -143,7 +144,7 @@ macro_rules! throttled_error {
     )*};
 }
 
-throttled_error!(PutItemError, DeleteItemError, QueryError);
+throttled_error!(PutItemError, DeleteItemError, QueryError, ScanError);
 
 fn is_hot_key(reasons: &[ThrottlingReason]) -> bool {
     reasons.iter().filter_map(ThrottlingReason::reason).any(|reason| reason.contains("KeyRange"))

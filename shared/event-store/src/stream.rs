@@ -2,7 +2,7 @@
 //!
 //! Format: <https://docs.aws.amazon.com/lambda/latest/dg/with-ddb.html>
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::item::EventItem;
@@ -36,7 +36,7 @@ struct Change {
 }
 
 /// The key of a record's item.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ItemKey {
     pub pk: String,
     pub sk: String,
