@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod failure_queue;
 pub mod ingest;
 pub mod item;
 pub mod keys;
