@@ -1,6 +1,7 @@
 //! Why a record is not done.
 
 use event_store::{
+    failure_queue::FailureQueueError,
     store::{StoreError, StoreFault},
     stream::InvalidImage,
 };
@@ -24,8 +25,8 @@ pub enum PublishError {
     Entry(#[from] EntryError),
     #[error(transparent)]
     Request(#[from] RequestError),
-    #[error("{0}; it is poison, but queue `{1}` did not take it: {2}")]
-    NotReported(Box<PublishError>, String, String),
+    #[error("{0}; {1}")]
+    NotReported(Box<PublishError>, FailureQueueError),
     #[error("held back: an earlier event of its session is not published")]
     SessionHeld,
     #[error("not tried: {0} failed at an earlier event of the batch")]

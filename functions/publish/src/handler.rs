@@ -1,12 +1,11 @@
 //! The handler: a batch of the stream, or a command.
 
-use std::cmp::Ordering;
-
 use event_store::{
+    failure_queue::FailureQueue,
     item::EventItem,
     retention::Retention,
     store::EventStore,
-    stream::{StreamEvent, StreamRecord},
+    stream::{SequenceNumber, StreamEvent, StreamRecord},
 };
 use lambda_support::{
     aws::{self, SdkConfig},
@@ -24,7 +23,6 @@ use crate::{
     command::{Command, CommandError},
     config::Config,
     error::PublishError,
-    failure_queue::FailureQueue,
     lines::{BatchLine, Counts, RecordLine},
     ordered_queue::OrderedQueue,
     outlet::Outlet,
@@ -53,8 +51,8 @@ pub enum HandlerError {
 }
 
 /// A record of a new event, for the log and the response.
-struct Place {
-    sequence_number: String,
+struct Place<'r> {
+    at: SequenceNumber<'r>,
     item: Option<EventItem>,
 }
 
@@ -69,7 +67,7 @@ impl Publisher {
             // It writes nothing, so no item lives for the retention.
             store: EventStore::new(aws::dynamodb(aws), config.table_name, Retention::Forever),
             outlets: bus.into_iter().chain(queue).collect(),
-            failure_queue: FailureQueue::new(aws, config.failure_queue_url, attempt),
+            failure_queue: FailureQueue::new(aws.clone(), config.failure_queue_url),
             timing,
         };
         Self {
@@ -117,7 +115,8 @@ impl Publisher {
         let (places, jobs): (Vec<_>, Vec<_>) = event.records.iter().filter_map(|record| self.job(record)).unzip();
         let outcome = self.pipeline.publish(jobs, None, deadline).await;
         let fates = places.iter().zip(&outcome.fates).map(|(place, (fate, _))| (place, fate));
-        let held_from = lowest_held(fates.clone());
+        let held_from =
+            fates.clone().filter(|(_, fate)| matches!(fate, Fate::Held(_))).map(|(place, _)| place.at).min();
         self.remember(&places, &outcome, held_from);
 
         let mut counts = count(fates.clone().map(|(_, fate)| fate));
@@ -130,31 +129,36 @@ impl Publisher {
         }
         let namespace = self.metrics_namespace.as_deref();
         let bus_error = outcome.bus_error.as_ref();
-        let line = BatchLine::new(request_id, counts, held_from, bus_error, started.elapsed(), namespace);
+        let line = BatchLine::new(
+            request_id,
+            counts,
+            held_from.map(SequenceNumber::as_str),
+            bus_error,
+            started.elapsed(),
+            namespace,
+        );
         if line.is_wanted_at(self.log_level) {
             self.write(&line);
         }
         let mut response = BatchResponse::default();
-        if let Some(sequence_number) = held_from {
-            response.fail(sequence_number);
+        if let Some(lowest) = held_from {
+            response.fail(lowest.as_str());
         }
         response
     }
 
     /// What is to be done with a record; `None` if it is not that of a new event.
-    fn job(&self, record: &StreamRecord) -> Option<(Place, Job)> {
+    fn job<'r>(&self, record: &'r StreamRecord) -> Option<(Place<'r>, Job)> {
         let key = record.key().filter(|_| record.is_new_event())?;
         let item = record.event();
         let taken = item.as_ref().map(|item| self.progress.of(&item.event_id)).unwrap_or_default();
-        let place = Place { sequence_number: record.sequence_number().to_owned(), item: item.clone().ok() };
+        let place = Place { at: record.position(), item: item.clone().ok() };
         Some((place, Job { key, item, taken }))
     }
 
     /// Remembers what outlets took of the records that come again.
-    fn remember(&self, places: &[Place], outcome: &Outcome, held_from: Option<&str>) {
-        let comes_again = |place: &Place| {
-            held_from.is_some_and(|from| compare_sequence_numbers(&place.sequence_number, from) != Ordering::Less)
-        };
+    fn remember(&self, places: &[Place<'_>], outcome: &Outcome, held_from: Option<SequenceNumber<'_>>) {
+        let comes_again = |place: &Place<'_>| held_from.is_some_and(|from| from <= place.at);
         let taken = places.iter().zip(&outcome.fates).filter(|(place, (_, taken))| *taken > 0 && comes_again(place));
         let taken = taken.filter_map(|(place, (_, taken))| Some((place.item.as_ref()?.event_id.clone(), *taken)));
         self.progress.replace(taken.collect::<Vec<(EventId, usize)>>());
@@ -178,37 +182,11 @@ pub(crate) fn count<'f>(fates: impl Iterator<Item = &'f Fate>) -> Counts {
     })
 }
 
-fn record_line<'r>(request_id: &'r str, place: &'r Place, fate: &Fate) -> Option<RecordLine<'r>> {
-    let (number, item) = (Some(place.sequence_number.as_str()), place.item.as_ref());
+fn record_line<'r>(request_id: &'r str, place: &'r Place<'_>, fate: &Fate) -> Option<RecordLine<'r>> {
+    let (number, item) = (Some(place.at.as_str()), place.item.as_ref());
     match fate {
         Fate::Poison(why) => Some(RecordLine::poison(request_id, number, item, why)),
         Fate::Held(why) if PublishError::is_own(why) => Some(RecordLine::held(request_id, number, item, why)),
         Fate::Held(_) | Fate::Published | Fate::DoneBefore => None,
-    }
-}
-
-/// The lowest sequence number of a record that was held back.
-fn lowest_held<'p>(fates: impl Iterator<Item = (&'p Place, &'p Fate)>) -> Option<&'p str> {
-    let held = fates.filter(|(_, fate)| matches!(fate, Fate::Held(_)));
-    held.map(|(place, _)| place.sequence_number.as_str()).min_by(|a, b| compare_sequence_numbers(a, b))
-}
-
-/// Compares two sequence numbers: decimal numbers of up to 40 digits, not always of the same length.
-fn compare_sequence_numbers(a: &str, b: &str) -> Ordering {
-    let (a, b) = (a.trim_start_matches('0'), b.trim_start_matches('0'));
-    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn sequence_numbers_are_compared_as_numbers(a: u128, b: u128, zeros in 0_usize..4) {
-            let padded = format!("{}{a}", "0".repeat(zeros));
-            prop_assert_eq!(compare_sequence_numbers(&padded, &b.to_string()), a.cmp(&b));
-        }
     }
 }

@@ -33,7 +33,6 @@ pub mod command;
 pub mod config;
 pub mod cursor;
 pub mod error;
-pub mod failure_queue;
 pub mod handler;
 pub mod lines;
 pub mod ordered_queue;

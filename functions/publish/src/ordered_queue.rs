@@ -66,14 +66,14 @@ impl OrderedQueue {
 }
 
 /// A client whose attempts take `attempt_timeout` at most.
-pub(crate) fn sqs(aws: &SdkConfig, attempt_timeout: Duration) -> Client {
+fn sqs(aws: &SdkConfig, attempt_timeout: Duration) -> Client {
     let config = aws::with_attempts(aws, ATTEMPTS, attempt_timeout);
     let config = aws_sdk_sqs::config::Builder::from(&config).retry_partition(aws::without_retry_quota());
     Client::from_conf(config.build())
 }
 
 /// The same JSON with the two characters escaped that SQS refuses and JSON allows. They occur within its strings only.
-pub(crate) fn without_noncharacters(json: String) -> String {
+fn without_noncharacters(json: String) -> String {
     if json.contains(['\u{fffe}', '\u{ffff}']) {
         json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
     } else {

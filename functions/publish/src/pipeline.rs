@@ -5,7 +5,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use event_store::{item::EventItem, store::EventStore};
+use event_store::{
+    failure_queue::{FailureQueue, Poison},
+    store::EventStore,
+    stream::ItemKey,
+};
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep_until};
 use unith_events::session::fold;
@@ -15,7 +19,6 @@ use crate::{
     bus_event::{BusEvent, Replay, carries_summary},
     config::Timing,
     error::PublishError,
-    failure_queue::{FailureQueue, Poison},
     outlet::{Outlet, Sent},
     packing::{MAX_BYTES, Parcel, pack},
     rounds::{Fate, Job, Pending, Rounds},
@@ -202,14 +205,12 @@ impl Pipeline {
     /// Sends an event that can never be published to the on-failure queue. If that fails, it is held back.
     async fn report_poison(&self, rounds: &mut Rounds, index: usize, error: PublishError) {
         let Some(head) = rounds.heads().find(|head| head.index == index) else { return };
-        let event_id = head.item.as_ref().ok().map(|item: &EventItem| &item.event_id);
-        let poison = Poison { key: &head.key, event_id, reason: error.to_string() };
+        let event_id = head.item.as_ref().ok().map(|item| item.event_id.to_string());
+        let ItemKey { pk, sk } = head.key.clone();
+        let poison = Poison { pk, sk, event_id, reason: error.to_string() };
         match self.failure_queue.send(&poison).await {
             Ok(()) => rounds.poisoned(index, error),
-            Err(cause) => {
-                let url = self.failure_queue.url().to_owned();
-                rounds.hold(index, PublishError::NotReported(Box::new(error), url, cause));
-            }
+            Err(cause) => rounds.hold(index, PublishError::NotReported(Box::new(error), cause)),
         }
     }
 }

@@ -136,7 +136,7 @@ impl<L: Fn(RecordLine<'_>)> Call<'_, L> {
         loop {
             let page = read(&self.pipeline.store, &self.command.filter, self.after.as_ref()).await?;
             self.report.read += page.read;
-            self.report.read_units += page.capacity_units;
+            self.report.read_units += page.read_units;
             self.report.invalid += page.invalid;
             let matching = page.events.into_iter().filter(|item| self.command.filter.matches(item));
             let matching: Vec<_> = matching.collect();

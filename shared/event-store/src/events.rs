@@ -5,7 +5,7 @@ use unith_events::timestamp::Timestamp;
 
 use crate::{
     item::EventItem,
-    keys::{PK, SK},
+    session::{from_item, to_item, units},
     store::{EventStore, Item, Operation, StoreError},
     stream::ItemKey,
 };
@@ -20,7 +20,7 @@ pub struct EventPage {
     /// How many items DynamoDB read, those that were filtered out included.
     pub read: u64,
     /// What the page cost, in read units.
-    pub capacity_units: f64,
+    pub read_units: f64,
     /// The key after which the next page begins; `None` if this is the last one.
     pub next: Option<ItemKey>,
 }
@@ -49,7 +49,7 @@ impl EventStore {
             .key_condition_expression("pk = :pk AND begins_with(sk, :event)")
             .expression_attribute_values(":pk", text(pk))
             .expression_attribute_values(":event", text("EVENT#"))
-            .set_exclusive_start_key(after.map(key))
+            .set_exclusive_start_key(after.map(to_item))
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .consistent_read(true);
         let page = Box::pin(query.send()).await.map_err(|error| self.failed(Operation::QUERY_SESSION, &error))?;
@@ -77,9 +77,9 @@ impl EventStore {
             .expression_attribute_values(":event", text("EVENT#"))
             .expression_attribute_values(":from", instant(received.from, EARLIEST))
             .expression_attribute_values(":to", instant(received.to, LATEST))
-            .set_exclusive_start_key(after.map(key))
+            .set_exclusive_start_key(after.map(to_item))
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        let page = Box::pin(scan.send()).await.map_err(|error| self.failed(Operation::SCAN, &error))?;
+        let page = Box::pin(scan.send()).await.map_err(|error| self.failed(Operation::SCAN_EVENTS, &error))?;
         let (read, capacity) = (page.scanned_count, page.consumed_capacity);
         Ok(EventPage::new(page.items, page.last_evaluated_key.as_ref(), read, capacity.as_ref()))
     }
@@ -93,19 +93,10 @@ impl EventPage {
             events: events.into_iter().flatten().collect(),
             invalid: invalid.len() as u64,
             read: u64::try_from(read).unwrap_or_default(),
-            capacity_units: capacity.and_then(ConsumedCapacity::capacity_units).unwrap_or_default(),
-            next: last.and_then(item_key),
+            read_units: units(capacity),
+            next: last.and_then(from_item),
         }
     }
-}
-
-fn item_key(item: &Item) -> Option<ItemKey> {
-    let part = |name: &str| item.get(name)?.as_s().ok().cloned();
-    Some(ItemKey { pk: part(PK)?, sk: part(SK)? })
-}
-
-fn key(key: &ItemKey) -> Item {
-    Item::from([(PK.to_owned(), text(&key.pk)), (SK.to_owned(), text(&key.sk))])
 }
 
 fn text(text: impl Into<String>) -> AttributeValue {
