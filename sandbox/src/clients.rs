@@ -31,6 +31,11 @@ pub fn streams_client(endpoint: &str) -> Result<aws_sdk_dynamodbstreams::Client,
     Ok(aws_sdk_dynamodbstreams::Client::new(&config))
 }
 
+/// A client of the EventBridge at `endpoint`.
+pub fn eventbridge_client(endpoint: &str) -> Result<aws_sdk_eventbridge::Client, EnvError> {
+    Ok(aws_sdk_eventbridge::Client::new(&sdk_config(endpoint)?))
+}
+
 /// A client of the Secrets Manager at `endpoint`, with the time-outs and retries of the functions' clients.
 pub fn secrets_client(endpoint: &str) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
     Ok(aws::secrets_manager(&sdk_config(endpoint)?))

@@ -12,6 +12,7 @@ pub mod conversation;
 pub mod demo;
 pub mod dynamodb;
 pub mod event_source_mapping;
+pub mod eventbridge;
 pub mod http_client;
 mod mapping;
 pub mod options;

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::{
     clients::{self, ACCESS_KEY, REGION},
     dynamodb,
+    eventbridge::{EventBridge, bus_arn},
     options::Options,
     platform::{
         account::{EMAIL, HEAD_ID, SECRET_KEY},
@@ -26,6 +27,8 @@ use crate::{
 };
 
 pub const TABLE_NAME: &str = "unith-events";
+/// The name of the event bus.
+pub const EVENT_BUS: &str = "unith";
 pub const KEYS_SECRET: &str = "unith-webhook-keys";
 /// The name of the secret with the credentials of the UNITH account.
 pub const CREDENTIALS_SECRET: &str = "unith-credentials";
@@ -35,7 +38,7 @@ const WEBHOOK_HOST: &str = "webhooks.example.com";
 /// A hundred years, so that no event of a demo is past its retention.
 const RETENTION_DAYS: &str = "36500";
 
-/// The services: the events table and the queues exist, the key ring is empty, and UNITH has an account.
+/// The services: the events table, the queues and the event bus exist, the key ring is empty, and UNITH has an account.
 #[derive(Debug)]
 pub struct Services {
     /// The switch in front of DynamoDB.
@@ -43,6 +46,7 @@ pub struct Services {
     pub secrets_manager: SecretsManager,
     pub sqs: Sqs,
     pub queues: Queues,
+    pub eventbridge: EventBridge,
     pub platform: Platform,
     webhook_base: String,
     _dynamodb_server: ServerHandle,
@@ -58,11 +62,22 @@ impl Services {
             SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager_port).await?)?;
         let sqs = Sqs::serve(listen("SQS", options.ports.sqs_port).await?, options.sqs)?;
         let queues = Queues::create(&clients::sqs_client(sqs.url())?).await?;
+        let eventbridge =
+            EventBridge::serve(listen("EventBridge", options.ports.eventbridge_port).await?, options.eventbridge)?;
+        clients::eventbridge_client(eventbridge.url())?.create_event_bus().name(EVENT_BUS).send().await?;
         let hosts = BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base.clone())]);
         let settings = Settings { hosts, ..options.platform.clone() };
         let platform = Platform::serve(listen("UNITH", options.ports.unith_port).await?, settings)?;
-        let services =
-            Self { dynamodb, secrets_manager, sqs, queues, platform, webhook_base, _dynamodb_server: dynamodb_server };
+        let services = Self {
+            dynamodb,
+            secrets_manager,
+            sqs,
+            queues,
+            eventbridge,
+            platform,
+            webhook_base,
+            _dynamodb_server: dynamodb_server,
+        };
         dynamodb::create_table(&services.dynamodb_client()?, TABLE_NAME).await?;
         let secrets = services.secrets_client()?;
         let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();
@@ -89,6 +104,8 @@ impl Services {
             ("TABLE_NAME", TABLE_NAME.to_owned()),
             ("SPILL_QUEUE_URL", self.queues.spill_url.clone()),
             ("DEAD_LETTER_QUEUE_URL", self.queues.dead_letter_url.clone()),
+            ("FAILURE_QUEUE_URL", self.queues.failure_url.clone()),
+            ("EVENT_BUS_ARN", bus_arn(EVENT_BUS)),
             ("UNITH_KEYS_SECRET", KEYS_SECRET.to_owned()),
             ("RETENTION_DAYS", RETENTION_DAYS.to_owned()),
             ("UNITH_API_URL", self.platform.url().to_owned()),
@@ -104,6 +121,7 @@ impl Services {
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb.url().to_owned()),
             ("AWS_ENDPOINT_URL_SECRETS_MANAGER", self.secrets_manager.url().to_owned()),
             ("AWS_ENDPOINT_URL_SQS", self.sqs.url().to_owned()),
+            ("AWS_ENDPOINT_URL_EVENTBRIDGE", self.eventbridge.url().to_owned()),
         ]
     }
 

@@ -147,7 +147,9 @@ async fn data_in_a_file_is_there_in_the_next_run() {
 async fn a_port_in_use_fails_with_one_line_that_names_the_port() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for option in ["--port", "--dynamodb-port", "--secrets-manager-port", "--sqs-port", "--unith-port"] {
+    for option in
+        ["--port", "--dynamodb-port", "--secrets-manager-port", "--sqs-port", "--eventbridge-port", "--unith-port"]
+    {
         let output = run(&["--once", option, &port]).await;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{option}");

@@ -6,6 +6,8 @@
     reason = "a failed assumption should stop the test where it is, in helpers too"
 )]
 
+mod events;
+
 use serde_json::json;
 use tests::{
     delivery::{HEAD, KEY, SESSION, event},

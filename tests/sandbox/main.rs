@@ -10,6 +10,8 @@
 
 mod api_gateway;
 mod event_source_mapping;
+mod eventbridge;
+mod fifo;
 mod platform;
 mod sqs;
 mod stream_mapping;

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 /// The fields of the functions' lines.
-pub const FIELDS: [&str; 23] = [
+pub const FIELDS: [&str; 24] = [
     "timestamp",
     "level",
     "message",
@@ -27,12 +27,13 @@ pub const FIELDS: [&str; 23] = [
     "stack_id",
     "message_id",
     "receive_count",
+    "sequence_number",
     "source",
     "Service",
 ];
 
 /// The metrics in the lines, each with the service that reports it.
-pub const METRICS: [(&str, &str); 23] = [
+pub const METRICS: [(&str, &str); 29] = [
     ("receive", "Stored"),
     ("receive", "Duplicate"),
     ("receive", "Rejected"),
@@ -54,6 +55,12 @@ pub const METRICS: [(&str, &str); 23] = [
     ("redrive", "RedriveQuarantined"),
     ("redrive", "RedriveReturned"),
     ("redrive", "DeadLettered"),
+    ("publish", "Published"),
+    ("publish", "PublishPoison"),
+    ("publish", "PublishHeld"),
+    ("publish", "PublishRetried"),
+    ("publish", "BusMissing"),
+    ("publish", "Replayed"),
     ("provision", "Drift"),
     ("provision", "StepFailed"),
 ];

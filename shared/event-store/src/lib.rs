@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+pub mod events;
+pub mod failure_queue;
 pub mod ingest;
 pub mod item;
 pub mod keys;

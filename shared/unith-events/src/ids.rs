@@ -105,6 +105,16 @@ id! {
     SessionId
 }
 
+impl SessionId {
+    /// The beginning of the ids of sessions that no user had: `provision` sends their events to test the webhook.
+    pub const SELF_TEST: &str = "self-test:";
+
+    /// Whether it is the session of a self-test. It is stored, but not a conversation.
+    pub fn is_self_test(&self) -> bool {
+        self.starts_with(Self::SELF_TEST)
+    }
+}
+
 /// The id of an event: 32 hex digits that are the same for every delivery of it.
 ///
 /// UNITH sends none; [`Identity::event_id`](crate::event::Identity::event_id) derives it.
