@@ -26,6 +26,7 @@ use crate::{
 };
 
 pub const TABLE_NAME: &str = "unith-events";
+pub const SESSIONS_TABLE_NAME: &str = "unith-sessions";
 pub const KEYS_SECRET: &str = "unith-webhook-keys";
 /// The name of the secret with the credentials of the UNITH account.
 pub const CREDENTIALS_SECRET: &str = "unith-credentials";
@@ -35,7 +36,7 @@ const WEBHOOK_HOST: &str = "webhooks.example.com";
 /// A hundred years, so that no event of a demo is past its retention.
 const RETENTION_DAYS: &str = "36500";
 
-/// The services: the events table and the queues exist, the key ring is empty, and UNITH has an account.
+/// The services: the tables and the queues exist, the key ring is empty, and UNITH has an account.
 #[derive(Debug)]
 pub struct Services {
     /// The switch in front of DynamoDB.
@@ -63,7 +64,9 @@ impl Services {
         let platform = Platform::serve(listen("UNITH", options.ports.unith_port).await?, settings)?;
         let services =
             Self { dynamodb, secrets_manager, sqs, queues, platform, webhook_base, _dynamodb_server: dynamodb_server };
-        dynamodb::create_table(&services.dynamodb_client()?, TABLE_NAME).await?;
+        let dynamodb = services.dynamodb_client()?;
+        dynamodb::create_table(&dynamodb, TABLE_NAME).await?;
+        dynamodb::create_sessions_table(&dynamodb, SESSIONS_TABLE_NAME).await?;
         let secrets = services.secrets_client()?;
         let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();
         for (name, value) in [(KEYS_SECRET, r#"{"keys": []}"#), (CREDENTIALS_SECRET, &account)] {
@@ -87,8 +90,10 @@ impl Services {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("TABLE_NAME", TABLE_NAME.to_owned()),
+            ("SESSIONS_TABLE_NAME", SESSIONS_TABLE_NAME.to_owned()),
             ("SPILL_QUEUE_URL", self.queues.spill_url.clone()),
             ("DEAD_LETTER_QUEUE_URL", self.queues.dead_letter_url.clone()),
+            ("FAILURE_QUEUE_URL", self.queues.failure_url.clone()),
             ("UNITH_KEYS_SECRET", KEYS_SECRET.to_owned()),
             ("RETENTION_DAYS", RETENTION_DAYS.to_owned()),
             ("UNITH_API_URL", self.platform.url().to_owned()),

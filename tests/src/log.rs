@@ -32,7 +32,7 @@ pub const FIELDS: [&str; 23] = [
 ];
 
 /// The metrics in the lines, each with the service that reports it.
-pub const METRICS: [(&str, &str); 23] = [
+pub const METRICS: [(&str, &str); 27] = [
     ("receive", "Stored"),
     ("receive", "Duplicate"),
     ("receive", "Rejected"),
@@ -54,6 +54,10 @@ pub const METRICS: [(&str, &str); 23] = [
     ("redrive", "RedriveQuarantined"),
     ("redrive", "RedriveReturned"),
     ("redrive", "DeadLettered"),
+    ("sessions", "SessionsUpdated"),
+    ("sessions", "SessionsUnchanged"),
+    ("sessions", "SessionsFailed"),
+    ("sessions", "SessionsPoison"),
     ("provision", "Drift"),
     ("provision", "StepFailed"),
 ];

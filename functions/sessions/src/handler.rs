@@ -52,7 +52,7 @@ pub enum HandlerError {
 impl SessionUpdater {
     /// A function as `config` says.
     pub fn new(config: Config, aws: &SdkConfig) -> Self {
-        let client = aws::dynamodb(aws);
+        let client = aws::patient_dynamodb(aws);
         // It writes no events, so their retention does not matter here.
         let events = EventStore::new(client.clone(), config.table_name, Retention::Forever);
         Self {
