@@ -1,8 +1,9 @@
 //! Random sessions, orders, redeliveries and faults: every row ends as the fold of its session's events.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
+use sessions::item::SessionItem;
 use tests::{
     proxy::Fault,
     sessions_harness::{END, START, SessionsHarness, TIMEOUT, WARNING, failed_from, sequence_number},
@@ -36,51 +37,88 @@ impl Shard {
     }
 }
 
+/// A fault for one of the next requests or some of them. Most of them hold a writer up.
 fn fault(random: &mut fastrand::Rng) -> Option<Fault> {
-    let fault = match random.u8(..6) {
+    let fault = match random.u8(..9) {
         0 => Fault::hot_key(),
         1 => Fault::throttled(),
         2 => Fault::drop_response(),
         3 => Fault::status(500),
-        4 => Fault::delay(std::time::Duration::from_millis(random.u64(1..60))),
-        _ => return None,
+        4 => return None,
+        _ => Fault::delay(Duration::from_millis(random.u64(10..80))),
     };
     Some(fault.after(random.u32(0..6)).times(random.u32(1..12)))
+}
+
+/// The events that are stored, each once.
+#[derive(Default)]
+struct Stored(BTreeSet<(usize, u32, usize)>);
+
+impl Stored {
+    /// Stores some events of these sessions, in any order. UNITH sends whole seconds, so many of them tie.
+    async fn some(&mut self, harness: &SessionsHarness, random: &mut fastrand::Rng, sessions: &[usize]) -> Vec<Value> {
+        let mut records = Vec::new();
+        for _ in 0..random.usize(1..8) {
+            let Some(session) = random.choice(sessions).copied() else { break };
+            let (second, event_type) = (random.u32(0..30), random.usize(0..TYPES.len()));
+            if self.0.len() < EVENTS && self.0.insert((session, second, event_type)) {
+                let occurred_at = format!("2026-01-15T10:00:{second:02}Z");
+                records.push(harness.store(&session.to_string(), TYPES[event_type], &occurred_at).await);
+            }
+        }
+        records
+    }
+}
+
+fn session(record: &Value) -> usize {
+    record["dynamodb"]["NewImage"]["session_id"]["S"].as_str().unwrap().parse().unwrap()
 }
 
 async fn run(seed: u64) {
     let (harness, mut random) = (SessionsHarness::start().await, fastrand::Rng::with_seed(seed));
     let updaters = [harness.updater(), harness.updater()];
     let mut shards = [Shard::default(), Shard::default()];
-    let (mut stored, mut sent) = (BTreeMap::new(), Vec::new());
-    let deadline = || Instant::now() + PATIENCE;
-    while stored.len() < EVENTS || shards.iter().any(|shard| shard.position < shard.records.len()) {
-        // UNITH sends whole seconds, so many events tie. They arrive in any order.
-        for _ in 0..random.usize(0..12) {
-            let (session, second) = (random.usize(0..SESSIONS), random.u32(0..30));
-            let key = (session, second, random.usize(0..TYPES.len()));
-            if stored.len() < EVENTS && stored.insert(key, ()).is_none() {
-                let occurred_at = format!("2026-01-15T10:00:{second:02}Z");
-                let record = harness.store(&session.to_string(), TYPES[key.2], &occurred_at).await;
-                shards[session % 2].records.push(record);
-            }
+    let (mut stored, mut sent, mut checked) = (Stored::default(), Vec::new(), 0);
+    let all: Vec<_> = (0..SESSIONS).collect();
+    while stored.0.len() < EVENTS || shards.iter().any(|shard| shard.position < shard.records.len()) {
+        for record in stored.some(&harness, &mut random, &all).await {
+            shards[session(&record) % 2].records.push(record);
         }
         match fault(&mut random) {
             Some(fault) => harness.table.proxy.set(fault),
             None => harness.table.proxy.clear(),
         }
-        // Two shards at a time, and beside them a batch again that was delivered before: its invocation was thought lost.
-        let batches = [shards[0].batch(&mut random), shards[1].batch(&mut random)];
-        let again: Vec<_> = random.choice(&sent).cloned().unwrap_or_default();
-        let invoke = |updater: usize, batch: &Vec<Value>| {
-            updaters[updater].handle(json!({"Records": batch}), "request-1", deadline())
+        let invoke = |updater: usize, records: Vec<Value>| {
+            updaters[updater].handle(json!({"Records": records}), "request-1", Instant::now() + PATIENCE)
         };
-        let responses = tokio::join!(invoke(0, &batches[0]), invoke(1, &batches[1]), invoke(0, &again));
-        shards[0].advance(&batches[0], &responses.0.unwrap());
-        shards[1].advance(&batches[1], &responses.1.unwrap());
-        responses.2.unwrap();
+        let batches = [shards[0].batch(&mut random), shards[1].batch(&mut random)];
+        let sessions: Vec<_> = batches.iter().flatten().map(session).collect();
+        // While both shards' batches are handled, more events of the same sessions are stored and delivered, together with a
+        // batch of an invocation that was thought lost.
+        let again: Vec<Value> = random.choice(&sent).cloned().unwrap_or_default();
+        let overtake = async {
+            let fresh = stored.some(&harness, &mut random, &sessions).await;
+            (invoke(1, [fresh.clone(), again].concat()).await.unwrap(), fresh)
+        };
+        let (first, second, (overtaking, fresh)) =
+            tokio::join!(invoke(0, batches[0].clone()), invoke(1, batches[1].clone()), overtake);
+        shards[0].advance(&batches[0], &first.unwrap());
+        shards[1].advance(&batches[1], &second.unwrap());
+        if failed_from(&overtaking).is_none() && !fresh.is_empty() {
+            // No event of them was stored since.
+            let of_fresh = |rows: Vec<SessionItem>| {
+                let is_fresh = |row: &SessionItem| fresh.iter().any(|record| row.session_id == *session(record).to_string());
+                rows.into_iter().filter(is_fresh).collect::<Vec<_>>()
+            };
+            assert_eq!(of_fresh(harness.rows().await), of_fresh(harness.expected_rows().await), "seed {seed}");
+            checked += 1;
+        }
+        for record in fresh {
+            shards[session(&record) % 2].records.push(record);
+        }
         sent.extend(batches);
     }
+    assert!(checked > 0, "seed {seed}");
     harness.table.proxy.clear();
     let rows = harness.rows().await;
     assert_eq!(rows, harness.expected_rows().await, "seed {seed}");
