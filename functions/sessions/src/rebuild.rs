@@ -170,7 +170,9 @@ impl RebuildReport {
         while let Some((key, last, result)) = results.next().await {
             match result {
                 Ok(folded) => self.add(&folded),
-                Err(SessionError::OutOfTime) => return Ok(false),
+                // Without a cursor, the next call would begin anew, and this one would seem to be the last.
+                Err(SessionError::OutOfTime) if self.cursor.is_some() => return Ok(false),
+                Err(SessionError::OutOfTime) => return Err(SessionError::OutOfTime),
                 Err(error) if error.is_of_the_table() => return Err(error),
                 Err(error) => self.fail(key, &error),
             }
