@@ -121,7 +121,10 @@ async fn a_row_that_is_not_written_fails_its_session() {
         assert_eq!(harness.deliver(&records).await, Some(sequence_number(&records[0])));
         let line = &harness.lines()[0];
         assert!(line["reason"].as_str().unwrap().ends_with(reason), "{line}");
-        assert_eq!((&line["head_id"], &line["session_id"], &line["outcome"]), (&json!("h"), &json!("0"), &json!("failed")));
+        assert_eq!(
+            (&line["head_id"], &line["session_id"], &line["outcome"]),
+            (&json!("h"), &json!("0"), &json!("failed"))
+        );
     }
 }
 
@@ -175,7 +178,8 @@ async fn a_poison_record_goes_to_the_on_failure_queue_and_does_not_block_its_sha
     keyless["dynamodb"]["Keys"] = json!({"id": {"N": "1"}});
     // A session that somebody edited: none of its items is an event.
     let sk = "EVENT#2026-01-15T10:00:00.000Z#1#START_CONVERSATION";
-    let edited = Item::from([("pk", "SESSION#h#edited"), ("sk", sk), ("event_id", "e1")].map(|(n, v)| (n.into(), text(v))));
+    let edited =
+        Item::from([("pk", "SESSION#h#edited"), ("sk", sk), ("event_id", "e1")].map(|(n, v)| (n.into(), text(v))));
     records.extend([odd, keyless, harness.put(&harness.table.name, edited).await]);
     assert_eq!(harness.deliver(&records).await, None);
     assert_eq!(harness.rows().await.len(), 2);

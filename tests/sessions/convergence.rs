@@ -107,7 +107,8 @@ async fn run(seed: u64) {
         if failed_from(&overtaking).is_none() && !fresh.is_empty() {
             // No event of them was stored since.
             let of_fresh = |rows: Vec<SessionItem>| {
-                let is_fresh = |row: &SessionItem| fresh.iter().any(|record| row.session_id == *session(record).to_string());
+                let is_fresh =
+                    |row: &SessionItem| fresh.iter().any(|record| row.session_id == *session(record).to_string());
                 rows.into_iter().filter(is_fresh).collect::<Vec<_>>()
             };
             assert_eq!(of_fresh(harness.rows().await), of_fresh(harness.expected_rows().await), "seed {seed}");
@@ -127,13 +128,16 @@ async fn run(seed: u64) {
     harness.empty().await;
     assert!(harness.items().await.is_empty());
     let report = harness.invoke(json!({"action": "rebuild"})).await.unwrap();
-    assert_eq!((&report["ok"], &report["written"], &report["cursor"]), (&json!(true), &json!(rows.len()), &json!(null)));
+    assert_eq!(
+        (&report["ok"], &report["written"], &report["cursor"]),
+        (&json!(true), &json!(rows.len()), &json!(null))
+    );
     assert_eq!(harness.items().await, items, "seed {seed}");
 }
 
 #[tokio::test]
 async fn every_row_ends_as_the_fold_of_its_sessions_events_and_a_rebuild_makes_identical_items() {
     for seed in 0..6 {
-        within(4 * PATIENCE, run(seed)).await;
+        within(4 * PATIENCE, Box::pin(run(seed))).await;
     }
 }

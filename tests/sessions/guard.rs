@@ -1,6 +1,6 @@
 //! The guard: whichever writer is last, the row has the fold of the most events.
 
-use std::time::Duration;
+use std::{slice::from_ref, time::Duration};
 
 use event_store::keys::SessionKey;
 use sessions::{
@@ -58,8 +58,8 @@ async fn the_summary_of_the_most_events_stays_in_whichever_order_writers_finish(
         [vec![c.clone()], vec![c.clone(), b], vec![a, c.clone(), event(WARNING, middle)]],
         [vec![c.clone()], vec![c.clone(), tie.clone()], vec![c, tie, before]],
         // A session becomes oversized without a later event among its first ones; then an early one arrives.
-        [full.clone(), and(&[last.clone()]), and(&[last.clone(), early.clone()])],
-        [full.clone(), and(&[early.clone()]), and(&[early, last])],
+        [full.clone(), and(from_ref(&last)), and(&[last.clone(), early.clone()])],
+        [full.clone(), and(from_ref(&early)), and(&[early, last])],
     ] {
         let chain = chain.map(row);
         for order in ORDERS {
@@ -79,7 +79,7 @@ async fn a_writer_that_was_held_up_does_not_undo_a_newer_summary() {
     let first = harness.store("s", START, "2026-01-15T10:00:00Z").await;
     // It reads the session, and its write is held up on the way.
     harness.table.proxy.set(Fault::delay(Duration::from_millis(400)).after(1).times(1));
-    let late = harness.deliver(std::slice::from_ref(&first));
+    let late = harness.deliver(from_ref(&first));
     let newer = async {
         within(PATIENCE, until(async || harness.table.proxy.requests() == 2)).await;
         let second = harness.store("s", END, "2026-01-15T10:00:00Z").await;
@@ -110,7 +110,7 @@ async fn newer_rules_replace_a_summary_of_the_same_events_and_older_ones_do_not(
         (stored.summary.fold_version, stored.summary.warnings) = (version, 99);
         harness.empty().await;
         assert!(table(&harness).put_if_newer(&stored).await.unwrap().is_done);
-        assert_eq!(harness.deliver(std::slice::from_ref(&record)).await, None);
+        assert_eq!(harness.deliver(from_ref(&record)).await, None);
         let row = &harness.rows().await[0];
         assert_eq!(*row == expected[0], is_replaced, "{version}: {row:?}");
         assert_eq!(*row == stored, !is_replaced, "{version}: {row:?}");
@@ -134,7 +134,7 @@ async fn a_row_is_replaced_or_deleted_only_as_it_was_seen() {
     assert!(!table.replace(&Row::Absent, &old).await.unwrap().is_done, "there is one");
     assert!(!table.replace(&seen(&old), &old).await.unwrap().is_done, "there is another one");
     assert!(!table.delete(&key, &seen(&old)).await.unwrap().is_done, "there is another one");
-    assert_eq!(harness.rows().await, [new.clone()]);
+    assert_eq!(harness.rows().await, from_ref(&new));
     assert!(table.replace(&seen(&new), &old).await.unwrap().is_done);
     assert!(table.delete(&key, &seen(&old)).await.unwrap().is_done);
     assert!(harness.items().await.is_empty());

@@ -36,7 +36,12 @@ async fn write(harness: &SessionsHarness, head: &str, sessions: impl Iterator<It
 async fn write_day(harness: &SessionsHarness, count: usize) {
     let session = |n: usize| {
         let start = format!("2026-01-15T{:02}:{:02}:00.000Z", n / 60, n % 60);
-        (n.to_string(), start.clone(), if n % 3 == 0 { END } else { WARNING }, start.replace(":00.000Z", ":30Z"))
+        (
+            n.to_string(),
+            start.clone(),
+            if n.is_multiple_of(3) { END } else { WARNING },
+            start.replace(":00.000Z", ":30Z"),
+        )
     };
     write(harness, "h", (0..count).map(session)).await;
 }
@@ -75,7 +80,12 @@ fn numbers(numbers: impl Iterator<Item = usize>) -> Vec<String> {
 async fn sessions_are_listed_newest_first_50_at_a_time() {
     let harness = SessionsHarness::start().await;
     write_day(&harness, 120).await;
-    write(&harness, "h#1", [("other".to_owned(), "2026-01-15T10:00:00Z".into(), END, "2026-01-15T10:01:00Z".into())].into_iter()).await;
+    write(
+        &harness,
+        "h#1",
+        [("other".to_owned(), "2026-01-15T10:00:00Z".into(), END, "2026-01-15T10:01:00Z".into())].into_iter(),
+    )
+    .await;
     let report = list(&harness, &json!({})).await;
     assert_eq!(ids(&report), numbers((70..120).rev()));
     assert_eq!(harness.lines().last().unwrap()["result"]["sessions"], 50, "the log has their number");
@@ -110,7 +120,7 @@ async fn an_entry_has_what_is_known_of_the_session() {
 async fn a_list_has_the_sessions_of_one_state_and_a_range_of_starts() {
     let harness = SessionsHarness::start().await;
     write_day(&harness, 720).await;
-    let open = |n: &usize| n % 3 != 0;
+    let open = |n: &usize| !n.is_multiple_of(3);
     // 10:59 was last heard of at 10:59:30, more than an hour before noon.
     for (filter, expected) in [
         (json!({"state": "ended"}), numbers((0..720).rev().filter(|n| !open(n)))),
@@ -119,7 +129,10 @@ async fn a_list_has_the_sessions_of_one_state_and_a_range_of_starts() {
         (json!({"from": "2026-01-15T10:00:00Z", "to": "2026-01-15T10:10:00Z"}), numbers((600..610).rev())),
         (json!({"from": "2026-01-15T11:55:00Z"}), numbers((715..720).rev())),
         (json!({"to": "2026-01-15T00:05:00+00:00"}), numbers((0..5).rev())),
-        (json!({"from": "2026-01-15T10:00:00Z", "to": "2026-01-15T10:10:00Z", "state": "lost"}), numbers((600..610).rev().filter(open))),
+        (
+            json!({"from": "2026-01-15T10:00:00Z", "to": "2026-01-15T10:10:00Z", "state": "lost"}),
+            numbers((600..610).rev().filter(open)),
+        ),
         (json!({"from": "2026-01-15T11:30:00Z", "state": "lost"}), Vec::new()),
         (json!({"from": "2026-01-16T00:00:00Z"}), Vec::new()),
     ] {
@@ -150,10 +163,11 @@ async fn a_session_that_ends_between_two_pages_is_shown_once_and_none_is_skipped
     // A session that began since is not in a list that is under way.
     ended.push(harness.store("new", START, "2026-01-15T11:50:00Z").await);
     assert_eq!(harness.deliver(&ended).await, None);
-    for ((page, mut filter), expected) in pages.iter().zip([all, open]).zip([
-        numbers((0..20).rev()),
-        numbers((0..20).rev().filter(|n| ![13, 0].contains(n))),
-    ]) {
+    for ((page, mut filter), expected) in pages
+        .iter()
+        .zip([all, open])
+        .zip([numbers((0..20).rev()), numbers((0..20).rev().filter(|n| ![13, 0].contains(n)))])
+    {
         filter["cursor"] = page["cursor"].clone();
         let rest = all_pages(&harness, &filter).await.0;
         assert_eq!([ids(page), rest].concat(), expected, "{filter}");
@@ -164,7 +178,8 @@ async fn a_session_that_ends_between_two_pages_is_shown_once_and_none_is_skipped
 #[tokio::test]
 async fn whether_a_session_is_lost_is_decided_once_for_all_pages() {
     let harness = SessionsHarness::start().await;
-    let session = |n: usize| (n.to_string(), format!("2026-01-15T11:{n:02}:00Z"), WARNING, format!("2026-01-15T11:{n:02}:01Z"));
+    let session =
+        |n: usize| (n.to_string(), format!("2026-01-15T11:{n:02}:00Z"), WARNING, format!("2026-01-15T11:{n:02}:01Z"));
     write(&harness, "h", (0..20).map(session)).await;
     let mut filter = json!({"state": "open", "limit": 6});
     let first = list(&harness, &filter).await;

@@ -202,9 +202,8 @@ impl SessionsHarness {
             let pk = text(&item, "pk").to_owned();
             sessions.entry(pk).or_default().push(serde_dynamo::from_item(item).unwrap());
         }
-        let row = |(pk, events): (String, Vec<_>)| {
-            Some(SessionItem::new(&SessionKey::parse(&pk).unwrap(), fold(events)?))
-        };
+        let row =
+            |(pk, events): (String, Vec<_>)| Some(SessionItem::new(&SessionKey::parse(&pk).unwrap(), fold(events)?));
         sessions.into_iter().filter_map(row).collect()
     }
 

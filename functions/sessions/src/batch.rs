@@ -85,3 +85,86 @@ impl<'r> Failures<'r> {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    /// What a record is about.
+    #[derive(Debug, Clone, Copy)]
+    enum Change {
+        Event(u8),
+        SelfTest,
+        Expiry,
+        Quarantine,
+        OddKey,
+        NoKey,
+    }
+
+    fn record(change: Change, sequence_number: u64) -> StreamRecord {
+        let (name, pk, sk) = match change {
+            Change::Event(session) => ("INSERT", format!("SESSION#h#{session}"), "EVENT#1"),
+            Change::SelfTest => ("INSERT", "SESSION#h#self-test:1".to_owned(), "EVENT#1"),
+            Change::Expiry => ("REMOVE", "SESSION#h#1".to_owned(), "EVENT#1"),
+            Change::Quarantine => ("INSERT", "QUARANTINE#2026-01-15".to_owned(), "hash"),
+            Change::OddKey | Change::NoKey => ("INSERT", "SESSION#h".to_owned(), "EVENT#1"),
+        };
+        let keys = if matches!(change, Change::NoKey) { json!({}) } else { json!({"pk": {"S": pk}, "sk": {"S": sk}}) };
+        let change = json!({"Keys": keys, "SequenceNumber": sequence_number.to_string()});
+        serde_json::from_value(json!({"eventName": name, "dynamodb": change})).unwrap()
+    }
+
+    fn changes() -> impl Strategy<Value = Vec<(Change, u64)>> {
+        let change = prop_oneof![
+            4 => (0..5_u8).prop_map(Change::Event), 1 => Just(Change::SelfTest), 1 => Just(Change::Expiry),
+            1 => Just(Change::Quarantine), 1 => Just(Change::OddKey), 1 => Just(Change::NoKey)
+        ];
+        proptest::collection::vec((change, 1..2_000_u64), 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_is_work_or_poison_or_done_and_each_session_is_worked_on_once(changes in changes()) {
+            let records: Vec<_> = changes.iter().map(|(change, number)| record(*change, *number)).collect();
+            let batch = Batch::of(&records);
+            let first = |session: u8| {
+                let numbers = changes.iter().filter(|(change, _)| matches!(change, Change::Event(s) if *s == session));
+                numbers.map(|(_, number)| *number).min()
+            };
+            let mut expected: Vec<_> = (0..5).filter_map(|session| Some((first(session)?, session.to_string()))).collect();
+            expected.sort_unstable();
+            let number = |record: &StreamRecord| record.sequence_number().parse::<u64>().unwrap();
+            let mut sessions: Vec<_> =
+                batch.sessions.iter().map(|session| (number(session.record), session.key.session_id.to_string())).collect();
+            prop_assert!(sessions.is_sorted_by_key(|(number, _)| *number));
+            sessions.sort_unstable();
+            prop_assert_eq!(sessions, expected);
+            let count = |wanted: fn(&Change) -> bool| changes.iter().filter(|(change, _)| wanted(change)).count();
+            prop_assert_eq!(batch.poison.len(), count(|change| matches!(change, Change::OddKey | Change::NoKey)));
+            let is_skipped = |change: &Change| matches!(change, Change::SelfTest | Change::Expiry | Change::Quarantine);
+            prop_assert_eq!(batch.skipped, count(is_skipped));
+        }
+
+        #[test]
+        fn the_least_failure_is_named(numbers in proptest::collection::vec(any::<u64>(), 0..10)) {
+            let records: Vec<_> = numbers.iter().map(|number| record(Change::NoKey, *number)).collect();
+            let mut failures = Failures::default();
+            for record in &records {
+                failures.add(record);
+            }
+            let least = numbers.iter().min().map(ToString::to_string);
+            prop_assert_eq!(failures.least().map(SequenceNumber::as_str), least.as_deref());
+        }
+    }
+
+    #[test]
+    fn the_message_about_a_record_names_its_item() {
+        let of = |change| poison(&record(change, 1), "r".to_owned());
+        let message = of(Change::Event(7));
+        assert_eq!((message.pk.as_str(), message.sk.as_str(), message.event_id), ("SESSION#h#7", "EVENT#1", None));
+        let message = of(Change::NoKey);
+        assert_eq!((message.pk.as_str(), message.sk.as_str()), ("", ""));
+    }
+}

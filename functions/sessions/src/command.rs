@@ -89,6 +89,15 @@ impl Command {
 }
 
 impl Report {
+    /// The action, and whether all went well.
+    fn verdict(&self) -> (&'static str, bool) {
+        match self {
+            Self::List(report) => ("list", report.ok),
+            Self::Show(report) => ("show", report.ok),
+            Self::Rebuild(report) => ("rebuild", report.ok),
+        }
+    }
+
     /// The report for the log: of a list, the number of its sessions.
     fn in_short(&self) -> Value {
         let mut report = json!(self);
@@ -106,17 +115,51 @@ pub struct CommandLog<'r> {
     level: &'static str,
     message: &'static str,
     request_id: &'r str,
-    action: Value,
+    action: &'static str,
     result: Value,
 }
 
 impl<'r> CommandLog<'r> {
     /// The line of a command with this report.
     pub fn new(request_id: &'r str, report: &Report) -> Self {
-        let result = report.in_short();
-        let ok = result["ok"] == true;
+        let (action, ok) = report.verdict();
         let (level, message) = if ok { (Level::INFO, "command done") } else { (Level::ERROR, "command failed") };
-        let (timestamp, action) = (Timestamp::now().to_string(), result["action"].clone());
+        let (timestamp, result) = (Timestamp::now().to_string(), report.in_short());
         Self { timestamp, level: level.as_str(), message, request_id, action, result }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_read_as_the_reference_has_them() {
+        let list = json!({"action": "list", "head_id": "h", "state": "open", "from": "2026-01-15T00:00:00Z",
+            "to": "2026-01-16T00:00:00Z", "limit": 50, "cursor": null});
+        assert!(matches!(Command::parse(list), Ok(Command::List(_))));
+        let show = json!({"action": "show", "head_id": "h", "session_id": "s"});
+        assert!(matches!(Command::parse(show), Ok(Command::Show(_))));
+        for rebuild in [json!({"action": "rebuild"}), json!({"action": "rebuild", "cursor": {"pk": "p", "sk": "s"}})] {
+            assert!(matches!(Command::parse(rebuild), Ok(Command::Rebuild(_))));
+        }
+    }
+
+    #[test]
+    fn another_event_is_an_error_with_the_commands_forms() {
+        for (input, expected) in [
+            (json!({}), "missing field `action`"),
+            (json!(7), "invalid type"),
+            (json!({"action": "retry-quarantine"}), "unknown variant `retry-quarantine`"),
+            (json!({"action": "list"}), "missing field `head_id`"),
+            (json!({"action": "show", "head_id": "h"}), "missing field `session_id`"),
+            (json!({"action": "show", "head_id": "h", "session_id": ""}), "expected 1 to 256 bytes"),
+            (json!({"action": "rebuild", "cursor": "c"}), "invalid type"),
+            (json!({"action": "rebuild", "apply": true}), "unknown field `apply`"),
+        ] {
+            let error = Command::parse(input).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert!(error.contains(r#"expected {"action": "list", "head_id": …}"#), "{error}");
+        }
     }
 }

@@ -27,9 +27,7 @@ impl SessionError {
     /// Whether other sessions would fail too.
     pub fn is_of_the_table(&self) -> bool {
         match self {
-            Self::Read(error) | Self::Write(error) => {
-                !self.is_final() && !matches!(error.fault, StoreFault::HotKey)
-            }
+            Self::Read(error) | Self::Write(error) => !self.is_final() && !matches!(error.fault, StoreFault::HotKey),
             Self::Untried => true,
             Self::Unreadable(_) | Self::OutOfTime | Self::Panicked | Self::Contended => false,
         }

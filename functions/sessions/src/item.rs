@@ -37,7 +37,7 @@ pub const INDEXED: [&str; 12] = [
 /// The sessions of a head and a state are in as many partitions of the index: one takes 1,000 writes per second.
 pub const SHARDS: u8 = 4;
 /// An open session is lost once nothing was heard of it for longer than this.
-pub const LOST_AFTER: Duration = Duration::from_mins(60);
+pub const LOST_AFTER: Duration = Duration::from_hours(1);
 
 /// The row of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,14 +134,22 @@ mod tests {
             let occurred_at = at(occurred_at);
             let event_type = event_type.to_owned();
             let public = Some("jane".to_owned());
-            Fields { event_type, occurred_at, received_at: occurred_at, public_head_id: public, public_org_id: None, expires_at }
+            Fields {
+                event_type,
+                occurred_at,
+                received_at: occurred_at,
+                public_head_id: public,
+                public_org_id: None,
+                expires_at,
+            }
         };
         SessionItem::new(&key, fold(events.iter().map(event).map(Into::into)).unwrap())
     }
 
     #[test]
     fn rows_are_read_back_as_they_were_written_and_their_keys_are_those_of_the_reference() {
-        let (start, end) = (("START_CONVERSATION", "2026-01-15T09:57:33Z"), ("END_CONVERSATION", "2026-01-15T09:58:00Z"));
+        let (start, end) =
+            (("START_CONVERSATION", "2026-01-15T09:57:33Z"), ("END_CONVERSATION", "2026-01-15T09:58:00Z"));
         for (events, state) in [(&[start][..], "OPEN"), (&[end], "ENDED"), (&[start, end], "ENDED")] {
             for expires_at in [None, Some(1_800_000_000)] {
                 let item = item("s#1", events, expires_at);

@@ -59,7 +59,7 @@ enum Wanted {
 pub struct ListReport {
     action: &'static str,
     /// Whether all went well. If not, `error` says what did not.
-    ok: bool,
+    pub ok: bool,
     head_id: HeadId,
     sessions: Vec<ListedSession>,
     /// Rows that were read and compared with the filter.

@@ -4,11 +4,7 @@
 //! made by older rules, or missing. So a rebuild can run while events arrive, and can be repeated. With a session, its row is
 //! made anew whatever the present one says, and deleted if no event is left.
 
-use event_store::{
-    keys::SessionKey,
-    session::KeyPage,
-    stream::ItemKey,
-};
+use event_store::{keys::SessionKey, session::KeyPage, stream::ItemKey};
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use unith_events::ids::{HeadId, SessionId};
@@ -46,7 +42,7 @@ pub enum Rebuilding {
 pub struct RebuildReport {
     action: &'static str,
     /// Whether all went well. If not, `error` or `failures` say what did not.
-    ok: bool,
+    pub ok: bool,
     /// Items of the events table that were scanned.
     items_read: u64,
     /// Sessions that were folded, or failed.
@@ -238,7 +234,7 @@ mod tests {
         };
         let (a, b) = (("a".to_owned(), "EVENT#3".to_owned()), ("b".to_owned(), "EVENT#2".to_owned()));
         assert_eq!(folded(&[]), [a.clone(), b.clone()]);
-        assert_eq!(folded(&[("SESSION#h#a", "EVENT#2")]), [b.clone()]);
+        assert_eq!(folded(&[("SESSION#h#a", "EVENT#2")]), std::slice::from_ref(&b));
         assert_eq!(folded(&[("SESSION#h#z", "EVENT#2")]), [a.clone(), b.clone()]);
         // A key that is not an event's: the session's events may come behind it.
         assert_eq!(folded(&[("SESSION#h#a", "A")]), [a, b]);
@@ -255,7 +251,10 @@ mod tests {
             (serde_json::json!({"head_id": "h"}), "`head_id` and `session_id` name one session"),
             (serde_json::json!({"session_id": "s"}), "`head_id` and `session_id` name one session"),
             (serde_json::json!({"head_id": "h", "session_id": "s", "cursor": cursor}), "without a `cursor`"),
-            (serde_json::json!({"head_id": "h", "session_id": "self-test:1"}), "sessions of self-tests have no summary"),
+            (
+                serde_json::json!({"head_id": "h", "session_id": "self-test:1"}),
+                "sessions of self-tests have no summary",
+            ),
         ] {
             let error = check(input).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

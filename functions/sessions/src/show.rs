@@ -26,7 +26,7 @@ pub struct Show {
 pub struct ShowReport {
     action: &'static str,
     /// Whether all went well. If not, `error` says what did not.
-    ok: bool,
+    pub ok: bool,
     head_id: HeadId,
     session_id: SessionId,
     /// `None` if the table did not respond.

@@ -171,7 +171,8 @@ impl SessionsTable {
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         let got = Box::pin(get.send()).await.map_err(|error| StoreError::new(&self.name, GET, &error))?;
         let read_units = units(got.consumed_capacity());
-        let row = got.item.map_or(Row::Absent, |item| serde_dynamo::from_item(item).map_or(Row::Unreadable, Row::Present));
+        let row =
+            got.item.map_or(Row::Absent, |item| serde_dynamo::from_item(item).map_or(Row::Unreadable, Row::Present));
         Ok((row, read_units))
     }
 
@@ -195,7 +196,11 @@ impl SessionsTable {
         let page = Box::pin(query.send()).await.map_err(|error| StoreError::new(&self.name, QUERY, &error))?;
         let items = page.items.unwrap_or_default().into_iter().map(serde_dynamo::from_item);
         let (sessions, invalid): (Vec<_>, Vec<_>) = items.partition(Result::is_ok);
-        Ok(Rows { sessions: sessions.into_iter().flatten().collect(), invalid: invalid.len(), next: page.last_evaluated_key })
+        Ok(Rows {
+            sessions: sessions.into_iter().flatten().collect(),
+            invalid: invalid.len(),
+            next: page.last_evaluated_key,
+        })
     }
 
     fn put(&self, item: &SessionItem) -> Result<PutItemFluentBuilder, StoreError> {

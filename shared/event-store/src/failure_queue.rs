@@ -65,8 +65,10 @@ impl FailureQueue {
     pub async fn send(&self, poison: &Poison) -> Result<(), FailureQueueError> {
         let client = self.client.get_or_init(|| aws::sqs(&self.aws));
         let send = client.send_message().queue_url(&self.url).message_body(poison.to_message()).send();
-        let sent = Box::pin(send).await.map(drop);
-        sent.map_err(|error| FailureQueueError { url: self.url.clone(), cause: causes(&error) })
+        match Box::pin(send).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(FailureQueueError { url: self.url.clone(), cause: causes(&error) }),
+        }
     }
 }
 
@@ -76,7 +78,8 @@ mod tests {
 
     #[test]
     fn a_message_has_no_character_that_sqs_refuses_and_is_read_back_as_it_was() {
-        let poison = Poison { pk: "a\u{ffff}\u{fffe}\u{1}".into(), sk: "ü".into(), event_id: None, reason: "r".into() };
+        let poison =
+            Poison { pk: "a\u{ffff}\u{fffe}\u{1}".into(), sk: "ü".into(), event_id: None, reason: "r".into() };
         let message = poison.to_message();
         assert_eq!(message, r#"{"pk":"a\uffff\ufffe\u0001","sk":"ü","reason":"r"}"#);
         let read: serde_json::Value = serde_json::from_str(&message).unwrap();

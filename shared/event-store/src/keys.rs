@@ -41,10 +41,8 @@ impl SessionKey {
     /// Reads a partition key that [`session_pk`] made. `None` for any other text.
     pub fn parse(pk: &str) -> Option<Self> {
         let (head_id, session_id) = pk.strip_prefix("SESSION#")?.split_once('#')?;
-        let key = Self {
-            head_id: unescaped(head_id).try_into().ok()?,
-            session_id: unescaped(session_id).try_into().ok()?,
-        };
+        let key =
+            Self { head_id: unescaped(head_id).try_into().ok()?, session_id: unescaped(session_id).try_into().ok()? };
         (key.pk() == pk).then_some(key)
     }
 
