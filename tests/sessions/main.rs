@@ -10,6 +10,7 @@
 
 mod batches;
 mod convergence;
+mod cost;
 mod event_store;
 mod guard;
 mod list;

@@ -131,10 +131,15 @@ impl Default for RebuildReport {
 }
 
 impl RebuildReport {
-    /// Rebuilds the sessions from the cursor on. Each call rebuilds those of one page at least, if the time allows it.
+    /// Rebuilds the sessions from the cursor on.
     async fn scan(&mut self, updater: &Updater, gate: &Gate) -> Result<(), SessionError> {
         loop {
-            let page = updater.events.event_keys(self.cursor.as_ref()).await.map_err(SessionError::Read)?;
+            let scan = updater.events.event_keys(self.cursor.as_ref());
+            let page = match gate.attempt(async { scan.await.map_err(SessionError::Read) }).await {
+                // Without a cursor, the next call would begin anew, and this one would seem to be the last.
+                Err(SessionError::OutOfTime) if self.cursor.is_some() => return Ok(()),
+                page => page?,
+            };
             let KeyPage { keys, items_read, read_units, next } = page;
             self.items_read += items_read;
             self.units.read += read_units;
@@ -143,7 +148,7 @@ impl RebuildReport {
                 return Ok(());
             }
             self.cursor = next;
-            if self.cursor.is_none() || gate.is_late() {
+            if self.cursor.is_none() {
                 return Ok(());
             }
         }
@@ -166,7 +171,6 @@ impl RebuildReport {
         while let Some((key, last, result)) = results.next().await {
             match result {
                 Ok(folded) => self.add(&folded),
-                // Without a cursor, the next call would begin anew, and this one would seem to be the last.
                 Err(SessionError::OutOfTime) if self.cursor.is_some() => return Ok(false),
                 Err(SessionError::OutOfTime) => return Err(SessionError::OutOfTime),
                 Err(error) if error.is_of_the_table() => return Err(error),
