@@ -29,6 +29,7 @@ use crate::{
 pub const TABLE_NAME: &str = "unith-events";
 /// The name of the event bus.
 pub const EVENT_BUS: &str = "unith";
+pub const SESSIONS_TABLE_NAME: &str = "unith-sessions";
 pub const KEYS_SECRET: &str = "unith-webhook-keys";
 /// The name of the secret with the credentials of the UNITH account.
 pub const CREDENTIALS_SECRET: &str = "unith-credentials";
@@ -38,7 +39,7 @@ const WEBHOOK_HOST: &str = "webhooks.example.com";
 /// A hundred years, so that no event of a demo is past its retention.
 const RETENTION_DAYS: &str = "36500";
 
-/// The services: the events table, the queues and the event bus exist, the key ring is empty, and UNITH has an account.
+/// The services: the tables, the queues and the event bus exist, the key ring is empty, and UNITH has an account.
 #[derive(Debug)]
 pub struct Services {
     /// The switch in front of DynamoDB.
@@ -78,7 +79,9 @@ impl Services {
             webhook_base,
             _dynamodb_server: dynamodb_server,
         };
-        dynamodb::create_table(&services.dynamodb_client()?, TABLE_NAME).await?;
+        let dynamodb = services.dynamodb_client()?;
+        dynamodb::create_table(&dynamodb, TABLE_NAME).await?;
+        dynamodb::create_sessions_table(&dynamodb, SESSIONS_TABLE_NAME).await?;
         let secrets = services.secrets_client()?;
         let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();
         for (name, value) in [(KEYS_SECRET, r#"{"keys": []}"#), (CREDENTIALS_SECRET, &account)] {
@@ -102,6 +105,7 @@ impl Services {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("TABLE_NAME", TABLE_NAME.to_owned()),
+            ("SESSIONS_TABLE_NAME", SESSIONS_TABLE_NAME.to_owned()),
             ("SPILL_QUEUE_URL", self.queues.spill_url.clone()),
             ("DEAD_LETTER_QUEUE_URL", self.queues.dead_letter_url.clone()),
             ("FAILURE_QUEUE_URL", self.queues.failure_url.clone()),

@@ -33,7 +33,7 @@ pub const FIELDS: [&str; 24] = [
 ];
 
 /// The metrics in the lines, each with the service that reports it.
-pub const METRICS: [(&str, &str); 29] = [
+pub const METRICS: [(&str, &str); 33] = [
     ("receive", "Stored"),
     ("receive", "Duplicate"),
     ("receive", "Rejected"),
@@ -61,6 +61,10 @@ pub const METRICS: [(&str, &str); 29] = [
     ("publish", "PublishRetried"),
     ("publish", "BusMissing"),
     ("publish", "Replayed"),
+    ("sessions", "SessionsUpdated"),
+    ("sessions", "SessionsUnchanged"),
+    ("sessions", "SessionsFailed"),
+    ("sessions", "SessionsPoison"),
     ("provision", "Drift"),
     ("provision", "StepFailed"),
 ];

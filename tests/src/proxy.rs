@@ -136,6 +136,7 @@ struct State {
     stale_below: Mutex<(u64, Stale)>,
     connections: AtomicU64,
     requests: AtomicU64,
+    last_request: Mutex<Vec<u8>>,
 }
 
 impl Proxy {
@@ -149,6 +150,7 @@ impl Proxy {
             stale_below: Mutex::new((0, Stale::Closes)),
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            last_request: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, upstream, Arc::clone(&state)));
         Self { url, state, task }
@@ -182,6 +184,11 @@ impl Proxy {
     /// The number of requests read so far.
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::SeqCst)
+    }
+
+    /// The last request that was read, with its head.
+    pub fn last_request(&self) -> String {
+        String::from_utf8_lossy(&self.state.last_request.lock().unwrap()).into_owned()
     }
 }
 
@@ -230,6 +237,7 @@ async fn serve(client: TcpStream, upstream: &str, number: u64, state: &State) ->
     let mut server = BufReader::new(TcpStream::connect(upstream).await?);
     while let Some(request) = read_message(&mut client).await? {
         state.requests.fetch_add(1, Ordering::SeqCst);
+        state.last_request.lock().unwrap().clone_from(&request);
         let (stale_below, how) = *state.stale_below.lock().unwrap();
         if number < stale_below {
             match how {

@@ -9,7 +9,7 @@ use reqwest::Client;
 use serde::Serialize;
 use serde_json::{Value, json};
 use unith_events::{
-    ids::HeadId,
+    ids::{HeadId, SessionId},
     key_ring::KeyState,
     signature::{SIGNATURE_HEADER, SharedKey, Signature},
     timestamp::Timestamp,
@@ -92,7 +92,7 @@ async fn deliver_both(
     let entries = ring.read().await?.of_head(head_id);
     let key = &entries.iter().find(|entry| entry.state == KeyState::Active).ok_or_else(no_key)?.key;
     let uuid = Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid();
-    let session_id = format!("self-test:{uuid}");
+    let session_id = format!("{}{uuid}", SessionId::SELF_TEST);
     let body = json!({
         "timestamp": Timestamp::now().to_string(), "head_id": head_id, "session_id": session_id,
         "public_head_id": "self-test", "public_org_id": "self-test", "event_type": "SELF_TEST",

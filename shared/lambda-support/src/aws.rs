@@ -43,6 +43,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
 /// `provision` has more time than a delivery.
 const PATIENT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A page of 1 MB takes longer than an item, on little CPU most of all.
+const PAGE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+const PAGE_ATTEMPTS: u32 = 3;
 /// Four attempts that all time out take less than 3.2 s, pauses included.
 const MAX_ATTEMPTS: u32 = 4;
 /// The SDK's own first back-off is up to 1 s, and UNITH waits for 5 s in all.
@@ -120,6 +123,11 @@ pub fn dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
 /// A client of `DynamoDB` for a function that has a queue to fall back on: two attempts of 350 ms.
 pub fn dynamodb_before_queue(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
     dynamodb(&with_attempts(config, 2, Duration::from_millis(350)))
+}
+
+/// A client of `DynamoDB` for a function that reads whole pages, and that no delivery waits for: three attempts of 2 s.
+pub fn patient_dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
+    dynamodb(&with_attempts(config, PAGE_ATTEMPTS, PAGE_ATTEMPT_TIMEOUT))
 }
 
 /// A client of SQS: two attempts of 300 ms.

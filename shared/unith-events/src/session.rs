@@ -105,6 +105,7 @@ pub struct SessionSummary {
     pub warnings: u32,
     /// The number of events that were folded.
     pub n: u32,
+    /// The greatest of the events that were folded.
     pub last_event_at: Timestamp,
     /// When the first delivery reached `receive`.
     pub first_received_at: Timestamp,
@@ -133,10 +134,15 @@ fn is_false(value: &bool) -> bool {
 ///
 /// The result depends on the set of the events alone. Events that are equal in instant and type are one event.
 pub fn fold(events: impl IntoIterator<Item = SessionEvent>) -> Option<SessionSummary> {
+    fold_first(MAX_EVENTS, events)
+}
+
+/// The same of the first `limit` events.
+fn fold_first(limit: usize, events: impl IntoIterator<Item = SessionEvent>) -> Option<SessionSummary> {
     let mut events: Vec<_> = events.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     events.dedup_by(|next, event| (next.occurred_at, &next.event_type) == (event.occurred_at, &event.event_type));
-    let oversized = events.len() > MAX_EVENTS;
-    events.truncate(MAX_EVENTS);
+    let oversized = events.len() > limit;
+    events.truncate(limit);
 
     let (first, last) = (events.first()?, events.last()?);
     let first_start = events.iter().find(|event| event.is(EventType::StartConversation));
@@ -297,6 +303,24 @@ mod tests {
         proptest::collection::vec((types, 0_u32..6).prop_map(|(event_type, second)| event(event_type, second)), 0..12)
     }
 
+    /// The condition under which `new` replaces a `stored` summary of the same session in the sessions table.
+    fn supersedes(new: &SessionSummary, stored: &SessionSummary) -> bool {
+        let ordering = new.last_event_at.cmp(&stored.last_event_at);
+        match (new.oversized, stored.oversized) {
+            (false, false) => ordering.then(new.n.cmp(&stored.n)).is_gt(),
+            (true, false) => true,
+            (false, true) => false,
+            // An earlier event pushes the last one out of the first ones.
+            (true, true) => ordering.is_le(),
+        }
+    }
+
+    /// One event per identity, as in the table.
+    fn distinct(events: Vec<SessionEvent>) -> Vec<SessionEvent> {
+        let mut seen = BTreeSet::new();
+        events.into_iter().filter(|event| seen.insert((event.occurred_at, event.event_type.clone()))).collect()
+    }
+
     proptest! {
         #[test]
         fn order_and_duplicates_do_not_matter(events in events(), seed in any::<u64>()) {
@@ -314,13 +338,32 @@ mod tests {
             prop_assert_eq!(fold(shuffled), expected);
         }
 
-        /// An event that is added never takes `(last_event_at, n)` back: the guard of the sessions table goes by it.
+        /// The guard of the sessions table goes by it: of two sets of one session, the larger one's summary replaces the
+        /// other, whichever is written last.
         #[test]
-        fn every_larger_set_has_a_later_position(events in events(), more in events()) {
-            let position = |summary: Option<SessionSummary>| summary.map(|summary| (summary.last_event_at, summary.n));
-            let subset = position(fold(events.clone()));
-            let whole = position(fold(events.into_iter().chain(more)));
-            prop_assert!(subset <= whole);
+        fn the_summary_of_a_larger_set_supersedes_and_is_not_superseded(
+            events in events(), more in events(), limit in 1..12_usize,
+        ) {
+            let Some(subset) = fold_first(limit, events.clone()) else { return Ok(()) };
+            let whole = fold_first(limit, events.into_iter().chain(more)).unwrap();
+            if subset != whole {
+                prop_assert!(supersedes(&whole, &subset), "{:?} {:?}", whole, subset);
+                let is_tie = whole.oversized && subset.oversized && whole.last_event_at == subset.last_event_at;
+                prop_assert!(is_tie || !supersedes(&subset, &whole), "{:?} {:?}", whole, subset);
+            }
+        }
+
+        /// The row says when its session can go: not before its last event.
+        #[test]
+        fn a_summary_expires_with_the_last_of_its_events(events in events(), is_kept in any::<bool>()) {
+            let mut events = events;
+            if let Some(event) = events.first_mut().filter(|_| is_kept) {
+                event.expires_at = None;
+            }
+            let any_is_kept = events.iter().any(|event| event.expires_at.is_none());
+            let last = events.iter().filter_map(|event| event.expires_at).max();
+            let Some(summary) = fold(distinct(events)) else { return Ok(()) };
+            prop_assert_eq!(summary.expires_at, last.filter(|_| !any_is_kept));
         }
 
         #[test]
