@@ -65,8 +65,10 @@ impl FailureQueue {
     pub async fn send(&self, poison: &Poison) -> Result<(), FailureQueueError> {
         let client = self.client.get_or_init(|| aws::sqs(&self.aws));
         let send = client.send_message().queue_url(&self.url).message_body(poison.to_message()).send();
-        let sent = Box::pin(send).await.map(drop);
-        sent.map_err(|error| FailureQueueError { url: self.url.clone(), cause: causes(&error) })
+        match Box::pin(send).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(FailureQueueError { url: self.url.clone(), cause: causes(&error) }),
+        }
     }
 }
 
