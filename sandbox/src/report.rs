@@ -247,7 +247,8 @@ impl Report {
         writeln!(self.out, "  UNITH            {}", services.platform.url())?;
         writeln!(self.out, "  DynamoDB         {}", services.dynamodb.url())?;
         writeln!(self.out, "  Secrets Manager  {}", services.secrets_manager.url())?;
-        writeln!(self.out, "  SQS              {}", services.sqs.url())
+        writeln!(self.out, "  SQS              {}", services.sqs.url())?;
+        writeln!(self.out, "  EventBridge      {}", services.eventbridge.url())
     }
 
     fn line(&mut self, value: &Value) -> io::Result<()> {
@@ -259,6 +260,7 @@ fn urls(services: &Services) -> Value {
     json!({
         "unith": services.platform.url(), "dynamodb": services.dynamodb.url(),
         "secrets_manager": services.secrets_manager.url(), "sqs": services.sqs.url(),
+        "eventbridge": services.eventbridge.url(),
     })
 }
 

@@ -16,12 +16,12 @@ fn matches(pattern: &Value, event: Option<&Value>) -> bool {
         Value::Object(members) => {
             members.iter().all(|(name, pattern)| matches(pattern, event.and_then(|event| event.get(name))))
         }
-        Value::Array(alternatives) => alternatives.iter().any(|alternative| match alternative.get("exists") {
-            Some(exists) => exists.as_bool().unwrap() == event.is_some(),
-            None => {
-                assert!(!alternative.is_object() && !alternative.is_array(), "this matcher has no {alternative}");
-                event == Some(alternative)
+        Value::Array(alternatives) => alternatives.iter().any(|alternative| {
+            if let Some(exists) = alternative.get("exists") {
+                return exists.as_bool().unwrap() == event.is_some();
             }
+            assert!(!alternative.is_object() && !alternative.is_array(), "this matcher has no {alternative}");
+            event == Some(alternative)
         }),
         other => panic!("not an event pattern: {other}"),
     }

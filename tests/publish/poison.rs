@@ -150,6 +150,23 @@ async fn poison_that_the_on_failure_queue_does_not_take_is_held_back_with_its_se
     assert_eq!((sessions(&harness).len(), harness.failures().len()), (2, 1));
 }
 
+/// The records behind the one that is held back come again, the poison among them.
+#[tokio::test]
+async fn poison_is_reported_once_while_an_earlier_session_is_held_back() {
+    let harness = PublishHarness::start().await;
+    let mut broken = harness.store("b", START, "2026-01-15T09:00:01Z").await;
+    broken["dynamodb"]["NewImage"]["event_type"] = json!({"S": "X".repeat(129)});
+    let held = harness.store("a", END, NINE).await;
+    broken["dynamodb"]["SequenceNumber"] = json!("9");
+    let records = [held, broken];
+    harness.table.proxy.set(Fault::access_denied());
+    let publisher = harness.publisher();
+    for _ in 0..3 {
+        assert_eq!(harness.deliver_to(&publisher, &records).await, Some(number(&records[0])));
+    }
+    assert_eq!(harness.failures().len(), 1);
+}
+
 #[tokio::test]
 async fn a_denied_entry_is_held_back_and_is_not_poison() {
     for code in ["AccessDeniedException", "NotAuthorizedForDetailTypeException", "SomethingNew"] {

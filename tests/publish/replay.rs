@@ -246,7 +246,7 @@ async fn a_failure_stops_the_replay_with_the_cursor_of_what_is_done() {
     }
     harness
         .eventbridge
-        .fail_entries(|event| (event.time.to_string() > "2026-01-15T09:13".to_owned()).then_some("InternalFailure"));
+        .fail_entries(|event| (event.time.to_string().as_str() > "2026-01-15T09:13").then_some("InternalFailure"));
     let members = json!({"head_id": "h", "session_id": "a", "apply": true});
     let report = replay(&harness, members.clone()).await;
     assert_eq!((&report["ok"], &report["published"]), (&json!(false), &json!(13)), "{report}");

@@ -48,8 +48,8 @@ impl Harness {
         let send = self.client.send_message().queue_url(&self.url).message_body(body);
         let send = send.set_message_group_id(group.map(str::to_owned));
         let send = send.set_message_deduplication_id(id.map(str::to_owned));
-        let sent = within_limit(send.send()).await.map_err(|error| code(&error))?;
-        Ok((sent.message_id.unwrap(), sent.sequence_number.unwrap()))
+        let response = within_limit(send.send()).await.map_err(|error| code(&error))?;
+        Ok((response.message_id.unwrap(), response.sequence_number.unwrap()))
     }
 
     async fn receive(&self, max: i32) -> Vec<Message> {
@@ -130,9 +130,9 @@ async fn a_batch_keeps_the_order_of_its_entries() {
         entry.message_group_id("g").message_deduplication_id(n.to_string()).build().unwrap()
     });
     let send = harness.client.send_message_batch().queue_url(&harness.url).set_entries(Some(entries.collect()));
-    let sent = within_limit(send.send()).await.unwrap();
-    assert_eq!((sent.successful().len(), sent.failed().len()), (10, 0));
-    assert!(sent.successful().is_sorted_by_key(|entry| entry.sequence_number().unwrap().to_owned()));
+    let response = within_limit(send.send()).await.unwrap();
+    assert_eq!((response.successful().len(), response.failed().len()), (10, 0));
+    assert!(response.successful().is_sorted_by_key(|entry| entry.sequence_number().unwrap().to_owned()));
     assert_eq!(bodies(&harness.receive(10).await), ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
 }
 

@@ -2,7 +2,6 @@
 
 use event_store::{
     failure_queue::FailureQueue,
-    item::EventItem,
     retention::Retention,
     store::EventStore,
     stream::{SequenceNumber, StreamEvent, StreamRecord},
@@ -10,7 +9,7 @@ use event_store::{
 use lambda_support::{
     aws::{self, SdkConfig},
     batch_response::BatchResponse,
-    log,
+    log::{self, EventFields},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -23,7 +22,7 @@ use crate::{
     command::{Command, CommandError},
     config::Config,
     error::PublishError,
-    lines::{BatchLine, Counts, RecordLine},
+    lines::{BatchLine, Counts, RecordLine, event_fields},
     ordered_queue::OrderedQueue,
     outlet::Outlet,
     pipeline::{Outcome, Pipeline},
@@ -53,7 +52,8 @@ pub enum HandlerError {
 /// A record of a new event, for the log and the response.
 struct Place<'r> {
     at: SequenceNumber<'r>,
-    item: Option<EventItem>,
+    /// Empty if the item is not an event.
+    event: EventFields,
 }
 
 impl Publisher {
@@ -152,7 +152,7 @@ impl Publisher {
         let key = record.key().filter(|_| record.is_new_event())?;
         let item = record.event();
         let taken = item.as_ref().map(|item| self.progress.of(&item.event_id)).unwrap_or_default();
-        let place = Place { at: record.position(), item: item.clone().ok() };
+        let place = Place { at: record.position(), event: item.as_ref().map(event_fields).unwrap_or_default() };
         Some((place, Job { key, item, taken }))
     }
 
@@ -160,7 +160,7 @@ impl Publisher {
     fn remember(&self, places: &[Place<'_>], outcome: &Outcome, held_from: Option<SequenceNumber<'_>>) {
         let comes_again = |place: &Place<'_>| held_from.is_some_and(|from| from <= place.at);
         let taken = places.iter().zip(&outcome.fates).filter(|(place, (_, taken))| *taken > 0 && comes_again(place));
-        let taken = taken.filter_map(|(place, (_, taken))| Some((place.item.as_ref()?.event_id.clone(), *taken)));
+        let taken = taken.filter_map(|(place, (_, taken))| Some((place.event.event_id.clone()?, *taken)));
         self.progress.replace(taken.collect::<Vec<(EventId, usize)>>());
     }
 
@@ -183,10 +183,10 @@ pub(crate) fn count<'f>(fates: impl Iterator<Item = &'f Fate>) -> Counts {
 }
 
 fn record_line<'r>(request_id: &'r str, place: &'r Place<'_>, fate: &Fate) -> Option<RecordLine<'r>> {
-    let (number, item) = (Some(place.at.as_str()), place.item.as_ref());
+    let (number, event) = (Some(place.at.as_str()), &place.event);
     match fate {
-        Fate::Poison(why) => Some(RecordLine::poison(request_id, number, item, why)),
-        Fate::Held(why) if PublishError::is_own(why) => Some(RecordLine::held(request_id, number, item, why)),
+        Fate::Poison(why) => Some(RecordLine::poison(request_id, number, event, why)),
+        Fate::Held(why) if PublishError::is_own(why) => Some(RecordLine::held(request_id, number, event, why)),
         Fate::Held(_) | Fate::Published | Fate::DoneBefore => None,
     }
 }

@@ -2,16 +2,16 @@
 //!
 //! Invariants: no line holds a body.
 
+use std::time::Duration;
+
+use event_store::item::EventItem;
 use lambda_support::{
     log::{self, EventFields, milliseconds},
     metrics::{Metric, Metrics},
 };
 use serde::Serialize;
-use std::time::Duration;
 use tracing::Level;
 use unith_events::timestamp::Timestamp;
-
-use event_store::item::EventItem;
 
 use crate::{
     bus::{BusError, Unconfirmed},
@@ -111,6 +111,16 @@ impl<'r> BatchLine<'r> {
     }
 }
 
+/// The fields of a line that say which event it is about.
+pub fn event_fields(item: &EventItem) -> EventFields {
+    EventFields {
+        event_id: Some(item.event_id.clone()),
+        head_id: Some(item.head_id.clone()),
+        session_id: Some(item.session_id.clone()),
+        event_type: Some(item.event_type.clone()),
+    }
+}
+
 /// The line of a record that failed itself.
 #[derive(Debug, Serialize)]
 pub struct RecordLine<'r> {
@@ -123,34 +133,28 @@ pub struct RecordLine<'r> {
     #[serde(skip_serializing_if = "Option::is_none")]
     sequence_number: Option<&'r str>,
     #[serde(flatten)]
-    event: EventFields,
+    event: &'r EventFields,
 }
 
 impl<'r> RecordLine<'r> {
     /// The line of a record that is poison.
-    pub fn poison(request_id: &'r str, place: Option<&'r str>, item: Option<&EventItem>, why: &PublishError) -> Self {
+    pub fn poison(request_id: &'r str, place: Option<&'r str>, event: &'r EventFields, why: &PublishError) -> Self {
         let message = "record cannot be published: the on-failure queue has its key";
-        Self::new((Level::ERROR, message, "poison"), request_id, place, item, why)
+        Self::new((Level::ERROR, message, "poison"), request_id, place, event, why)
     }
 
     /// The line of a record that is held back.
-    pub fn held(request_id: &'r str, place: Option<&'r str>, item: Option<&EventItem>, why: &PublishError) -> Self {
-        Self::new((Level::WARN, "record held back", "held"), request_id, place, item, why)
+    pub fn held(request_id: &'r str, place: Option<&'r str>, event: &'r EventFields, why: &PublishError) -> Self {
+        Self::new((Level::WARN, "record held back", "held"), request_id, place, event, why)
     }
 
     fn new(
         (level, message, outcome): (Level, &'static str, &'static str),
         request_id: &'r str,
         sequence_number: Option<&'r str>,
-        item: Option<&EventItem>,
+        event: &'r EventFields,
         why: &PublishError,
     ) -> Self {
-        let event = item.map(|item| EventFields {
-            event_id: Some(item.event_id.clone()),
-            head_id: Some(item.head_id.clone()),
-            session_id: Some(item.session_id.clone()),
-            event_type: Some(item.event_type.clone()),
-        });
         Self {
             timestamp: Timestamp::now().to_string(),
             level: level.as_str(),
@@ -159,7 +163,7 @@ impl<'r> RecordLine<'r> {
             outcome,
             reason: why.to_string(),
             sequence_number,
-            event: event.unwrap_or_default(),
+            event,
         }
     }
 

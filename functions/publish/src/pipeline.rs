@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How many reads or requests are under way at a time.
-const CONCURRENT: usize = 8;
+const CONCURRENT: usize = 10;
 
 /// What events pass through on their way to the outlets.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub struct Outcome {
     pub bus_error: Option<BusError>,
 }
 
-/// What a record that can never be published is, or why it is to be held back.
+/// Why there is no bus event of a record.
 enum Unprepared {
     Poison(PublishError),
     Held(PublishError),
@@ -65,11 +65,11 @@ impl Pipeline {
                 bus_error = Some(error);
                 break;
             }
+            self.prepare(&mut rounds, replay, &table_failed, deadline).await;
             if Instant::now() >= deadline {
                 rounds.hold_rest(|| PublishError::OutOfTime);
                 break;
             }
-            self.prepare(&mut rounds, replay, &table_failed).await;
             self.send(&mut rounds).await;
             if let Some(pause) = rounds.pause(self.timing.first_pause) {
                 sleep_until(deadline.min(Instant::now() + pause)).await;
@@ -97,9 +97,15 @@ impl Pipeline {
     }
 
     /// Makes the bus events of this round.
-    async fn prepare(&self, rounds: &mut Rounds, replay: Option<&Replay>, table_failed: &AtomicBool) {
+    async fn prepare(
+        &self,
+        rounds: &mut Rounds,
+        replay: Option<&Replay>,
+        table_failed: &AtomicBool,
+        deadline: Instant,
+    ) {
         let unprepared = rounds.heads().filter(|head| head.event.is_none());
-        let work: Vec<_> = unprepared.map(|head| self.bus_event(head, replay, table_failed)).collect();
+        let work: Vec<_> = unprepared.map(|head| self.bus_event(head, replay, table_failed, deadline)).collect();
         let results: Vec<_> = stream::iter(work).buffered(CONCURRENT).collect().await;
         for (index, result) in results {
             match result {
@@ -115,9 +121,13 @@ impl Pipeline {
         head: &Pending,
         replay: Option<&Replay>,
         table_failed: &AtomicBool,
+        deadline: Instant,
     ) -> (usize, Result<BusEvent, Unprepared>) {
         let prepared = async {
             let item = head.item.as_ref().map_err(|error| Unprepared::Poison((*error).into()))?;
+            if Instant::now() >= deadline {
+                return Err(Unprepared::Held(PublishError::OutOfTime));
+            }
             let session = if carries_summary(item) {
                 if table_failed.load(Ordering::Relaxed) {
                     return Err(Unprepared::Held(PublishError::Untried("the table")));

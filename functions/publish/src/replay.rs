@@ -22,7 +22,7 @@ use crate::{
     command::{Command, Filter},
     cursor::Cursor,
     error::PublishError,
-    lines::{RecordLine, SERVICE},
+    lines::{RecordLine, SERVICE, event_fields},
     packing::MAX_ENTRIES,
     pipeline::Pipeline,
     rounds::{Fate, Job},
@@ -182,7 +182,7 @@ impl<L: Fn(RecordLine<'_>)> Call<'_, L> {
                 Fate::Published | Fate::DoneBefore => self.report.published += 1,
                 Fate::Poison(why) => {
                     self.report.poison += 1;
-                    (self.write)(RecordLine::poison(self.request_id, None, Some(item), &why));
+                    (self.write)(RecordLine::poison(self.request_id, None, &event_fields(item), &why));
                 }
                 Fate::Held(PublishError::OutOfTime) => return Err(Stop::OutOfTime),
                 Fate::Held(why) => return Err(Stop::Failed(why.to_string())),
