@@ -25,6 +25,8 @@ pub mod server;
 pub mod services;
 pub mod sqs;
 pub mod stack;
+pub mod stream_checks;
 pub mod stream_mapping;
+pub mod stream_readers;
 pub mod switch;
 pub mod system;

@@ -23,6 +23,7 @@ use crate::{
     server::{ServerHandle, listen},
     sqs::Sqs,
     stack::{LOGICAL_ID, STACK_GUID, Stack},
+    stream_mapping::OnFailure,
     switch::Switch,
 };
 
@@ -137,6 +138,11 @@ impl Services {
     /// A client of this Secrets Manager.
     pub fn secrets_client(&self) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
         clients::secrets_client(self.secrets_manager.url())
+    }
+
+    /// The on-failure destination of the functions on the table's stream.
+    pub fn on_failure(&self) -> Result<OnFailure, EnvError> {
+        Ok(OnFailure { client: self.sqs_client()?, queue_url: self.queues.failure_url.clone() })
     }
 
     /// A client of this SQS, with time for long polls.

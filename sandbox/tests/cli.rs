@@ -75,6 +75,10 @@ async fn plays_the_demo(arguments: &[&str], style: &str) {
         "The table is available again.",
         "redrive\n",
         "OK: the table holds exactly the expected events.",
+        "Sessions, from the function sessions",
+        "Events on the bus unith, from the function publish",
+        "with the session's summary",
+        "OK: the bus and the table of sessions match them.",
     ] {
         assert!(stdout.contains(part), "{part:?} is missing in:\n{stdout}");
     }
@@ -111,6 +115,16 @@ async fn a_seed_plays_the_same_conversations_again() {
     assert_eq!(verdict["stored"], stored.len());
     let sessions: BTreeSet<_> = stored.iter().map(|line| line["session_id"].to_string()).collect();
     assert_eq!(sessions.len(), 4);
+    let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
+    let (rows, published) = (of("session"), of("bus_event"));
+    assert_eq!((&verdict["sessions"], &verdict["published"]), (&rows.len().into(), &published.len().into()));
+    let ended: BTreeSet<_> =
+        rows.iter().filter(|row| row["state"] == "ended").map(|row| row["session_id"].to_string()).collect();
+    assert_eq!(ended, sessions, "every conversation of the demo ends");
+    let ids = |lines: &[&Value], pointer: &str| {
+        lines.iter().map(|line| line.pointer(pointer).unwrap().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&published, "/detail/metadata/id"), ids(&stored, "/event_id"));
 }
 
 #[tokio::test]
@@ -181,6 +195,9 @@ async fn services_only_prints_and_writes_the_environment_of_the_functions() {
         "TABLE_NAME",
         "SPILL_QUEUE_URL",
         "DEAD_LETTER_QUEUE_URL",
+        "FAILURE_QUEUE_URL",
+        "EVENT_BUS_ARN",
+        "SESSIONS_TABLE_NAME",
         "AWS_ENDPOINT_URL_DYNAMODB",
         "AWS_ENDPOINT_URL_SECRETS_MANAGER",
         "AWS_ENDPOINT_URL_SQS",

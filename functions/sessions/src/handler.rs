@@ -101,9 +101,11 @@ impl SessionUpdater {
             self.give_up(&mut run, record, None, reason.to_owned()).await;
         }
         let (gate, updater) = (&gate, &self.updater);
-        let mut results = stream::iter(&batch.sessions)
-            .map(|session| async move { (session, gate.attempt(updater.update(&session.key)).await) })
-            .buffer_unordered(CONCURRENCY);
+        let changed = batch.sessions.iter();
+        // Collected first, so that the future is `Send`.
+        let work: Vec<_> =
+            changed.map(|session| async move { (session, gate.attempt(updater.update(&session.key)).await) }).collect();
+        let mut results = stream::iter(work).buffer_unordered(CONCURRENCY);
         while let Some((session, result)) = results.next().await {
             self.finish(&mut run, session, result).await;
         }
