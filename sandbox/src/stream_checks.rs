@@ -163,7 +163,7 @@ mod tests {
         let (first, last) = (published(&start, None), published(&end, None));
         // In any order, and more than once.
         assert_eq!(mismatches(&[last.clone(), first.clone(), last.clone()], false), [""; 0]);
-        assert_eq!(mismatches(&[first.clone()], false), ["SESSION#h#s EVENT#2 is not on the bus"]);
+        assert_eq!(mismatches(std::slice::from_ref(&first), false), ["SESSION#h#s EVENT#2 is not on the bus"]);
         assert_eq!(mismatches(&[], true), [""; 0]);
         let differs = |member: &str| [format!("SESSION#h#s EVENT#2 on the bus: `{member}` differs from the item")];
         for (pointer, member) in [
