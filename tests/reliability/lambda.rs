@@ -26,7 +26,7 @@ use crate::{drain, open_loop::Load};
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// UNITH's pauses before its retries.
 const BACK_OFF: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
-const TYPES: [&str; 4] = ["START_CONVERSATION", "INACTIVITY_WARNING", "CONVERSATION_TIMEOUT", "END_CONVERSATION"];
+const TYPES: [&str; 4] = ["START_CONVERSATION", "INACTIVITY_WARNING", "TIMEOUT_CONVERSATION", "END_CONVERSATION"];
 
 /// The function as Lambda runs it. An environment takes one delivery at a time, and stays.
 pub(crate) struct Lambda {
