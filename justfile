@@ -47,5 +47,14 @@ docs:
 
 # Run the full experiments of docs/reliability.md
 reliability:
-    RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability -- --nocapture
+    RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability every_delivery -- --nocapture
     KILL_DELIVERIES=10000 cargo test -p receive --test process killed -- --nocapture
+    just load-experiments
+
+experiment := 'cargo test --profile experiment -p tests -p receive --test reliability --test process -- --nocapture --test-threads 1'
+
+# Run the experiments with load alone, on a machine that does nothing else
+load-experiments:
+    LOAD_RATES=50,100,200,500,1000,2000 LOAD_SECONDS=20 {{ experiment }} load::
+    OUTAGE_SECONDS=60 OUTAGE_RATE=100 OUTAGE_LIMIT=100 {{ experiment }} outage::
+    FLOOD_EVENTS=10000 FLOOD_RATE=500 FORGERIES=10000 {{ experiment }} floods:: forgeries

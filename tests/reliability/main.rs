@@ -13,6 +13,11 @@
 )]
 
 mod faults;
+mod floods;
+mod lambda;
+mod load;
+mod open_loop;
+mod outage;
 mod platform;
 
 use std::{env, str::FromStr, sync::Arc, time::Duration};

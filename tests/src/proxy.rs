@@ -242,13 +242,16 @@ async fn serve(client: TcpStream, upstream: &str, number: u64, state: &State) ->
         if number < stale_below {
             match how {
                 Stale::Closes => return Ok(()),
-                Stale::Swallows => std::future::pending::<()>().await,
+                Stale::Swallows => return swallow(client).await,
             }
         }
         match state.next_effect(|_| true) {
             None => {}
             Some(Effect::Refuse) => return Ok(()),
-            Some(Effect::Hang) => std::future::pending().await,
+            Some(Effect::Hang) => {
+                drop(server);
+                return swallow(client).await;
+            }
             Some(Effect::Delay(by)) => tokio::time::sleep(by).await,
             Some(Effect::Respond { status, body }) => {
                 let length = body.len();
@@ -271,6 +274,11 @@ async fn serve(client: TcpStream, upstream: &str, number: u64, state: &State) ->
         client.get_mut().write_all(&response).await?;
     }
     Ok(())
+}
+
+/// Never responds. It ends when the client closes the connection, so that a long outage does not use up all descriptors.
+async fn swallow(mut client: BufReader<TcpStream>) -> std::io::Result<()> {
+    tokio::io::copy(&mut client, &mut tokio::io::sink()).await.map(drop)
 }
 
 /// Reads one HTTP/1.1 message with a `Content-Length`, or without a body; `None` at the end of the connection.

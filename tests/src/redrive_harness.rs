@@ -163,9 +163,13 @@ impl RedriveHarness {
 
     /// A receiver after a cold start, on the same table and queue. Its breaker is open for a fraction of a second.
     pub async fn receiver(&self) -> Caller {
+        self.receiver_with(Periods { first: Duration::from_millis(20), longest: Duration::from_millis(200) }).await
+    }
+
+    /// The same with a breaker that is open for other periods.
+    pub async fn receiver_with(&self, breaker_periods: Periods) -> Caller {
         let env: Env = self.env.clone().into_iter().chain([("UNITH_SHARED_KEY", KEY.to_owned())]).collect();
-        let periods = Periods { first: Duration::from_millis(20), longest: Duration::from_millis(200) };
-        let config = ReceiveConfig { breaker_periods: periods, ..ReceiveConfig::from_env(&env).unwrap() };
+        let config = ReceiveConfig { breaker_periods, ..ReceiveConfig::from_env(&env).unwrap() };
         let receiver = Receiver::new(config, &aws::config(&env).unwrap());
         receiver.warm_up().await;
         Caller::new(Arc::new(receiver))
