@@ -77,6 +77,21 @@ async fn what_was_published_since_the_last_look_is_reported_as_a_range_to_replay
 }
 
 #[tokio::test]
+async fn what_was_published_before_the_last_look_is_not_reported() {
+    let harness = PublishHarness::start().await;
+    let publisher = harness.publisher();
+    for sessions in [&["a", "b"][..], &["c"]] {
+        assert_eq!(harness.deliver_to(&publisher, &stored(&harness, sessions).await).await, None);
+    }
+    delete_bus(&harness).await;
+    let held = stored(&harness, &["d"]).await;
+    for reported in [json!(1), Value::Null] {
+        assert_eq!(harness.deliver_to(&publisher, &held).await, Some(number(&held[0])));
+        assert_eq!(harness.last_line()["result"]["replay"]["events"], reported, "once, and that of `c` alone");
+    }
+}
+
+#[tokio::test]
 async fn a_bus_that_is_deleted_within_a_batch_acknowledges_nothing_of_it() {
     let harness = PublishHarness::start().await;
     let records = stored(&harness, &["b", "a"]).await;

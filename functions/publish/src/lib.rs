@@ -16,7 +16,7 @@
 //! | the bus does not exist, or that cannot be checked | the whole batch is held back |
 //!
 //! The response of a batch names the lowest sequence number that was held back. The event source mapping delivers the batch
-//! from there again.
+//! from there again. A panic fails the invocation, and the mapping splits the batch until the record stands alone.
 //!
 //! There are two outlets ([`outlet`]): the event bus, and a FIFO queue. A record is done when all that are configured took its
 //! event. An event that one of them took and the other did not is sent again, possibly to both: at least once.

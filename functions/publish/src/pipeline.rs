@@ -48,7 +48,7 @@ pub struct Outcome {
     pub bus_error: Option<BusError>,
 }
 
-/// Why there is no bus event of a record.
+/// Why a record has no bus event.
 enum Unprepared {
     Poison(PublishError),
     Held(PublishError),
