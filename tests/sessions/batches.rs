@@ -226,9 +226,30 @@ async fn poison_that_the_on_failure_queue_does_not_take_fails() {
     assert_eq!(harness.deliver(&records).await, Some(sequence_number(&records[1])));
     assert_eq!((harness.rows().await.len(), harness.counts()["failed"].clone()), (1, json!(2)));
     assert_eq!(harness.sqs_proxy.requests(), 1, "a queue that failed is not asked again in this batch");
+    assert_eq!(harness.counts()["untried"], 1);
     harness.sqs_proxy.clear();
     assert_eq!(harness.deliver(&records).await, None);
     assert_eq!(harness.poison().len(), 2);
+}
+
+#[tokio::test]
+async fn poison_behind_a_record_that_fails_is_not_sent_again_and_again() {
+    let harness = SessionsHarness::start().await;
+    let mut records = sessions(&harness, 3).await;
+    for poison in [0, 2] {
+        records[poison]["dynamodb"]["Keys"]["pk"]["S"] = json!(format!("SESSION#{poison}"));
+    }
+    harness.table.proxy.set(Fault::access_denied());
+    assert_eq!(harness.deliver(&records).await, Some(sequence_number(&records[1])));
+    // Lambda sends the batch again from the record that failed.
+    for _ in 0..3 {
+        assert_eq!(harness.deliver(&records[1..]).await, Some(sequence_number(&records[1])));
+    }
+    assert_eq!(harness.poison().len(), 1);
+    harness.table.proxy.clear();
+    assert_eq!(harness.deliver(&records[1..]).await, None);
+    let poison: Vec<_> = harness.poison().iter().map(|message| message["pk"].clone()).collect();
+    assert_eq!(poison, ["SESSION#0", "SESSION#2"]);
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ pub struct Counts {
     pub gone: usize,
     /// Sessions that Lambda sends again, and records whose key the on-failure queue did not take.
     pub failed: usize,
-    /// Those of them that were not tried, because a table failed at another session.
+    /// Those of them that were not tried, because a table failed at another session or an earlier record failed.
     pub untried: usize,
     /// Records and sessions whose key was sent to the on-failure queue.
     pub poison: usize,

@@ -95,11 +95,10 @@ impl SessionUpdater {
 
     async fn handle_batch(&self, event: &StreamEvent, request_id: &str, deadline: Instant) -> BatchResponse {
         let (started, gate, batch) = (Instant::now(), Gate::new(deadline), Batch::of(&event.records));
-        let mut run = Run::new(&gate, request_id);
+        let mut run = Run::new(request_id);
         run.counts = Counts { records: event.records.len(), skipped: batch.skipped, ..Counts::default() };
-        for PoisonRecord { record, reason } in batch.poison {
-            self.give_up(&mut run, record, None, reason.to_owned()).await;
-        }
+        run.poison
+            .extend(batch.poison.iter().map(|PoisonRecord { record, reason }| (*record, None, (*reason).to_owned())));
         let (gate, updater) = (&gate, &self.updater);
         let changed = batch.sessions.iter();
         // Collected first, so that the future is `Send`.
@@ -107,8 +106,9 @@ impl SessionUpdater {
             changed.map(|session| async move { (session, gate.attempt(updater.update(&session.key)).await) }).collect();
         let mut results = stream::iter(work).buffer_unordered(CONCURRENCY);
         while let Some((session, result)) = results.next().await {
-            self.finish(&mut run, session, result).await;
+            self.finish(&mut run, session, result);
         }
+        self.give_up_poison(&mut run, gate).await;
         let line = BatchLog::new(request_id, &run.counts, started.elapsed(), self.metrics_namespace.as_deref());
         if line.is_wanted_at(self.log_level) {
             self.write(&line);
@@ -121,12 +121,7 @@ impl SessionUpdater {
     }
 
     /// Counts and logs the result of a session.
-    async fn finish<'r>(
-        &self,
-        run: &mut Run<'r>,
-        session: &'r ChangedSession<'r>,
-        result: Result<Folded, SessionError>,
-    ) {
+    fn finish<'r>(&self, run: &mut Run<'r>, session: &'r ChangedSession<'r>, result: Result<Folded, SessionError>) {
         let ChangedSession { key, record } = session;
         match result {
             Ok(Folded { outcome, invalid, .. }) => {
@@ -135,35 +130,37 @@ impl SessionUpdater {
                     self.write_if_wanted(&SessionLog::incomplete(run.request_id, key, invalid));
                 }
             }
-            Err(error) if error.is_final() => self.give_up(run, record, Some(key), error.to_string()).await,
+            Err(error) if error.is_final() => run.poison.push((record, Some(key), error.to_string())),
+            Err(SessionError::Untried) => run.fail_untried(record),
             Err(error) => {
                 run.fail(record);
-                if matches!(error, SessionError::Untried) {
-                    run.counts.untried += 1;
-                } else {
-                    self.write_if_wanted(&SessionLog::failed(run.request_id, Some(key), error.to_string()));
-                }
+                self.write_if_wanted(&SessionLog::failed(run.request_id, Some(key), error.to_string()));
             }
         }
     }
 
-    /// Sends the key of a record to the on-failure queue. If the queue does not take it, the record fails.
-    async fn give_up<'r>(&self, run: &mut Run<'r>, record: &'r StreamRecord, key: Option<&SessionKey>, reason: String) {
-        let sent = if run.queue_failed || run.gate.is_late() {
-            Err("its key was not sent to the on-failure queue".to_owned())
-        } else {
-            self.failure_queue.send(&poison(record, reason.clone())).await.map_err(|error| error.to_string())
-        };
-        match sent {
-            Ok(()) => {
-                run.counts.poison += 1;
-                self.write_if_wanted(&SessionLog::poison(run.request_id, key, reason));
+    /// Sends the keys of poison to the on-failure queue. If the queue does not take one, its record fails.
+    ///
+    /// A record behind one that failed comes again, and waits for that: an outage must not fill the queue with repetitions.
+    async fn give_up_poison(&self, run: &mut Run<'_>, gate: &Gate) {
+        let mut all = std::mem::take(&mut run.poison);
+        all.sort_by_key(|(record, ..)| record.position());
+        for (record, key, reason) in all {
+            if gate.is_late() || run.failures.least().is_some_and(|least| least < record.position()) {
+                run.fail_untried(record);
+                continue;
             }
-            Err(error) => {
-                run.queue_failed = true;
-                run.fail(record);
-                self.write_if_wanted(&SessionLog::failed(run.request_id, key, format!("{reason}; {error}")));
-            }
+            let sent = self.failure_queue.send(&poison(record, reason.clone())).await;
+            self.write_if_wanted(&match sent {
+                Ok(()) => {
+                    run.counts.poison += 1;
+                    SessionLog::poison(run.request_id, key, reason)
+                }
+                Err(error) => {
+                    run.fail(record);
+                    SessionLog::failed(run.request_id, key, format!("{reason}; {error}"))
+                }
+            });
         }
     }
 
@@ -180,21 +177,25 @@ impl SessionUpdater {
 
 /// A batch under way.
 struct Run<'r> {
-    gate: &'r Gate,
     request_id: &'r str,
     counts: Counts,
     failures: Failures<'r>,
-    /// The on-failure queue did not take a key: it is not asked again in this batch.
-    queue_failed: bool,
+    /// Records that no retry can help, and why. A session's has its key.
+    poison: Vec<(&'r StreamRecord, Option<&'r SessionKey>, String)>,
 }
 
 impl<'r> Run<'r> {
-    fn new(gate: &'r Gate, request_id: &'r str) -> Self {
-        Self { gate, request_id, counts: Counts::default(), failures: Failures::default(), queue_failed: false }
+    fn new(request_id: &'r str) -> Self {
+        Self { request_id, counts: Counts::default(), failures: Failures::default(), poison: Vec::new() }
     }
 
     fn fail(&mut self, record: &'r StreamRecord) {
         self.counts.failed += 1;
         self.failures.add(record);
+    }
+
+    fn fail_untried(&mut self, record: &'r StreamRecord) {
+        self.counts.untried += 1;
+        self.fail(record);
     }
 }
