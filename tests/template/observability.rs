@@ -98,7 +98,7 @@ fn every_failure_raises_an_alarm_by_this_rule() {
         "DriftAlarm: Drift provision: Sum in 300 s >= 1, 1 times",
         "ScheduleStoppedAlarm: Drift provision: SampleCount in 3600 s < 1, or nothing, ScheduleHours times",
         "DeadLettersAlarm: AWS/SQS ApproximateNumberOfMessagesVisible DeadLetters.QueueName: Maximum in 300 s >= 1, 1 times",
-        "PublishFailedAlarm: FILL(failed, 0) + FILL(held, 0) + FILL(errors, 0): Sum in 300 s >= 1, 3 times",
+        "PublishFailedAlarm: FILL(held, 0) + FILL(errors, 0): Sum in 300 s >= 1, 3 times",
         "BusMissingAlarm: BusMissing publish: Sum in 300 s >= 1, 1 times",
         "PublishIteratorAgeAlarm: AWS/Lambda IteratorAge Publish: Maximum in 900 s >= 3600000, 1 times",
         "PublishStalledAlarm: IF(FILL(stored, 0) + FILL(redriven, 0) > 0 AND FILL(invocations, 0) == 0, 1, 0): \
@@ -159,10 +159,7 @@ fn alarms_on_several_metrics_calculate_with_these() {
                 ("returned", "RedriveReturned redrive"),
             ],
         ),
-        (
-            "PublishFailedAlarm",
-            &[("failed", "PublishFailed publish"), ("held", "PublishHeld publish"), ("errors", "Errors Publish")],
-        ),
+        ("PublishFailedAlarm", &[("held", "PublishHeld publish"), ("errors", "Errors Publish")]),
         ("SessionsFailedAlarm", &[("failed", "SessionsFailed sessions"), ("errors", "Errors Sessions")]),
         (
             "PublishStalledAlarm",
