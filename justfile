@@ -8,6 +8,7 @@ default:
 fmt:
     cargo fmt --all
     cargo fmt --all --manifest-path bench/Cargo.toml
+    cargo fmt --manifest-path fuzz/Cargo.toml
 
 # Lint code, scripts, spelling and prose
 lint:
@@ -45,7 +46,12 @@ deploy-test:
 docs:
     .ci/run docs
 
-# Run the full experiments of docs/reliability.md
+# Fuzz a target for some seconds
+fuzz target seconds='60' *args:
+    fuzz/run {{ target }} {{ seconds }} {{ args }}
+
+# Run the full experiments of docs/reliability.md, and fuzz each target for five minutes
 reliability:
     RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability -- --nocapture
     KILL_DELIVERIES=10000 cargo test -p receive --test process killed -- --nocapture
+    fuzz/run --all 300

@@ -83,7 +83,7 @@ fn survives_its_text(document: &RingDocument) {
     assert_eq!(facts(ring.keys()), facts(document.keys()));
 }
 
-/// A key that is put in is there once, is active, and has no effect on other heads. Putting it in again is no change.
+/// A key that is put in is there once, is active, and has no effect on other heads. Putting it in again changes nothing.
 fn puts_keys_in(document: &RingDocument) {
     let new = NewKey {
         head_id: HEAD.parse().expect("an id"),
