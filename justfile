@@ -8,6 +8,7 @@ default:
 fmt:
     cargo fmt --all
     cargo fmt --all --manifest-path bench/Cargo.toml
+    cargo fmt --manifest-path fuzz/Cargo.toml
 
 # Lint code, scripts, spelling and prose
 lint:
@@ -45,11 +46,16 @@ deploy-test:
 docs:
     .ci/run docs
 
-# Run the full experiments of docs/reliability.md
+# Fuzz a target for some seconds
+fuzz target seconds='60' *args:
+    fuzz/run {{ target }} {{ seconds }} {{ args }}
+
+# Run the full experiments of docs/reliability.md, and fuzz each target for five minutes
 reliability:
     RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability every_delivery -- --nocapture
     KILL_DELIVERIES=10000 cargo test -p receive --test process killed -- --nocapture
     just load-experiments
+    fuzz/run --all 300
 
 experiment := 'cargo test --profile experiment -p tests -p receive --test reliability --test process -- --nocapture --test-threads 1'
 
