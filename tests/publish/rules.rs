@@ -9,6 +9,7 @@ use tests::{
     proxy::Fault,
     publish_harness::{END, PublishHarness, START, WARNING, number},
     snapshot::redacted,
+    wait::PATIENCE,
 };
 
 const NINE: &str = "2026-01-15T09:00:00Z";
@@ -137,13 +138,12 @@ async fn an_outage_of_the_bus_holds_everything_back_and_costs_one_request_its_at
         ),
     ] {
         let harness = PublishHarness::start().await;
-        let harness = harness.with_timing(|timing: &mut Timing| {
-            // The proxy knows no difference between the check and the request, so there is one check.
-            timing.check_bus_every = Duration::from_mins(1);
-            timing.attempt_timeout = Duration::from_millis(200);
-        });
+        // The proxy knows no difference between the look and the request, so there is one look, at start.
+        let check_bus_every = Duration::from_mins(1);
+        let attempt_timeout = if reason.contains("timed out") { Duration::from_secs(1) } else { PATIENCE };
+        let timing = Timing { check_bus_every, attempt_timeout, ..harness.timing };
         let records = stored(&harness, &["a", "a", "b"]).await;
-        let publisher = harness.publisher();
+        let publisher = harness.publisher_with(timing);
         publisher.warm_up().await;
         let before = harness.bus_proxy.requests();
         harness.bus_proxy.set(fault.clone());
@@ -154,7 +154,7 @@ async fn an_outage_of_the_bus_holds_everything_back_and_costs_one_request_its_at
         assert_eq!(metrics(&harness.last_line()), [("PublishHeld", 3)], "{fault:?}");
 
         harness.bus_proxy.clear();
-        assert_eq!(harness.deliver_to(&publisher, &records).await, None, "{fault:?}");
+        assert_eq!(harness.deliver(&records).await, None, "{fault:?}");
         assert_eq!((of(&harness, "a"), of(&harness, "b")), (vec![0, 1], vec![2]), "{fault:?}");
     }
 }

@@ -108,7 +108,8 @@ impl PublishHarness {
         ]);
         let timing = Timing {
             check_bus_every: Duration::ZERO,
-            attempt_timeout: Duration::from_secs(1),
+            // A busy machine must not time out: only a test of time-outs may.
+            attempt_timeout: PATIENCE,
             first_pause: Duration::from_millis(1),
             replay_event_every: Duration::ZERO,
             ..Timing::default()
