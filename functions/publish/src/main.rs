@@ -30,6 +30,7 @@ fn start() -> Result<Publisher, Error> {
 }
 
 async fn run(publisher: Publisher) -> Result<(), Error> {
+    publisher.warm_up().await;
     let publisher = Arc::new(publisher);
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let publisher = Arc::clone(&publisher);

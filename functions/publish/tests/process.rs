@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tests::{
     publish_harness::{PublishHarness, START},
     runtime_api::RuntimeApi,
-    wait::{PATIENCE, within},
+    wait::{PATIENCE, until, within},
 };
 use tokio::process::Command;
 
@@ -82,6 +82,7 @@ async fn a_batch_is_published_after_the_bus_was_looked_up_at_start() {
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
     ];
     let mut process = command.envs(harness.env()).envs(lambda).spawn().unwrap();
+    within(PATIENCE, until(async || harness.eventbridge.calls("DescribeEventBus") == 1)).await;
     let event = json!({"Records": records}).to_string();
     let invocation = within(PATIENCE, api.invoke(event)).await.unwrap();
     assert_eq!(invocation.json(), json!({"batchItemFailures": []}));
