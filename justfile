@@ -8,6 +8,7 @@ default:
 fmt:
     cargo fmt --all
     cargo fmt --all --manifest-path bench/Cargo.toml
+    cargo fmt --manifest-path fuzz/Cargo.toml
 
 # Lint code, scripts, spelling and prose
 lint:
@@ -45,8 +46,22 @@ deploy-test:
 docs:
     .ci/run docs
 
-# Run the full experiments of docs/reliability.md
+# Fuzz a target for some seconds
+fuzz target seconds='60' *args:
+    fuzz/run {{ target }} {{ seconds }} {{ args }}
+
+# Run the full experiments of docs/reliability.md, and fuzz each target for five minutes
 reliability:
     RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability random_faults -- --nocapture --test-threads=4
     REJECTION_SAMPLES=5000 cargo test -p tests --test reliability rejections -- --nocapture
     KILL_DELIVERIES=10000 cargo test -p receive --test process killed -- --nocapture
+    just load-experiments
+    fuzz/run --all 300
+
+experiment := 'cargo test --profile experiment -p tests -p receive --test reliability --test process -- --nocapture --test-threads 1'
+
+# Run the experiments with load alone, on a machine that does nothing else
+load-experiments:
+    LOAD_RATES=50,100,200,500,1000,2000 LOAD_SECONDS=20 {{ experiment }} load::
+    OUTAGE_SECONDS=60 OUTAGE_RATE=100 OUTAGE_LIMIT=100 {{ experiment }} outage::
+    FLOOD_EVENTS=10000 FLOOD_RATE=500 FORGERIES=10000 {{ experiment }} floods:: forgeries

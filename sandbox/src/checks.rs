@@ -47,6 +47,11 @@ impl ExpectedTable {
         Ok(Self { before: before.into_iter().collect(), bodies: BTreeMap::new() })
     }
 
+    /// Whether the item with this key was in the table before the demo.
+    pub fn was_stored_before(&self, pk: &str, sk: &str) -> bool {
+        self.before.contains(&Key { pk: pk.to_owned(), sk: sk.to_owned() })
+    }
+
     /// Compares the table with this. Returns the items of the expected events, and a sentence for each mismatch.
     pub async fn check(&self, client: &Client) -> anyhow::Result<(Vec<EventItem>, Vec<String>)> {
         self.compare(scan(client).await?)

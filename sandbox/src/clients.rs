@@ -14,12 +14,26 @@ pub const REGION: &str = "us-east-1";
 pub const ACCOUNT: &str = "123456789012";
 /// The access key and the secret access key. The simulated services do not check them.
 pub const ACCESS_KEY: &str = "sandbox";
+/// Reading a stream has no deadline of its own, and a page may be large.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 /// A long poll of SQS takes up to 20 s.
 const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client of the DynamoDB at `endpoint`, with the time-outs and retries of the functions' clients.
 pub fn dynamodb_client(endpoint: &str) -> Result<aws_sdk_dynamodb::Client, EnvError> {
     Ok(aws::dynamodb(&sdk_config(endpoint)?))
+}
+
+/// A client of the streams of the DynamoDB at `endpoint`.
+pub fn streams_client(endpoint: &str) -> Result<aws_sdk_dynamodbstreams::Client, EnvError> {
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(STREAM_TIMEOUT).build();
+    let config = sdk_config(endpoint)?.into_builder().timeout_config(timeouts).build();
+    Ok(aws_sdk_dynamodbstreams::Client::new(&config))
+}
+
+/// A client of the EventBridge at `endpoint`.
+pub fn eventbridge_client(endpoint: &str) -> Result<aws_sdk_eventbridge::Client, EnvError> {
+    Ok(aws_sdk_eventbridge::Client::new(&sdk_config(endpoint)?))
 }
 
 /// A client of the Secrets Manager at `endpoint`, with the time-outs and retries of the functions' clients.

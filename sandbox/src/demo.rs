@@ -23,6 +23,7 @@ use crate::{
     queues::SPILL_QUEUE,
     report::{Report, Verdict},
     services::WEBHOOK_URL,
+    stream_checks::{check_bus, check_sessions},
     system::Sandbox,
 };
 
@@ -35,6 +36,8 @@ const ROTATION_TIME: Duration = Duration::from_millis(11_500);
 const ROTATION_LIMIT: Duration = Duration::from_mins(1);
 /// The limit for each step of `redrive` during the outage.
 const REDRIVE_LIMIT: Duration = Duration::from_secs(20);
+/// The limit for `publish` and `sessions` after the last delivery.
+const READERS_LIMIT: Duration = Duration::from_secs(20);
 
 /// A demo.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +67,7 @@ struct Incidents {
 }
 
 impl Demo {
-    /// Plays the conversations, reports each delivery, and compares the table with the expected events.
+    /// Plays the conversations, reports each delivery, and compares the tables and the bus with the expected events.
     pub async fn play(self, sandbox: &Sandbox, report: &mut Report) -> anyhow::Result<Verdict> {
         let client = sandbox.services.dynamodb_client()?;
         let expected = ExpectedTable::read(&client).await?;
@@ -93,8 +96,15 @@ impl Demo {
         }
         let (mut stored, mismatches) = expected.check(&client).await?;
         stored.sort_by_cached_key(|item| (positions.get(&*item.session_id).copied(), item.sk.clone()));
-        verdict.stored = stored;
         verdict.mismatches.extend(mismatches);
+        sandbox.stream_readers.wait_until_caught_up(READERS_LIMIT).await?;
+        let (published, mismatches) = check_bus(&sandbox.services, &stored, &expected);
+        verdict.published = published;
+        verdict.mismatches.extend(mismatches);
+        let (sessions, mismatches) = check_sessions(&sandbox.services, &stored).await?;
+        verdict.sessions = sessions;
+        verdict.mismatches.extend(mismatches);
+        verdict.stored = stored;
         Ok(verdict)
     }
 }

@@ -24,21 +24,19 @@ use aws_sdk_sqs::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use fastrand::Rng;
-use futures_util::future::BoxFuture;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
+
+use crate::mapping::{function::Function, payload::fitting, response::named};
 
 /// The largest number of messages in one response of SQS.
 const MAX_RECEIVE: usize = 10;
 /// The longest long poll, in seconds.
 const LONG_POLL: u32 = 20;
-/// The largest event of an invocation, in bytes.
-const MAX_PAYLOAD: usize = 6 * 1024 * 1024;
 
 /// The configuration of a mapping.
 #[derive(Debug, Clone, Copy)]
@@ -101,14 +99,12 @@ pub struct EventSourceMapping {
     _poller: JoinSet<()>,
 }
 
-type Handler = Box<dyn Fn(Value) -> BoxFuture<'static, Result<Value, String>> + Send + Sync>;
-
 struct Mapping {
     client: Client,
     queue_url: String,
     queue_arn: String,
     settings: Settings,
-    handler: Handler,
+    function: Function,
     progress: watch::Sender<Progress>,
 }
 
@@ -139,10 +135,7 @@ impl EventSourceMapping {
             queue_url: queue_url.to_owned(),
             queue_arn: queue_arn.with_context(|| format!("queue `{queue_url}` has no ARN"))?,
             settings,
-            handler: Box::new(move |event| {
-                let invocation = handler(event);
-                Box::pin(async move { invocation.await.map_err(|error| error.to_string()) })
-            }),
+            function: Function::new(handler, settings.timeout),
             progress: sender,
         };
         Ok(Self { progress, _poller: JoinSet::from_iter([poll(Arc::new(mapping))]) })
@@ -198,12 +191,7 @@ impl Mapping {
 
     /// How many of the messages fit into one event; at least one.
     fn fitting(&self, messages: &[Message]) -> usize {
-        let mut size = 0;
-        let fits = |message: &&Message| {
-            size += self.record(message).to_string().len();
-            size <= MAX_PAYLOAD
-        };
-        messages.iter().take_while(fits).count().max(1)
+        fitting(messages.iter().map(|message| self.record(message).to_string().len()))
     }
 
     /// Receives messages. After a failure it pauses for a second.
@@ -226,24 +214,17 @@ impl Mapping {
     async fn invoke(self: Arc<Self>, batch: Vec<Message>, is_late: bool, permit: OwnedSemaphorePermit) {
         let records: Vec<_> = batch.iter().map(|message| self.record(message)).collect();
         let event = json!({"Records": records});
-        // A set, so that a panic ends this invocation alone, and so that dropping it stops the function.
-        let mut function = JoinSet::new();
-        let response = if is_late {
+        let (response, late) = if is_late {
             sleep(self.settings.timeout).await;
-            function.spawn((self.handler)(event));
-            None
+            (None, Some(self.function.invoke_late(event, Duration::ZERO)))
         } else {
-            function.spawn((self.handler)(event));
-            timeout(self.settings.timeout, function.join_next()).await.ok().flatten()
-        };
-        let response = match response {
-            Some(Ok(Ok(response))) => Some(response),
-            _ => None,
+            self.function.invoke(event).await
         };
         self.settle(&batch, response).await;
         drop(permit);
-        // A function that has timed out finishes late.
-        function.join_next().await;
+        if let Some(late) = late {
+            late.finish().await;
+        }
     }
 
     /// Deletes the messages of a batch that succeeded. `None` stands for an invocation that failed.
@@ -309,22 +290,4 @@ fn attribute(value: &MessageAttributeValue) -> Value {
         members.insert(name.to_owned(), value.into());
     }
     attribute
-}
-
-/// The messages that a response names as failed. `None` means that the whole batch failed.
-fn named(response: Value, batch: &BTreeSet<&str>) -> Option<BTreeSet<String>> {
-    #[derive(Default, Deserialize)]
-    #[serde(rename_all = "camelCase", deny_unknown_fields)]
-    struct Response {
-        batch_item_failures: Option<Vec<Failure>>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase", deny_unknown_fields)]
-    struct Failure {
-        item_identifier: String,
-    }
-    let response: Option<Response> = serde_json::from_value(response).ok()?;
-    let failures = response.unwrap_or_default().batch_item_failures.unwrap_or_default();
-    let ids: BTreeSet<_> = failures.into_iter().map(|failure| failure.item_identifier).collect();
-    ids.iter().all(|id| batch.contains(id.as_str())).then_some(ids)
 }

@@ -15,6 +15,7 @@ use receive::breaker::Periods;
 use sandbox::{
     checks::check_removed,
     demo::Demo,
+    eventbridge,
     options::{Options, Ports},
     platform::{settings::Settings, style::Style},
     report::Report,
@@ -123,6 +124,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             ..Settings::default()
         },
         sqs: if arguments.services_only { sqs::Settings::default() } else { demo_sqs() },
+        eventbridge: eventbridge::Faults::default(),
         breaker_periods: Periods { first: DEMO_BREAKER_PERIOD, longest: DEMO_BREAKER_PERIOD },
         ports: arguments.ports,
         data: arguments.data,

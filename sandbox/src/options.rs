@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use receive::breaker::Periods;
 
-use crate::{platform::settings::Settings, sqs};
+use crate::{eventbridge, platform::settings::Settings, sqs};
 
 /// The options of a sandbox.
 #[derive(Debug, Clone)]
@@ -13,6 +13,8 @@ pub struct Options {
     pub platform: Settings,
     /// The pace and the faults of SQS.
     pub sqs: sqs::Settings,
+    /// How often requests and entries of EventBridge fail.
+    pub eventbridge: eventbridge::Faults,
     /// How long `receive` does not ask the table after a failure.
     pub breaker_periods: Periods,
     /// The ports of the services.
@@ -36,6 +38,9 @@ pub struct Ports {
     /// Port of SQS; 0 for a free one
     #[arg(long, default_value_t = 0)]
     pub sqs_port: u16,
+    /// Port of EventBridge; 0 for a free one
+    #[arg(long, default_value_t = 0)]
+    pub eventbridge_port: u16,
     /// Port of the simulated UNITH platform; 0 for a free one
     #[arg(long, default_value_t = 0)]
     pub unith_port: u16,

@@ -10,6 +10,8 @@ use crate::sqs::MAX_MESSAGE_SIZE;
 
 pub const SPILL_QUEUE: &str = "unith-spill";
 pub const DEAD_LETTER_QUEUE: &str = "unith-dead-letters";
+/// The on-failure queue of the functions on the table's stream.
+pub const FAILURE_QUEUE: &str = "unith-failures";
 /// The time-out of `redrive` in the template.
 pub const REDRIVE_TIMEOUT: Duration = Duration::from_mins(11);
 /// How long the spill queue hides a message that was received. AWS recommends six times the time-out of the function.
@@ -22,6 +24,7 @@ const MAX_RECEIVE_COUNT: u32 = 1_000;
 pub struct Queues {
     pub spill_url: String,
     pub dead_letter_url: String,
+    pub failure_url: String,
 }
 
 impl Queues {
@@ -42,7 +45,11 @@ impl Queues {
             (QueueAttributeName::VisibilityTimeout, SPILL_VISIBILITY.as_secs().to_string()),
             (QueueAttributeName::RedrivePolicy, redrive),
         ];
-        Ok(Self { spill_url: create_queue(client, SPILL_QUEUE, &attributes).await?, dead_letter_url })
+        Ok(Self {
+            spill_url: create_queue(client, SPILL_QUEUE, &attributes).await?,
+            dead_letter_url,
+            failure_url: create_queue(client, FAILURE_QUEUE, &[]).await?,
+        })
     }
 }
 

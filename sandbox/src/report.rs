@@ -8,16 +8,19 @@ use anstream::AutoStream;
 use anstyle::AnsiColor;
 use event_store::item::{EventItem, Via};
 use receive::gateway::WEBHOOK_PATH;
+use serde::Serialize;
 use serde_json::{Value, json};
+use sessions::item::SessionItem;
 use unith_events::event_type::EventType;
 
 use crate::{
+    eventbridge::PublishedEvent,
     platform::{
         account::{FIRST_SHARED_KEY, HEAD_ID, PUBLIC_HEAD_ID, PUBLIC_ORG_ID},
         delivery::Attempt,
         style::Style,
     },
-    services::{Services, TABLE_NAME, WEBHOOK_URL},
+    services::{EVENT_BUS, Services, TABLE_NAME, WEBHOOK_URL},
 };
 
 const BOLD: anstyle::Style = anstyle::Style::new().bold();
@@ -32,6 +35,10 @@ const YELLOW: anstyle::Style = AnsiColor::Yellow.on_default();
 pub struct Verdict {
     /// The items of the demo's events, session by session.
     pub stored: Vec<EventItem>,
+    /// The rows of the demo's sessions.
+    pub sessions: Vec<SessionItem>,
+    /// The demo's events on the bus, in the order of the items, each once.
+    pub published: Vec<PublishedEvent>,
     /// A sentence for each difference from what must be.
     pub mismatches: Vec<String>,
     /// The number of the platform's deliveries, retries not counted.
@@ -130,10 +137,16 @@ impl Report {
             for item in &verdict.stored {
                 self.line(&stored_json(item))?;
             }
+            for row in &verdict.sessions {
+                self.line(&session_json(row))?;
+            }
+            for event in &verdict.published {
+                self.line(&published_json(event))?;
+            }
             return self.line(&json!({
                 "type": "verdict", "ok": verdict.mismatches.is_empty(), "delivered": verdict.delivered,
                 "stored": verdict.stored.len(), "duplicates": verdict.duplicates, "accepted": verdict.accepted,
-                "refused": verdict.refused,
+                "refused": verdict.refused, "sessions": verdict.sessions.len(), "published": verdict.published.len(),
                 "rotations": verdict.rotations, "removed": removed, "mismatches": verdict.mismatches,
             }));
         }
@@ -154,6 +167,8 @@ impl Report {
                 item.via.map_or("receive", via),
             )?;
         }
+        self.sessions(&verdict.sessions)?;
+        self.bus(&verdict.published)?;
         writeln!(
             self.out,
             "\nDeliveries: {}. Accepted during the outage: {}. Duplicates: {}. Refused forgeries: {}. Stored events: {}.",
@@ -173,10 +188,59 @@ impl Report {
             writeln!(self.out, "{RED}mismatch:{RED:#} {mismatch}")?;
         }
         if verdict.mismatches.is_empty() {
-            writeln!(self.out, "{GREEN}OK: the table holds exactly the expected events.{GREEN:#}")
+            writeln!(self.out, "{GREEN}OK: the table holds exactly the expected events.{GREEN:#}")?;
+            writeln!(self.out, "{GREEN}OK: the bus and the table of sessions match them.{GREEN:#}")
         } else {
             writeln!(self.out, "{RED}FAILED: see the mismatches above.{RED:#}")
         }
+    }
+
+    /// Writes the rows of the sessions table.
+    fn sessions(&mut self, rows: &[SessionItem]) -> io::Result<()> {
+        writeln!(
+            self.out,
+            "\n{BOLD}Sessions, from the function sessions{BOLD:#}\n\n{DIM}{:<9} {:<25} {:>10}  {:<8} {:<9} {:>8} {:>7}{DIM:#}",
+            "session", "started_at", "duration", "state", "ended by", "warnings", "events"
+        )?;
+        for SessionItem { session_id, summary, .. } in rows {
+            let duration =
+                summary.duration_ms.map_or("-".to_owned(), |ms| format!("{}.{:03} s", ms / 1_000, ms % 1_000));
+            writeln!(
+                self.out,
+                "{:<9} {:<25} {duration:>10}  {:<8} {:<9} {:>8} {:>7}",
+                short(session_id),
+                summary.started_at.to_string(),
+                word(&summary.state),
+                word(&summary.ended_by),
+                summary.warnings,
+                summary.n
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Writes the events on the bus.
+    fn bus(&mut self, events: &[PublishedEvent]) -> io::Result<()> {
+        writeln!(
+            self.out,
+            "\n{BOLD}Events on the bus {EVENT_BUS}, from the function publish{BOLD:#}\n\n{DIM}{:<9} {:<25} {:<21} {:<33} note{DIM:#}",
+            "session", "time", "detail-type", "metadata.id"
+        )?;
+        for event in events {
+            let detail = event.detail();
+            let metadata =
+                |name: &str| detail.pointer(&format!("/metadata/{name}")).and_then(Value::as_str).unwrap_or_default();
+            writeln!(
+                self.out,
+                "{:<9} {:<25} {:<21} {:<33} {DIM}{}{DIM:#}",
+                short(metadata("session_id")),
+                event.time.to_string(),
+                event.detail_type,
+                metadata("id"),
+                if detail.get("session").is_some() { "with the session's summary" } else { "" }
+            )?;
+        }
+        Ok(())
     }
 
     /// Writes the URLs of the running sandbox and commands to try.
@@ -247,7 +311,8 @@ impl Report {
         writeln!(self.out, "  UNITH            {}", services.platform.url())?;
         writeln!(self.out, "  DynamoDB         {}", services.dynamodb.url())?;
         writeln!(self.out, "  Secrets Manager  {}", services.secrets_manager.url())?;
-        writeln!(self.out, "  SQS              {}", services.sqs.url())
+        writeln!(self.out, "  SQS              {}", services.sqs.url())?;
+        writeln!(self.out, "  EventBridge      {}", services.eventbridge.url())
     }
 
     fn line(&mut self, value: &Value) -> io::Result<()> {
@@ -259,17 +324,47 @@ fn urls(services: &Services) -> Value {
     json!({
         "unith": services.platform.url(), "dynamodb": services.dynamodb.url(),
         "secrets_manager": services.secrets_manager.url(), "sqs": services.sqs.url(),
+        "eventbridge": services.eventbridge.url(),
     })
 }
 
 /// The item without `received_at`, which differs between runs.
 fn stored_json(item: &EventItem) -> Value {
-    let mut line = json!(item);
-    if let Some(members) = line.as_object_mut() {
-        members.remove("received_at");
-        members.insert("type".to_owned(), "stored".into());
+    without(json!(item), "stored", &["received_at"])
+}
+
+/// The row without `first_received_at`, which differs between runs.
+fn session_json(row: &SessionItem) -> Value {
+    without(json!(row), "session", &["first_received_at"])
+}
+
+/// The event as a rule's target gets it, without what differs between runs: its id and region, the instants of delivery, and the
+/// session's summary, which has the events that were stored when the END was published.
+fn published_json(event: &PublishedEvent) -> Value {
+    let mut event: Value = serde_json::from_str(&event.to_json()).unwrap_or_default();
+    if let Some(detail) = event.get_mut("detail").and_then(Value::as_object_mut) {
+        detail.remove("session");
+        if let Some(metadata) = detail.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("received_at");
+        }
     }
-    line
+    without(event, "bus_event", &["id"])
+}
+
+/// An object with a type, without some of its members.
+fn without(mut object: Value, kind: &str, names: &[&str]) -> Value {
+    if let Some(members) = object.as_object_mut() {
+        for name in names {
+            members.remove(*name);
+        }
+        members.insert("type".to_owned(), kind.into());
+    }
+    object
+}
+
+/// The word that JSON has for a value; a dash for none.
+fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().as_ref().and_then(Value::as_str).unwrap_or("-").to_owned()
 }
 
 fn via(via: Via) -> &'static str {

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::{
     clients::{self, ACCESS_KEY, REGION},
     dynamodb,
+    eventbridge::{EventBridge, bus_arn},
     options::Options,
     platform::{
         account::{EMAIL, HEAD_ID, SECRET_KEY},
@@ -22,10 +23,14 @@ use crate::{
     server::{ServerHandle, listen},
     sqs::Sqs,
     stack::{LOGICAL_ID, STACK_GUID, Stack},
+    stream_mapping::OnFailure,
     switch::Switch,
 };
 
 pub const TABLE_NAME: &str = "unith-events";
+/// The name of the event bus.
+pub const EVENT_BUS: &str = "unith";
+pub const SESSIONS_TABLE_NAME: &str = "unith-sessions";
 pub const KEYS_SECRET: &str = "unith-webhook-keys";
 /// The name of the secret with the credentials of the UNITH account.
 pub const CREDENTIALS_SECRET: &str = "unith-credentials";
@@ -35,7 +40,7 @@ const WEBHOOK_HOST: &str = "webhooks.example.com";
 /// A hundred years, so that no event of a demo is past its retention.
 const RETENTION_DAYS: &str = "36500";
 
-/// The services: the events table and the queues exist, the key ring is empty, and UNITH has an account.
+/// The services: the tables, the queues and the event bus exist, the key ring is empty, and UNITH has an account.
 #[derive(Debug)]
 pub struct Services {
     /// The switch in front of DynamoDB.
@@ -43,6 +48,7 @@ pub struct Services {
     pub secrets_manager: SecretsManager,
     pub sqs: Sqs,
     pub queues: Queues,
+    pub eventbridge: EventBridge,
     pub platform: Platform,
     webhook_base: String,
     _dynamodb_server: ServerHandle,
@@ -58,12 +64,25 @@ impl Services {
             SecretsManager::serve(listen("Secrets Manager", options.ports.secrets_manager_port).await?)?;
         let sqs = Sqs::serve(listen("SQS", options.ports.sqs_port).await?, options.sqs)?;
         let queues = Queues::create(&clients::sqs_client(sqs.url())?).await?;
+        let eventbridge =
+            EventBridge::serve(listen("EventBridge", options.ports.eventbridge_port).await?, options.eventbridge)?;
+        clients::eventbridge_client(eventbridge.url())?.create_event_bus().name(EVENT_BUS).send().await?;
         let hosts = BTreeMap::from([(WEBHOOK_HOST.to_owned(), webhook_base.clone())]);
         let settings = Settings { hosts, ..options.platform.clone() };
         let platform = Platform::serve(listen("UNITH", options.ports.unith_port).await?, settings)?;
-        let services =
-            Self { dynamodb, secrets_manager, sqs, queues, platform, webhook_base, _dynamodb_server: dynamodb_server };
-        dynamodb::create_table(&services.dynamodb_client()?, TABLE_NAME).await?;
+        let services = Self {
+            dynamodb,
+            secrets_manager,
+            sqs,
+            queues,
+            eventbridge,
+            platform,
+            webhook_base,
+            _dynamodb_server: dynamodb_server,
+        };
+        let dynamodb = services.dynamodb_client()?;
+        dynamodb::create_table(&dynamodb, TABLE_NAME).await?;
+        dynamodb::create_sessions_table(&dynamodb, SESSIONS_TABLE_NAME).await?;
         let secrets = services.secrets_client()?;
         let account = json!({"email": EMAIL, "secretKey": SECRET_KEY}).to_string();
         for (name, value) in [(KEYS_SECRET, r#"{"keys": []}"#), (CREDENTIALS_SECRET, &account)] {
@@ -87,8 +106,11 @@ impl Services {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("TABLE_NAME", TABLE_NAME.to_owned()),
+            ("SESSIONS_TABLE_NAME", SESSIONS_TABLE_NAME.to_owned()),
             ("SPILL_QUEUE_URL", self.queues.spill_url.clone()),
             ("DEAD_LETTER_QUEUE_URL", self.queues.dead_letter_url.clone()),
+            ("FAILURE_QUEUE_URL", self.queues.failure_url.clone()),
+            ("EVENT_BUS_ARN", bus_arn(EVENT_BUS)),
             ("UNITH_KEYS_SECRET", KEYS_SECRET.to_owned()),
             ("RETENTION_DAYS", RETENTION_DAYS.to_owned()),
             ("UNITH_API_URL", self.platform.url().to_owned()),
@@ -104,6 +126,7 @@ impl Services {
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb.url().to_owned()),
             ("AWS_ENDPOINT_URL_SECRETS_MANAGER", self.secrets_manager.url().to_owned()),
             ("AWS_ENDPOINT_URL_SQS", self.sqs.url().to_owned()),
+            ("AWS_ENDPOINT_URL_EVENTBRIDGE", self.eventbridge.url().to_owned()),
         ]
     }
 
@@ -115,6 +138,11 @@ impl Services {
     /// A client of this Secrets Manager.
     pub fn secrets_client(&self) -> Result<aws_sdk_secretsmanager::Client, EnvError> {
         clients::secrets_client(self.secrets_manager.url())
+    }
+
+    /// The on-failure destination of the functions on the table's stream.
+    pub fn on_failure(&self) -> Result<OnFailure, EnvError> {
+        Ok(OnFailure { client: self.sqs_client()?, queue_url: self.queues.failure_url.clone() })
     }
 
     /// A client of this SQS, with time for long polls.

@@ -1,14 +1,15 @@
-//! A simulated SQS: standard queues over HTTP, as strict as AWS documents them.
+//! A simulated SQS: standard and FIFO queues over HTTP, as strict as AWS documents them.
 //!
 //! It has the operations that the functions, the event source mapping and the tests use. The crate `winterbaume-sqs` does
 //! not replace it: it accepts messages of any size and any characters, ignores the retention and a visibility of 0, deletes
 //! by old receipt handles, and depends on `chrono` and the SSO clients, which `deny.toml` bans.
 //!
 //! Standard queues deliver at least once. [`Faults`] makes the two cases frequent that are rare at AWS: a message that is
-//! received again although it was deleted, and a message that is in one response twice.
+//! received again although it was deleted, and a message that is in one response twice. FIFO queues have neither.
 
 mod contents;
 mod error;
+mod fifo;
 mod message;
 mod queue;
 mod request;

@@ -21,12 +21,15 @@ use crate::{
     server::listen,
     services::Services,
     stack::Stack,
+    stream_readers::StreamReaders,
 };
 
 /// The whole system. Its stack exists.
 pub struct Sandbox {
     /// The mapping from the spill queue to `redrive`.
     pub spill_mapping: EventSourceMapping,
+    /// The functions `publish` and `sessions`.
+    pub stream_readers: StreamReaders,
     pub services: Services,
     /// The API Gateway in front of `receive`.
     pub api_gateway: ApiGateway,
@@ -38,7 +41,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Starts the system. `write_log` gets the log lines of `receive` and `redrive`.
+    /// Starts the system. `write_log` gets the log lines of the functions but `provision`.
     pub async fn start(
         options: &Options,
         write_log: impl Fn(&Value) + Clone + Send + Sync + 'static,
@@ -62,8 +65,9 @@ impl Sandbox {
         let api_gateway = ApiGateway::serve(listener, routes)?;
 
         let second = options.sqs.second;
+        let stream_readers = StreamReaders::start(&services, &env, &aws, second, write_log.clone()).await?;
         let spill_mapping = map_spill_queue(&services, &env, &aws, second, write_log).await?;
-        Ok(Self { spill_mapping, services, api_gateway, provisioner, stack, breaker_periods })
+        Ok(Self { spill_mapping, stream_readers, services, api_gateway, provisioner, stack, breaker_periods })
     }
 }
 

@@ -88,6 +88,10 @@ async fn plays_the_demo(arguments: &[&str], style: &str) {
         "The table is available again.",
         "redrive\n",
         "OK: the table holds exactly the expected events.",
+        "Sessions, from the function sessions",
+        "Events on the bus unith, from the function publish",
+        "with the session's summary",
+        "OK: the bus and the table of sessions match them.",
     ] {
         assert!(stdout.contains(part), "{part:?} is missing in:\n{stdout}");
     }
@@ -126,6 +130,16 @@ async fn a_seed_plays_the_same_conversations_again() {
     assert_eq!(verdict["stored"], stored.len());
     let sessions: BTreeSet<_> = stored.iter().map(|line| line["session_id"].to_string()).collect();
     assert_eq!(sessions.len(), 4);
+    let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
+    let (rows, published) = (of("session"), of("bus_event"));
+    assert_eq!((&verdict["sessions"], &verdict["published"]), (&rows.len().into(), &published.len().into()));
+    let ended: BTreeSet<_> =
+        rows.iter().filter(|row| row["state"] == "ended").map(|row| row["session_id"].to_string()).collect();
+    assert_eq!(ended, sessions, "every conversation of the demo ends");
+    let ids = |lines: &[&Value], pointer: &str| {
+        lines.iter().map(|line| line.pointer(pointer).unwrap().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&published, "/detail/metadata/id"), ids(&stored, "/event_id"));
 }
 
 #[tokio::test]
@@ -162,7 +176,9 @@ async fn data_in_a_file_is_there_in_the_next_run() {
 async fn a_port_in_use_fails_with_one_line_that_names_the_port() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for option in ["--port", "--dynamodb-port", "--secrets-manager-port", "--sqs-port", "--unith-port"] {
+    for option in
+        ["--port", "--dynamodb-port", "--secrets-manager-port", "--sqs-port", "--eventbridge-port", "--unith-port"]
+    {
         let output = run(&["--once", option, &port]).await;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{option}");
@@ -194,6 +210,9 @@ async fn services_only_prints_and_writes_the_environment_of_the_functions() {
         "TABLE_NAME",
         "SPILL_QUEUE_URL",
         "DEAD_LETTER_QUEUE_URL",
+        "FAILURE_QUEUE_URL",
+        "EVENT_BUS_ARN",
+        "SESSIONS_TABLE_NAME",
         "AWS_ENDPOINT_URL_DYNAMODB",
         "AWS_ENDPOINT_URL_SECRETS_MANAGER",
         "AWS_ENDPOINT_URL_SQS",

@@ -108,6 +108,9 @@ pub(crate) async fn run_harmless_commands(stack: &Stack<'_>, deployed: &Deployed
             ("QUEUE", "DeadLetterQueue"),
             ("SPILL_QUEUE", "SpillQueueUrl"),
             ("SPILL_DEAD_LETTERS", "SpillDeadLetterQueueUrl"),
+            ("FAILURE_QUEUE", "FailureQueueUrl"),
+            ("SESSIONS", "SessionsFunction"),
+            ("PUBLISH", "PublishFunction"),
         ] {
             filled = filled.replace(&format!(" {name}"), &format!(" {}", deployed.output(output)));
         }

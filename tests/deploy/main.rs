@@ -448,8 +448,12 @@ impl Story {
     /// Uses the commands of `docs/security.md`.
     async fn erases_a_session(&self, stack: &Stack<'_>, deployed: &Deployed<'_>, head: &str, session: &str) {
         let document = repository_text("docs/security.md");
-        let commands = document.split("## Erase a session").nth(1).unwrap().split("```").nth(1).unwrap();
-        let (_, commands) = commands.split_once("\n\n").expect("the variables come first");
+        let section = document.split("## Erase a session").nth(1).unwrap();
+        // The first two steps: the sources, and the events.
+        let blocks: String =
+            section.split("```sh\n").skip(1).take(2).map(|rest| rest.split("```").next().unwrap()).collect();
+        let (_, commands) = blocks.split_once("\n\n").expect("the variables come first");
+        let commands = commands.replace("aws sqs ", "aws --endpoint-url $AWS_ENDPOINT_URL sqs ");
         let script = format!("HEAD={head}\nSESSION={session}\nSTACK={}\n{commands}", stack.name);
         let before = deployed.items().await;
         let output = self.emulator.run("bash", &["-euo", "pipefail", "-c", &script]).await;

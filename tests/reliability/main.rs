@@ -11,6 +11,11 @@
 
 mod environment;
 mod faults;
+mod floods;
+mod lambda;
+mod load;
+mod open_loop;
+mod outage;
 mod plan;
 mod platform;
 mod random_faults;

@@ -14,7 +14,7 @@ use aws_sdk_secretsmanager::config::timeout::TimeoutConfig;
 use fastrand::Rng;
 use sandbox::{clients::secrets_client, secrets_manager::SecretsManager, server::listen};
 use tests::{
-    redrive_harness::RedriveHarness,
+    redrive_harness::{LONGEST_BACK_OFF, RedriveHarness},
     wait::{PATIENCE, within},
 };
 use tokio::task::JoinSet;
@@ -29,8 +29,6 @@ use crate::{
 
 /// Execution environments of `receive` that take deliveries at the same time.
 const ENVIRONMENTS: usize = 32;
-/// Longer than the longest back-off of `redrive`.
-const BACK_OFF: Duration = Duration::from_mins(40);
 /// Batches that `redrive` takes before its faults change.
 const BATCHES: usize = 20;
 
@@ -92,7 +90,7 @@ async fn experiment(name: &str, services: &'static [Service], number: u64) -> (F
     let waiting = harness.spilled().len();
     harness.table.proxy.clear();
     harness.sqs_proxy.clear();
-    within(Duration::from_mins(30), drain(harness)).await;
+    within(Duration::from_mins(30), harness.drain()).await;
     assert!(harness.dead_letters().is_empty(), "a dead letter is a bug");
     let figures = platform.check(&harness.table.items().await);
     println!(
@@ -131,20 +129,12 @@ async fn redrive(shared: Arc<Services>, platform: Arc<Platform>, services: &[Ser
                 None => proxy.clear(),
             }
         }
-        harness.sqs.pass_time(BACK_OFF);
+        harness.sqs.pass_time(LONGEST_BACK_OFF);
         for _ in 0..BATCHES {
             if harness.deliver().await.iter().all(|line| line["outcome"] == "returned") {
                 break;
             }
         }
         next += random.usize(20..100);
-    }
-}
-
-/// Lets `redrive` take what waits, until nothing does.
-async fn drain(harness: &RedriveHarness) {
-    while !harness.spilled().is_empty() {
-        harness.sqs.pass_time(BACK_OFF);
-        while !harness.deliver().await.is_empty() {}
     }
 }

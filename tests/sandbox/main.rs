@@ -10,8 +10,11 @@
 
 mod api_gateway;
 mod event_source_mapping;
+mod eventbridge;
+mod fifo;
 mod platform;
 mod sqs;
+mod stream_mapping;
 
 use std::{future::Future, time::Duration};
 

@@ -373,7 +373,8 @@ async fn a_queue_is_created_with_valid_names_and_attributes_only_and_once() {
         (MaximumMessageSize, "1048577", "InvalidAttributeValue"),
         (DelaySeconds, "901", "InvalidAttributeValue"),
         (ReceiveMessageWaitTimeSeconds, "21", "InvalidAttributeValue"),
-        (FifoQueue, "true", "InvalidAttributeName"),
+        (FifoQueue, "true", "InvalidParameterValue"),
+        ("Mood".into(), "good", "InvalidAttributeName"),
     ] {
         assert_eq!(create(client, "other", &[(name.clone(), value)]).await.unwrap_err(), expected, "{name} {value}");
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 static TRACED: Mutex<String> = Mutex::new(String::new());
 
 /// The fields of the functions' lines.
-pub const FIELDS: [&str; 23] = [
+pub const FIELDS: [&str; 24] = [
     "timestamp",
     "level",
     "message",
@@ -32,12 +32,13 @@ pub const FIELDS: [&str; 23] = [
     "stack_id",
     "message_id",
     "receive_count",
+    "sequence_number",
     "source",
     "Service",
 ];
 
 /// The metrics in the lines, each with the service that reports it.
-pub const METRICS: [(&str, &str); 23] = [
+pub const METRICS: [(&str, &str); 33] = [
     ("receive", "Stored"),
     ("receive", "Duplicate"),
     ("receive", "Rejected"),
@@ -59,6 +60,16 @@ pub const METRICS: [(&str, &str); 23] = [
     ("redrive", "RedriveQuarantined"),
     ("redrive", "RedriveReturned"),
     ("redrive", "DeadLettered"),
+    ("publish", "Published"),
+    ("publish", "PublishPoison"),
+    ("publish", "PublishHeld"),
+    ("publish", "PublishRetried"),
+    ("publish", "BusMissing"),
+    ("publish", "Replayed"),
+    ("sessions", "SessionsUpdated"),
+    ("sessions", "SessionsUnchanged"),
+    ("sessions", "SessionsFailed"),
+    ("sessions", "SessionsPoison"),
     ("provision", "Drift"),
     ("provision", "StepFailed"),
 ];

@@ -149,6 +149,7 @@ struct State {
     connections: AtomicU64,
     requests: AtomicU64,
     injected: AtomicU64,
+    last_request: Mutex<Vec<u8>>,
 }
 
 impl Proxy {
@@ -163,6 +164,7 @@ impl Proxy {
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             injected: AtomicU64::new(0),
+            last_request: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, upstream, Arc::clone(&state)));
         Self { url, state, task }
@@ -201,6 +203,11 @@ impl Proxy {
     /// The number of requests and connections that met a fault so far.
     pub fn injected(&self) -> u64 {
         self.state.injected.load(Ordering::SeqCst)
+    }
+
+    /// The last request that was read, with its head.
+    pub fn last_request(&self) -> String {
+        String::from_utf8_lossy(&self.state.last_request.lock().unwrap()).into_owned()
     }
 }
 
@@ -250,17 +257,21 @@ async fn serve(client: TcpStream, upstream: &str, number: u64, state: &State) ->
     let mut server = BufReader::new(TcpStream::connect(upstream).await?);
     while let Some(request) = read_message(&mut client).await? {
         state.requests.fetch_add(1, Ordering::SeqCst);
+        state.last_request.lock().unwrap().clone_from(&request);
         let (stale_below, how) = *state.stale_below.lock().unwrap();
         if number < stale_below {
             match how {
                 Stale::Closes => return Ok(()),
-                Stale::Swallows => return swallow(&mut client).await,
+                Stale::Swallows => return swallow(client).await,
             }
         }
         match state.next_effect(|_| true) {
             None => {}
             Some(Effect::Refuse) => return Ok(()),
-            Some(Effect::Hang) => return swallow(&mut client).await,
+            Some(Effect::Hang) => {
+                drop(server);
+                return swallow(client).await;
+            }
             Some(Effect::Reset) => return client.get_ref().set_zero_linger(),
             Some(Effect::Delay(by)) => tokio::time::sleep(by).await,
             Some(Effect::Respond { status, body }) => {
@@ -293,9 +304,9 @@ async fn serve(client: TcpStream, upstream: &str, number: u64, state: &State) ->
     Ok(())
 }
 
-/// Reads until the client gives up.
-async fn swallow(client: &mut BufReader<TcpStream>) -> std::io::Result<()> {
-    tokio::io::copy(client, &mut tokio::io::sink()).await.map(drop)
+/// Never responds. It ends when the client closes the connection, so that a long outage does not use up all descriptors.
+async fn swallow(mut client: BufReader<TcpStream>) -> std::io::Result<()> {
+    tokio::io::copy(&mut client, &mut tokio::io::sink()).await.map(drop)
 }
 
 /// Reads one HTTP/1.1 message with a `Content-Length`, or without a body; `None` at the end of the connection.

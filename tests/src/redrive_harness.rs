@@ -48,6 +48,8 @@ use crate::{
 pub const RECEIVED_AT: &str = "2026-01-15T09:57:34.000Z";
 /// The id of each invocation.
 pub const REQUEST_ID: &str = "request-1";
+/// Longer than the function's longest back-off.
+pub const LONGEST_BACK_OFF: Duration = Duration::from_mins(40);
 
 /// The table, the queues and the environment of the function.
 pub struct RedriveHarness {
@@ -152,6 +154,14 @@ impl RedriveHarness {
         self.deliver_within(PATIENCE).await
     }
 
+    /// Lets the function take what waits, until nothing does.
+    pub async fn drain(&self) {
+        while !self.spilled().is_empty() {
+            self.sqs.pass_time(LONGEST_BACK_OFF);
+            while !self.deliver().await.is_empty() {}
+        }
+    }
+
     /// The same in an invocation that should end after `limit`.
     pub async fn deliver_within(&self, limit: Duration) -> Vec<Value> {
         let records = self.receive().await;
@@ -175,9 +185,22 @@ impl RedriveHarness {
 
     /// The same with these variables: those of the keys, and what differs from the function's own.
     pub async fn receiver_with(&self, variables: impl IntoIterator<Item = (&'static str, String)>) -> Caller {
-        let env: Env = self.env.clone().into_iter().chain(variables).collect();
         let periods = Periods { first: Duration::from_millis(20), longest: Duration::from_millis(200) };
-        let config = ReceiveConfig { breaker_periods: periods, ..ReceiveConfig::from_env(&env).unwrap() };
+        self.receiver_of(variables, periods).await
+    }
+
+    /// The same with a breaker that is open for other periods.
+    pub async fn receiver_with_breaker(&self, periods: Periods) -> Caller {
+        self.receiver_of([("UNITH_SHARED_KEY", KEY.to_owned())], periods).await
+    }
+
+    async fn receiver_of(
+        &self,
+        variables: impl IntoIterator<Item = (&'static str, String)>,
+        breaker_periods: Periods,
+    ) -> Caller {
+        let env: Env = self.env.clone().into_iter().chain(variables).collect();
+        let config = ReceiveConfig { breaker_periods, ..ReceiveConfig::from_env(&env).unwrap() };
         let receiver = Receiver::new(config, &aws::config(&env).unwrap());
         let position = log::position();
         receiver.warm_up().await;

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use aws_sdk_dynamodb::{config::timeout::TimeoutConfig, types::AttributeValue};
+use aws_sdk_dynamodb::{
+    config::timeout::TimeoutConfig,
+    types::{AttributeValue, StreamSpecification},
+};
 use sandbox::dynamodb;
 use sandbox::server::ServerHandle;
 use sandbox::server::listen;
@@ -43,6 +46,12 @@ impl Table {
         let name = format!("events-{:08x}", fastrand::u32(..));
         dynamodb::create_table(&client, &name).await.unwrap();
         Self { proxy: Proxy::start(&endpoint).await, endpoint, name, client, _embedded: embedded }
+    }
+
+    /// Ends the table's stream, for thousands of writes: the embedded DynamoDB reads all records of the stream at each of them.
+    pub async fn end_stream(&self) {
+        let off = StreamSpecification::builder().stream_enabled(false).build().unwrap();
+        self.client.update_table().table_name(&self.name).stream_specification(off).send().await.unwrap();
     }
 
     /// All items, in the order of their keys.

@@ -33,7 +33,9 @@ fn dashboard(template: &Template) -> Value {
     let substitution = &template.0["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"];
     let mut body = substitution[0].as_str().unwrap().to_owned();
     for (name, value) in substitution[1].as_object().unwrap() {
-        body = body.replace(&format!("${{{name}}}"), &short(value));
+        // Members of a list that are there under a condition.
+        let members = (value["Fn::If"][2] == "").then(|| value["Fn::If"][1]["Fn::Sub"].as_str().unwrap().to_owned());
+        body = body.replace(&format!("${{{name}}}"), &members.unwrap_or_else(|| short(value)));
     }
     serde_json::from_str(&body).expect("the dashboard is JSON")
 }
@@ -96,6 +98,17 @@ fn every_failure_raises_an_alarm_by_this_rule() {
         "DriftAlarm: Drift provision: Sum in 300 s >= 1, 1 times",
         "ScheduleStoppedAlarm: Drift provision: SampleCount in 3600 s < 1, or nothing, ScheduleHours times",
         "DeadLettersAlarm: AWS/SQS ApproximateNumberOfMessagesVisible DeadLetters.QueueName: Maximum in 300 s >= 1, 1 times",
+        "PublishFailedAlarm: FILL(held, 0) + FILL(errors, 0): Sum in 300 s >= 1, 3 times",
+        "BusMissingAlarm: BusMissing publish: Sum in 300 s >= 1, 1 times",
+        "PublishIteratorAgeAlarm: AWS/Lambda IteratorAge Publish: Maximum in 900 s >= 3600000, 1 times",
+        "PublishStalledAlarm: IF(FILL(stored, 0) + FILL(redriven, 0) > 0 AND FILL(invocations, 0) == 0, 1, 0): \
+             Sum in 10800 s >= 1, 1 times",
+        "SessionsFailedAlarm: FILL(failed, 0) + FILL(errors, 0): Sum in 300 s >= 1, 3 times",
+        "SessionsIteratorAgeAlarm: AWS/Lambda IteratorAge Sessions: Maximum in 900 s >= 3600000, 1 times",
+        "SessionsStalledAlarm: IF(FILL(stored, 0) + FILL(redriven, 0) > 0 AND FILL(invocations, 0) == 0, 1, 0): \
+             Sum in 10800 s >= 1, 1 times",
+        "FailedRecordsAlarm: AWS/SQS ApproximateNumberOfMessagesVisible FailureQueue.QueueName: \
+             Maximum in 300 s >= 1, 1 times",
     ];
     assert_eq!(rules, expected.map(str::to_owned).into());
     let rejected = looks_at(&template.0["Resources"]["RejectedAlarm"]);
@@ -146,6 +159,16 @@ fn alarms_on_several_metrics_calculate_with_these() {
                 ("returned", "RedriveReturned redrive"),
             ],
         ),
+        ("PublishFailedAlarm", &[("held", "PublishHeld publish"), ("errors", "Errors Publish")]),
+        ("SessionsFailedAlarm", &[("failed", "SessionsFailed sessions"), ("errors", "Errors Sessions")]),
+        (
+            "PublishStalledAlarm",
+            &[("stored", "Stored receive"), ("redriven", "Redriven redrive"), ("invocations", "Invocations Publish")],
+        ),
+        (
+            "SessionsStalledAlarm",
+            &[("stored", "Stored receive"), ("redriven", "Redriven redrive"), ("invocations", "Invocations Sessions")],
+        ),
         (
             "RedriveDeadLettersAlarm",
             &[
@@ -182,11 +205,32 @@ fn an_old_message_is_reported_long_before_the_queue_deletes_it() {
     assert!(retention > 4 * hours * 3600, "{retention}");
 }
 
-/// All but the one that is off by default.
+/// Lambda gives up on a record after 23 hours, and whoever gets the alarm needs time to act.
+#[test]
+fn a_reader_that_is_behind_is_reported_long_before_it_skips_events() {
+    let template = Template::read();
+    let resources = &template.0["Resources"];
+    for reader in ["Publish", "Sessions"] {
+        let mapping = &resources[reader]["Properties"]["Events"]["Stored"]["Properties"];
+        let given_up = mapping["MaximumRecordAgeInSeconds"].as_u64().unwrap() * 1000;
+        let age = &resources[format!("{reader}IteratorAgeAlarm")]["Properties"];
+        assert!(age["Threshold"].as_u64().unwrap() * 10 < given_up, "{reader}");
+        // An event that was stored when a period began is found when the next one ends.
+        let stalled = &resources[format!("{reader}StalledAlarm")]["Properties"];
+        let found = 2 * stalled["Metrics"][1]["MetricStat"]["Period"].as_u64().unwrap() * 1000;
+        assert!(found * 3 < given_up, "{reader}");
+        // The longest invocation is not a reason for either.
+        let timeout = resources[reader]["Properties"]["Timeout"].as_u64().unwrap() * 1000;
+        assert!(timeout < age["Threshold"].as_u64().unwrap(), "{reader}");
+    }
+}
+
+/// All but those that are off by default.
 #[test]
 fn what_alarms_cost_is_told() {
     let template = Template::read();
-    let on = alarms(&template).filter(|(id, _)| *id != "NoEventsAlarm");
+    let off = ["HasNoEventsAlarm", "HasPublish", "HasBus"];
+    let on = alarms(&template).filter(|(_, alarm)| off.iter().all(|condition| alarm["Condition"] != *condition));
     let metrics: usize = on.map(|(_, alarm)| looks_at(alarm).len()).sum();
     assert_eq!(template.0["Parameters"]["NoEventsHours"]["Default"], 0);
     assert!(text("docs/deploy.md").contains(&format!("alarms on {metrics} metrics")), "{metrics}");
@@ -243,11 +287,31 @@ fn every_failure_is_on_the_dashboard_and_so_is_every_alarm() {
     let widgets = dashboard["widgets"].as_array().unwrap();
     let alarm_widget = widgets.iter().find(|widget| widget["type"] == "alarm").unwrap();
     let shown: BTreeSet<_> = alarm_widget["properties"]["alarms"].as_array().unwrap().iter().map(short).collect();
-    // One that is not always there cannot be named.
-    let always = alarms(&template).filter(|(_, alarm)| alarm.get("Condition").is_none());
-    assert_eq!(shown, always.map(|(id, _)| format!("${{{id}.Arn}}")).collect());
+    assert_eq!(shown, alarms(&template).map(|(id, _)| format!("${{{id}.Arn}}")).collect());
     let bottom = widgets.iter().map(|widget| widget["y"].as_u64().unwrap() + widget["height"].as_u64().unwrap());
     assert!(bottom.max().unwrap() <= 24, "one screen");
+}
+
+/// An alarm that does not exist has no ARN.
+#[test]
+fn the_dashboard_names_what_a_condition_makes_under_that_condition() {
+    let template = Template::read();
+    let values = &template.0["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"];
+    let mut count = 0;
+    for value in values[1].as_object().unwrap().values().filter(|value| value.get("Fn::If").is_some()) {
+        let condition = value["Fn::If"][0].as_str().unwrap();
+        let named = short(&value["Fn::If"][1]);
+        for (id, resource) in template.resources("").filter(|(_, resource)| resource.get("Condition").is_some()) {
+            let is_named = named.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == id);
+            assert!(!is_named || resource["Condition"] == condition, "{id}");
+            count += usize::from(is_named);
+        }
+    }
+    assert!(count > 10, "{count}");
+    let body = values[0].as_str().unwrap();
+    for (id, _) in template.resources("").filter(|(_, resource)| resource.get("Condition").is_some()) {
+        assert!(!body.contains(&format!("${{{id}}}")) && !body.contains(&format!("${{{id}.")), "{id}");
+    }
 }
 
 #[test]

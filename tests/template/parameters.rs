@@ -118,6 +118,23 @@ fn the_description_of_a_version_has_room_for_the_longest_values() {
     assert!(all <= 256, "{all} characters");
 }
 
+/// No function returns the stream of a table that another stack created.
+#[test]
+fn a_table_of_another_stack_comes_with_its_stream() {
+    let rules = Template::read().0["Rules"].clone();
+    let is_set = |name: &str| json!({"Fn::Not": [{"Fn::Equals": [{"Ref": name}, ""]}]});
+    let sessions = json!({"Fn::Equals": [{"Ref": "SessionSummaries"}, "true"]});
+    let reads = json!({"Fn::Or": [sessions, is_set("EventBusArn"), is_set("OrderedQueue")]});
+    for (rule, condition, needed) in [
+        ("StreamForTable", json!({"Fn::And": [is_set("TableArn"), reads]}), "TableStreamArn"),
+        ("TableForStream", is_set("TableStreamArn"), "TableArn"),
+    ] {
+        let rule = &rules[rule];
+        let asserted: Vec<_> = rule["Assertions"].as_array().unwrap().iter().map(|rule| &rule["Assert"]).collect();
+        assert_eq!((&rule["RuleCondition"], asserted), (&condition, vec![&is_set(needed)]));
+    }
+}
+
 #[test]
 fn a_stack_needs_nothing_but_heads_and_an_account() {
     let template = Template::read();
@@ -166,6 +183,35 @@ fn patterns_take_what_is_right_and_refuse_what_is_not() {
             "TableArn",
             &["", "arn:aws:dynamodb:eu-west-1:123456789012:table/unith-webhooks-Events-1ABC"],
             &["unith-webhooks-Events", "arn:aws:dynamodb:eu-west-1:123456789012:table/a/stream/b"],
+        ),
+        (
+            "TableStreamArn",
+            &[
+                "",
+                "arn:aws:dynamodb:eu-west-1:123456789012:table/unith-webhooks-Events-1ABC/stream/2026-01-15T09:57:33.120",
+            ],
+            &[
+                "2026-01-15T09:57:33.120",
+                "arn:aws:dynamodb:eu-west-1:123456789012:table/unith-webhooks-Events-1ABC",
+                "arn:aws:dynamodb:eu-west-1:123456789012:table/unith-webhooks-Events-1ABC/stream/*",
+                "arn:aws:kinesis:eu-west-1:123456789012:stream/events",
+            ],
+        ),
+        (
+            "EventBusArn",
+            &[
+                "",
+                "create",
+                "arn:aws:events:eu-west-1:123456789012:event-bus/default",
+                "arn:aws-us-gov:events:us-gov-west-1:210987654321:event-bus/digital.humans_1",
+            ],
+            &[
+                "default",
+                "Create",
+                "arn:aws:events:eu-west-1:123456789012:rule/unith",
+                "arn:aws:eventsv2:eu-west-1:123456789012:event-bus/unith",
+                "arn:aws:events:eu-west-1:123456789012:event-bus/*",
+            ],
         ),
         ("KeyRingSecretArn", &["", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:ring-AbCdEf"], &["ring"]),
         (

@@ -38,7 +38,10 @@ impl Statement<'_> {
         if star(&self.statement["Action"]) {
             found.push("a wildcard among its actions".to_owned());
         }
-        if star(&self.statement["Resource"]) && self.statement["Action"] != traces {
+        // Lambda requires this one, and it is a permission on all streams of one table.
+        let streams = self.statement["Action"] == "dynamodb:ListStreams"
+            && short(&self.statement["Resource"]) == STREAMS_OF_THE_TABLE;
+        if star(&self.statement["Resource"]) && self.statement["Action"] != traces && !streams {
             found.push("a wildcard among its resources".to_owned());
         }
         if self.statement["Effect"] != "Allow" || self.statement.get("Resource").is_none() {
@@ -47,6 +50,8 @@ impl Statement<'_> {
         found
     }
 }
+
+const STREAMS_OF_THE_TABLE: &str = "${Arn}/stream/*, Arn if CreateTable: Events.Arn, else TableArn";
 
 fn statements(template: &Template) -> Vec<Statement<'_>> {
     let inline = template.resources("AWS::IAM::Role").flat_map(|(role, resource)| {
@@ -70,7 +75,7 @@ fn statements(template: &Template) -> Vec<Statement<'_>> {
 
 #[test]
 fn every_statement_is_listed_here() {
-    let lines: Vec<_> = ["ReceiveRole", "RedriveRole", "ProvisionRole", "ReconcileRole"]
+    let lines: Vec<_> = ["ReceiveRole", "RedriveRole", "PublishRole", "SessionsRole", "ProvisionRole", "ReconcileRole"]
         .into_iter()
         .flat_map(|role| {
             statements(&Template::read()).iter().filter(|s| s.role == role).map(Statement::line).collect::<Vec<_>>()
@@ -103,6 +108,40 @@ fn every_statement_is_listed_here() {
              dynamodb.${AWS::Region}.${AWS::URLSuffix}]",
             "RedriveRole UseKeyForQueue: kms:Decrypt, kms:GenerateDataKey on KmsKeyArn [StringEquals kms:ViaService \
              sqs.${AWS::Region}.${AWS::URLSuffix}]",
+            "PublishRole ReadStream: dynamodb:DescribeStream, dynamodb:GetRecords, dynamodb:GetShardIterator on \
+             if HasTableStream: TableStreamArn, else Events.StreamArn",
+            "PublishRole ListStreams: dynamodb:ListStreams on ${Arn}/stream/*, \
+             Arn if CreateTable: Events.Arn, else TableArn",
+            "PublishRole ReadSessions: dynamodb:Query on if CreateTable: Events.Arn, else TableArn \
+             [ForAllValues:StringLike dynamodb:LeadingKeys SESSION#*]",
+            "PublishRole ScanEvents: dynamodb:Scan on if CreateTable: Events.Arn, else TableArn",
+            "PublishRole PutEvents: events:PutEvents, events:DescribeEventBus on \
+             if CreateBus: EventBus.Arn, else EventBusArn",
+            "PublishRole SendOrdered: sqs:SendMessage on OrderedEvents.Arn",
+            "PublishRole LeaveFailures: sqs:SendMessage on FailureQueue.Arn",
+            "PublishRole WriteLogs: logs:CreateLogStream, logs:PutLogEvents on PublishLogs.Arn",
+            "PublishRole WriteTraces: xray:PutTraceSegments, xray:PutTelemetryRecords on *",
+            "PublishRole UseKey: kms:Decrypt on KmsKeyArn [StringEquals kms:ViaService \
+             dynamodb.${AWS::Region}.${AWS::URLSuffix}]",
+            "PublishRole UseKeyForQueue: kms:Decrypt, kms:GenerateDataKey on KmsKeyArn [StringEquals kms:ViaService \
+             sqs.${AWS::Region}.${AWS::URLSuffix}]",
+            "SessionsRole ReadStream: dynamodb:DescribeStream, dynamodb:GetRecords, dynamodb:GetShardIterator on \
+             if HasTableStream: TableStreamArn, else Events.StreamArn",
+            "SessionsRole ListStreams: dynamodb:ListStreams on ${Arn}/stream/*, \
+             Arn if CreateTable: Events.Arn, else TableArn",
+            "SessionsRole ReadSessions: dynamodb:Query on if CreateTable: Events.Arn, else TableArn \
+             [ForAllValues:StringLike dynamodb:LeadingKeys SESSION#*]",
+            "SessionsRole ScanEvents: dynamodb:Scan on if CreateTable: Events.Arn, else TableArn",
+            "SessionsRole KeepSummaries: dynamodb:PutItem, dynamodb:GetItem, dynamodb:DeleteItem on SessionsTable.Arn \
+             [ForAllValues:StringLike dynamodb:LeadingKeys SESSION#*]",
+            "SessionsRole ListSummaries: dynamodb:Query on ${SessionsTable.Arn}/index/by_head",
+            "SessionsRole LeaveFailures: sqs:SendMessage on FailureQueue.Arn",
+            "SessionsRole WriteLogs: logs:CreateLogStream, logs:PutLogEvents on SessionsLogs.Arn",
+            "SessionsRole WriteTraces: xray:PutTraceSegments, xray:PutTelemetryRecords on *",
+            "SessionsRole UseKey: kms:Decrypt on KmsKeyArn [StringEquals kms:ViaService \
+             dynamodb.${AWS::Region}.${AWS::URLSuffix}]",
+            "SessionsRole UseKeyForQueue: kms:Decrypt, kms:GenerateDataKey on KmsKeyArn [StringEquals kms:ViaService \
+             sqs.${AWS::Region}.${AWS::URLSuffix}]",
             "ProvisionRole ReadAndWriteKeyRing: secretsmanager:GetSecretValue, secretsmanager:PutSecretValue on \
              if CreateKeyRing: KeyRing, else KeyRingSecretArn",
             "ProvisionRole ReadCredentials: secretsmanager:GetSecretValue on \
@@ -126,13 +165,13 @@ fn no_statement_allows_more_than_it_names() {
     }
 }
 
-/// The one wildcard there is.
+/// The one wildcard that names nothing.
 #[test]
 fn traces_may_be_written_only_where_they_are_taken() {
     let template = Template::read();
     let resources = &template.0["Resources"];
-    let roles =
-        [&resources["ReceiveKeyPolicy"], &resources["ProvisionRole"], &resources["RedriveRole"]].map(Value::to_string);
+    let names = ["ReceiveKeyPolicy", "ProvisionRole", "RedriveRole", "PublishRole", "SessionsRole"];
+    let roles = names.map(|name| resources[name].to_string());
     let under_condition = r#"{"Fn::If":["HasTracing",{"Action":["xray:PutTraceSegments","xray:PutTelemetryRecords"]"#;
     for role in roles {
         assert_eq!((role.matches("xray:PutTraceSegments").count(), role.matches(under_condition).count()), (1, 1));
@@ -176,6 +215,8 @@ fn a_wildcard_would_be_found() {
         allow(json!(["sqs:SendMessage", "sqs:Get*"]), json!("arn")),
         allow(json!("sqs:SendMessage"), json!("*")),
         allow(json!("sqs:SendMessage"), json!({"Fn::Sub": "${Table.Arn}/*"})),
+        allow(json!("dynamodb:ListStreams"), json!("*")),
+        allow(json!("dynamodb:GetRecords"), json!({"Fn::Sub": "${Events.Arn}/stream/*"})),
         allow(json!("xray:PutTraceSegments"), json!(["arn", "*"])),
         json!({"Sid": "S", "Effect": "Allow", "NotAction": "sqs:SendMessage", "Resource": "arn"}),
         json!({"Sid": "S", "Effect": "Deny", "Action": "sqs:SendMessage", "Resource": "arn"}),
@@ -220,6 +261,7 @@ fn nothing_else_gives_permissions() {
         "AWS::CloudWatch::Alarm",
         "AWS::CloudWatch::Dashboard",
         "AWS::DynamoDB::Table",
+        "AWS::Events::EventBus",
         "AWS::IAM::Role",
         "AWS::IAM::RolePolicy",
         "AWS::Logs::LogGroup",
@@ -237,19 +279,23 @@ fn nothing_else_gives_permissions() {
     ];
     assert_eq!(kinds, known.into());
     for (name, resource) in template.resources("") {
-        for property in ["FunctionUrlConfig", "ResourcePolicy", "Connectors", "Events"] {
-            let is_known = ["Receive", "Redrive"].contains(&name) && property == "Events";
+        // The policy of a bus is one of its properties.
+        for property in ["FunctionUrlConfig", "ResourcePolicy", "Connectors", "Policy", "Events"] {
+            let is_known = ["Receive", "Redrive", "Publish", "Sessions"].contains(&name) && property == "Events";
             assert!(is_known || resource["Properties"].get(property).is_none(), "{name}: {property}");
         }
     }
-    for (function, kind) in [("Receive", "HttpApi"), ("Redrive", "SQS")] {
+    for (function, kind) in
+        [("Receive", "HttpApi"), ("Redrive", "SQS"), ("Publish", "DynamoDB"), ("Sessions", "DynamoDB")]
+    {
         let events = template.0["Resources"][function]["Properties"]["Events"].as_object().unwrap();
         let kinds: Vec<_> = events.values().map(|event| short(&event["Type"])).collect();
         assert_eq!(kinds, [kind], "{function} is called by nothing else");
     }
 }
 
-/// A message in the spill queue counts as verified, and dead letters can be moved back to it.
+/// A message in the spill queue counts as verified, and dead letters can be moved back to it. Consumers of the FIFO queue
+/// take a message for an event, and an operator replays what the failure queue names.
 #[test]
 fn the_policies_of_the_queues_only_deny() {
     let template = Template::read();
@@ -275,11 +321,15 @@ fn the_policies_of_the_queues_only_deny() {
         "SpillDeadLetters: Deny * sqs:SendMessage ArnNotEquals aws:PrincipalArn RedriveRole.Arn, {operator}; \
          Bool aws:PrincipalIsAWSService false"
     );
-    assert_eq!(lines, [queue, dead_letters].into());
+    let ordered = "OrderedEvents: Deny * sqs:SendMessage ArnNotEquals aws:PrincipalArn PublishRole.Arn".to_owned();
+    let failures = "FailureQueue: Deny * sqs:SendMessage ArnNotEquals aws:PrincipalArn \
+         if HasPublish: PublishRole.Arn, else AWS::NoValue, if HasSessions: SessionsRole.Arn, else AWS::NoValue"
+        .to_owned();
+    assert_eq!(lines, [queue, dead_letters, ordered, failures].into());
     // Each role that may send by its own policy is let through by the queue's.
     for statement in statements(&template) {
         let to = short(&statement.statement["Resource"]);
-        if statement.statement["Action"] == "sqs:SendMessage" && to.starts_with("Spill") {
+        if statement.statement["Action"] == "sqs:SendMessage" && to != "DeadLetters.Arn" {
             let policy =
                 lines.iter().find(|line| line.starts_with(&format!("{}:", to.trim_end_matches(".Arn")))).unwrap();
             assert!(policy.contains(&format!("{}.Arn", statement.role)), "{}", statement.line());
@@ -301,6 +351,22 @@ fn redrive_reads_no_secret_and_no_event() {
     assert!(!json!([globals, variables]).to_string().contains("SECRET"));
 }
 
+/// An event is written by `receive` and `redrive` alone, and never changed.
+#[test]
+fn readers_of_the_stream_cannot_write_events() {
+    let template = Template::read();
+    let readers = ["PublishRole", "SessionsRole"];
+    let mut count = 0;
+    for statement in statements(&template).iter().filter(|statement| readers.contains(&statement.role)) {
+        let line = statement.line();
+        assert!(!line.contains("secretsmanager"), "{line}");
+        let writes = ["PutItem", "DeleteItem", "UpdateItem", "BatchWriteItem"].iter().any(|name| line.contains(name));
+        assert!(!writes || short(&statement.statement["Resource"]) == "SessionsTable.Arn", "{line}");
+        count += 1;
+    }
+    assert!(count > 10, "{count}");
+}
+
 /// As `docs/deploy.md` lists them for those who write the deployer's policy.
 #[test]
 fn the_document_names_every_service_that_a_deployer_needs() {
@@ -308,6 +374,7 @@ fn the_document_names_every_service_that_a_deployer_needs() {
         ("ApiGatewayV2", "API Gateway"),
         ("CloudWatch", "CloudWatch"),
         ("DynamoDB", "DynamoDB"),
+        ("Events", "event buses"),
         ("IAM", "IAM roles"),
         ("Logs", "its logs"),
         ("Route53", "Route 53"),
@@ -339,7 +406,14 @@ fn the_policy_files_say_what_the_template_says() {
         "SpillQueue.Arn" => "SPILL_QUEUE_ARN".to_owned(),
         "SpillDeadLetters.Arn" => "SPILL_DEAD_LETTERS_ARN".to_owned(),
         // GetAtt's ends like this
-        "ReceiveLogs.Arn" | "ProvisionLogs.Arn" | "RedriveLogs.Arn" => "LOG_GROUP_ARN:*".to_owned(),
+        logs if logs.ends_with("Logs.Arn") => "LOG_GROUP_ARN:*".to_owned(),
+        "if HasTableStream: TableStreamArn, else Events.StreamArn" => "STREAM_ARN".to_owned(),
+        STREAMS_OF_THE_TABLE => "TABLE_ARN/stream/*".to_owned(),
+        "SessionsTable.Arn" => "SESSIONS_TABLE_ARN".to_owned(),
+        "${SessionsTable.Arn}/index/by_head" => "SESSIONS_TABLE_ARN/index/by_head".to_owned(),
+        "if CreateBus: EventBus.Arn, else EventBusArn" => "EVENT_BUS_ARN".to_owned(),
+        "OrderedEvents.Arn" => "ORDERED_QUEUE_ARN".to_owned(),
+        "FailureQueue.Arn" => "FAILURE_QUEUE_ARN".to_owned(),
         other => other.to_owned(),
     };
     // A key of one's own, traces, and a schedule that may fail for good, are choices of the template's parameters.
@@ -350,6 +424,8 @@ fn the_policy_files_say_what_the_template_says() {
         ("receive", "ReceiveRole", false),
         ("receive-spill", "ReceiveRole", true),
         ("redrive", "RedriveRole", false),
+        ("publish", "PublishRole", false),
+        ("sessions", "SessionsRole", false),
         ("provision", "ProvisionRole", false),
     ] {
         let statements: Vec<_> = statements(&template)

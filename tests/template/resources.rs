@@ -1,5 +1,7 @@
 //! What is made, how it is named, and what outlives the stack.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use provision::command::Action;
 use serde_json::{Value, json};
 
@@ -40,7 +42,14 @@ fn nothing_has_a_fixed_name_so_that_two_stacks_fit_into_one_account() {
 #[test]
 fn what_holds_data_says_what_becomes_of_it() {
     let template = Template::read();
-    for kind in ["AWS::DynamoDB::Table", "AWS::SecretsManager::Secret", "AWS::Logs::LogGroup", "AWS::SQS::Queue"] {
+    let kinds = [
+        "AWS::DynamoDB::Table",
+        "AWS::SecretsManager::Secret",
+        "AWS::Logs::LogGroup",
+        "AWS::SQS::Queue",
+        "AWS::Events::EventBus",
+    ];
+    for kind in kinds {
         assert!(template.resources(kind).count() > 0, "{kind}");
         for (id, resource) in template.resources(kind) {
             let is_kept = ["Events", "KeyRing", "SpillQueue", "SpillDeadLetters"].contains(&id);
@@ -119,17 +128,157 @@ fn a_key_of_ones_own_encrypts_all_that_is_kept() {
             assert_eq!(short(&resource["Properties"]["KmsKeyId"]), own, "{id}");
         }
     }
-    let table = &template.0["Resources"]["Events"]["Properties"]["SSESpecification"]["Fn::If"];
     let key = json!({"SSEEnabled": true, "SSEType": "KMS", "KMSMasterKeyId": {"Ref": "KmsKeyArn"}});
-    assert_eq!(table, &json!(["HasKmsKey", key, {"Ref": "AWS::NoValue"}]));
-    for queue in ["SpillQueue", "SpillDeadLetters"] {
+    for (id, table) in template.resources("AWS::DynamoDB::Table") {
+        let encryption = &table["Properties"]["SSESpecification"]["Fn::If"];
+        assert_eq!(encryption, &json!(["HasKmsKey", key, {"Ref": "AWS::NoValue"}]), "{id}");
+    }
+    assert_eq!(short(&template.0["Resources"]["EventBus"]["Properties"]["KmsKeyIdentifier"]), own);
+    for queue in ["SpillQueue", "SpillDeadLetters", "FailureQueue", "OrderedEvents"] {
         let queue = &template.0["Resources"][queue]["Properties"];
         assert_eq!(short(&queue["KmsMasterKeyId"]), own);
         assert_eq!(short(&queue["SqsManagedSseEnabled"]), "if HasKmsKey: false, else true");
     }
     // It holds no event.
     assert_eq!(template.0["Resources"]["DeadLetters"]["Properties"]["SqsManagedSseEnabled"], true);
-    assert_eq!(template.resources("AWS::SQS::Queue").count(), 3);
+    assert_eq!(template.resources("AWS::SQS::Queue").count(), 5);
+}
+
+/// An index that falls behind throttles the writes of its table, and then `receive` cannot store events.
+#[test]
+fn the_events_table_has_no_index() {
+    let template = Template::read();
+    let with_index = |(id, table): (&'static str, &Value)| -> Option<String> {
+        let has = |name| table["Properties"].get(name).is_some();
+        (has("GlobalSecondaryIndexes") || has("LocalSecondaryIndexes")).then(|| id.to_owned())
+    };
+    let tables = ["Events", "SessionsTable"].map(|id| (id, &template.0["Resources"][id]));
+    assert_eq!(tables.into_iter().filter_map(with_index).collect::<Vec<_>>(), ["SessionsTable"]);
+    let kinds = ["AWS::DynamoDB::Table", "AWS::DynamoDB::GlobalTable"];
+    let all: Vec<_> = kinds.iter().flat_map(|kind| template.resources(kind)).map(|(id, _)| id).collect();
+    assert_eq!(all, ["Events", "SessionsTable"], "every table is looked at");
+}
+
+/// DynamoDB throttles more than two readers per shard.
+#[test]
+fn the_stream_has_two_readers_at_most() {
+    let template = Template::read();
+    let mut readers = BTreeMap::new();
+    for (id, function) in template.resources("AWS::Serverless::Function") {
+        for event in function["Properties"]["Events"].as_object().into_iter().flatten().map(|(_, event)| event) {
+            if ["HttpApi", "SQS"].iter().all(|other| event["Type"] != *other) {
+                let line = format!("{} {}", short(&event["Type"]), short(&event["Properties"]["Stream"]));
+                assert!(readers.insert(id, line).is_none(), "{id} reads twice");
+            }
+        }
+    }
+    let stream = "DynamoDB if HasTableStream: TableStreamArn, else Events.StreamArn".to_owned();
+    assert_eq!(readers, BTreeMap::from([("Publish", stream.clone()), ("Sessions", stream)]));
+    for kind in ["AWS::Lambda::EventSourceMapping", "AWS::Pipes::Pipe"] {
+        assert_eq!(template.resources(kind).count(), 0, "{kind}");
+    }
+    let events = &template.0["Resources"]["Events"]["Properties"];
+    assert!(events.get("KinesisStreamSpecification").is_none(), "a stream of another kind");
+}
+
+/// The most that Lambda hands to a function of a record's life in the stream, 24 hours.
+const GIVEN_UP_S: u64 = 23 * 3600;
+
+#[test]
+fn readers_of_the_stream_get_new_events_until_they_take_them() {
+    let template = Template::read();
+    let resources = &template.0["Resources"];
+    for (reader, own) in [
+        ("Publish", json!({"BatchSize": 100, "ParallelizationFactor": 1})),
+        ("Sessions", json!({"BatchSize": 1000, "ParallelizationFactor": 4, "MaximumBatchingWindowInSeconds": 1})),
+    ] {
+        let function = &resources[reader]["Properties"];
+        let mut mapping = function["Events"]["Stored"]["Properties"].as_object().unwrap().clone();
+        mapping.remove("Stream");
+        let filters = mapping.remove("FilterCriteria").unwrap()["Filters"].clone();
+        let pattern: Value = serde_json::from_str(filters[0]["Pattern"].as_str().unwrap()).expect("a filter is JSON");
+        let keys = json!({"Keys": {"sk": {"S": [{"prefix": "EVENT#"}]}}});
+        assert_eq!(pattern, json!({"eventName": ["INSERT"], "dynamodb": keys}), "{reader}");
+        assert_eq!(filters.as_array().unwrap().len(), 1);
+        let mut expected = json!({
+            "StartingPosition": "TRIM_HORIZON",
+            "FunctionResponseTypes": ["ReportBatchItemFailures"],
+            "BisectBatchOnFunctionError": true,
+            "MaximumRetryAttempts": -1,
+            "MaximumRecordAgeInSeconds": GIVEN_UP_S,
+            "DestinationConfig": {"OnFailure": {"Type": "SQS", "Destination": {"Fn::GetAtt": "FailureQueue.Arn"}}},
+        });
+        expected.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        assert_eq!(Value::from(mapping), expected, "{reader}");
+        assert_eq!(short(&function["Environment"]["Variables"]["FAILURE_QUEUE_URL"]), "FailureQueue");
+        let timeout = function["Timeout"].as_u64().unwrap();
+        assert!(timeout > 600, "a command works for up to 10 minutes");
+    }
+}
+
+/// Sessions are kept by default; events are published when somebody asks for it.
+#[test]
+fn what_a_parameter_switches_off_does_not_exist() {
+    let template = Template::read();
+    let parameter = |name: &str| short(&template.0["Parameters"][name]["Default"]);
+    assert_eq!(["SessionSummaries", "EventBusArn", "OrderedQueue"].map(parameter), ["true", "", ""]);
+    let expected = [
+        ("HasSessions", &["Sessions", "SessionsLogs", "SessionsRole", "SessionsTable"][..]),
+        ("HasPublish", &["Publish", "PublishLogs", "PublishRole"]),
+        ("CreateBus", &["EventBus"]),
+        ("HasOrderedQueue", &["OrderedEvents", "OrderedEventsPolicy"]),
+        ("HasStreamReader", &["FailureQueue", "FailureQueuePolicy"]),
+    ];
+    for (condition, ids) in expected {
+        let others = template.resources("").filter(|(_, resource)| resource["Type"] != "AWS::CloudWatch::Alarm");
+        let under: BTreeSet<_> =
+            others.filter(|(_, resource)| resource["Condition"] == condition).map(|(id, _)| id).collect();
+        assert_eq!(under, ids.iter().copied().collect(), "{condition}");
+    }
+    let condition = |name: &str| short(&template.0["Conditions"][name]);
+    assert_eq!(condition("HasPublish"), "Fn::Or Condition HasBus, Condition HasOrderedQueue");
+    assert_eq!(condition("HasStreamReader"), "Fn::Or Condition HasSessions, Condition HasPublish");
+    assert_eq!(condition("HasBus"), "Fn::Not Fn::Equals EventBusArn, ");
+    let variables = &template.0["Resources"]["Publish"]["Properties"]["Environment"]["Variables"];
+    let bus = "if HasBus: if CreateBus: EventBus.Arn, else EventBusArn, else AWS::NoValue";
+    assert_eq!(short(&variables["EVENT_BUS_ARN"]), bus);
+    assert_eq!(short(&variables["ORDERED_QUEUE_URL"]), "if HasOrderedQueue: OrderedEvents, else AWS::NoValue");
+}
+
+#[test]
+fn the_table_of_sessions_lists_them_by_head() {
+    let template = Template::read();
+    let table = &template.0["Resources"]["SessionsTable"]["Properties"];
+    assert_eq!(table["BillingMode"], "PAY_PER_REQUEST");
+    assert_eq!(table["TimeToLiveSpecification"], json!({"AttributeName": "expires_at", "Enabled": true}));
+    let keys =
+        |hash, range| json!([{"AttributeName": hash, "KeyType": "HASH"}, {"AttributeName": range, "KeyType": "RANGE"}]);
+    assert_eq!(table["KeySchema"], keys("pk", "sk"));
+    let indexes = table["GlobalSecondaryIndexes"].as_array().unwrap();
+    assert_eq!((indexes.len(), &indexes[0]["IndexName"]), (1, &json!("by_head")));
+    assert_eq!(indexes[0]["KeySchema"], keys("gpk", "gsk"));
+    assert_eq!(indexes[0]["Projection"]["ProjectionType"], "INCLUDE");
+    // What `list` reads. DynamoDB projects 20 attributes at most.
+    assert_eq!(indexes[0]["Projection"]["NonKeyAttributes"], json!(sessions::item::INDEXED));
+    assert!(table.get("StreamSpecification").is_none(), "nobody reads it");
+}
+
+#[test]
+fn the_fifo_queue_orders_each_session_by_itself() {
+    let queue = &Template::read().0["Resources"]["OrderedEvents"]["Properties"];
+    assert_eq!(queue["FifoQueue"], true);
+    assert_eq!(
+        (&queue["DeduplicationScope"], &queue["FifoThroughputLimit"]),
+        (&json!("messageGroup"), &json!("perMessageGroupId"))
+    );
+    assert_eq!(
+        (&queue["MaximumMessageSize"], &queue["MessageRetentionPeriod"]),
+        (&json!(1_048_576), &json!(14 * 24 * 3600))
+    );
+    // It would break the order of a session.
+    assert!(queue.get("RedrivePolicy").is_none());
+    // `publish` sets the id, because a replay must not count as a duplicate.
+    assert!(queue.get("ContentBasedDeduplication").is_none());
 }
 
 /// The longest body that `receive` takes.
@@ -211,6 +360,22 @@ fn functions_run_where_they_are_built_for_and_are_traced() {
 }
 
 #[test]
+fn every_function_is_built_by_sam_and_compared_by_the_gate() {
+    let template = Template::read();
+    let functions: BTreeSet<_> = template.resources("AWS::Serverless::Function").map(|(id, _)| id.to_owned()).collect();
+    for architecture in ["arm64", "x86_64"] {
+        let makefile = text(&format!("functions/build/{architecture}/Makefile"));
+        let targets = makefile.lines().find_map(|line| line.strip_suffix(':')).unwrap();
+        let built: BTreeSet<_> = targets.split(' ').map(|target| target.replacen("build-", "", 1)).collect();
+        assert_eq!(built, functions, "{architecture}");
+    }
+    let gate = text(".ci/run");
+    let compared = gate.lines().find_map(|line| line.trim().strip_prefix("for name in Receive ")).unwrap();
+    let compared = compared.trim_end_matches("; do").split(' ').chain(["Receive"]).map(str::to_owned);
+    assert_eq!(compared.collect::<BTreeSet<_>>(), functions);
+}
+
+#[test]
 fn the_functions_are_given_variables_that_the_reference_explains() {
     let template = Template::read();
     let reference = text("docs/reference.md");
@@ -241,18 +406,32 @@ fn the_route_is_the_one_receive_answers() {
     assert_eq!((urls, right), (6, 6), "the webhook's URL stands in three places, with and without a domain");
 }
 
+/// Whether a function has the command: it is then parsed with the members that it needs.
+fn is_command(name: &str) -> bool {
+    let session = json!({"action": name, "head_id": "h", "session_id": "s"});
+    serde_json::from_value::<Action>(Value::from(name)).is_ok()
+        || redrive::command::Command::parse(json!({"action": name, "day": "2026-11-25"})).is_ok()
+        || publish::command::Command::parse(session.clone()).is_ok()
+        || sessions::command::Command::parse(session).is_ok()
+        || sessions::command::Command::parse(json!({"action": name, "head_id": "h"})).is_ok()
+}
+
 #[test]
 fn commands_that_the_documents_name_exist() {
     let mut count = 0;
-    for path in
-        ["README.md", "docs/reference.md", "docs/local.md", "docs/deploy.md", "docs/runbooks.md", "docs/security.md"]
-    {
+    for path in [
+        "README.md",
+        "docs/reference.md",
+        "docs/local.md",
+        "docs/deploy.md",
+        "docs/runbooks.md",
+        "docs/security.md",
+        "docs/events.md",
+        "docs/sessions.md",
+    ] {
         for part in text(path).split(r#"{"action":""#).skip(1) {
             let name = part.split('"').next().unwrap();
-            let of_redrive = json!({"action": name, "day": "2026-11-25"});
-            let is_known = serde_json::from_value::<Action>(Value::from(name)).is_ok()
-                || redrive::command::Command::parse(of_redrive).is_ok();
-            assert!(is_known, "{path}: no function has the command {name}");
+            assert!(is_command(name), "{path}: no function has the command {name}");
             count += 1;
         }
     }

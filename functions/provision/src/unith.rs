@@ -9,10 +9,10 @@
 //! - A response is read up to 1 MiB.
 
 mod redaction;
+pub mod response;
 pub mod webhook;
 
 use std::{
-    borrow::Cow,
     fmt,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -25,19 +25,20 @@ use reqwest::{
     header::{LOCATION, RETRY_AFTER},
     redirect::Policy,
 };
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
 use unith_events::{
     event_type::EventTypes,
     ids::{HeadId, WebhookId},
     json::Object,
-    signature::{SharedKey, trimmed},
+    signature::SharedKey,
 };
 use zeroize::Zeroizing;
 
 use self::{
     redaction::Redactor,
-    webhook::{Webhook, parse_list, parse_unmasked_key, registration},
+    response::{HeadsPage, parse_switch, parse_token},
+    webhook::{Webhook, parse_registered_key, parse_webhook, parse_webhooks, registration},
 };
 use crate::config::Credentials;
 
@@ -196,8 +197,8 @@ impl UnithClient {
             query.extend(page.as_deref().map(|page| ("page", page)));
             let call = Call { query: &query, ..Call::new(Method::GET, &["head-events"]) };
             let response = self.call(&call).await?;
-            let (listed, next) = parse_list(&response).ok_or_else(|| unusable(&call.name(), "it is not a list"))?;
-            for (webhook, of_head) in listed.into_iter().filter_map(Webhook::parse) {
+            let (listed, next) = parse_webhooks(&response).ok_or_else(|| unusable(&call.name(), "it is not a list"))?;
+            for (webhook, of_head) in listed {
                 self.keep_secret(&webhook.key);
                 if of_head.is_none_or(|listed| listed.eq_ignore_ascii_case(head_id)) {
                     webhooks.push(webhook);
@@ -216,11 +217,7 @@ impl UnithClient {
         let path = ["head-events", id.as_str()];
         let call = Call::new(Method::GET, &path);
         let response = self.call(&call).await?;
-        let webhook = serde_json::from_str::<&RawValue>(&response).ok().and_then(|webhook| {
-            let object = Object::parse(webhook.get()).ok()?;
-            Webhook::parse(object.get("data").filter(|data| data.get().starts_with('{')).unwrap_or(webhook))
-        });
-        let (webhook, _) = webhook.ok_or_else(|| unusable(&call.name(), "it is not a webhook"))?;
+        let webhook = parse_webhook(&response).ok_or_else(|| unusable(&call.name(), "it is not a webhook"))?;
         self.keep_secret(&webhook.key);
         Ok(webhook)
     }
@@ -232,9 +229,7 @@ impl UnithClient {
         let body = registration(head_id, url, types);
         let call = Call { body: Some(&body), retry: Retry::Unsafe, ..Call::new(Method::POST, &["head-events"]) };
         let response = self.call(&call).await?;
-        let response = Object::parse(&response).map_err(|_| unusable(&call.name(), "it is not a JSON object"))?;
-        let key = response.text("sharedKey").or_else(|| response.object("data").text("sharedKey"));
-        let key = key.as_deref().and_then(parse_unmasked_key);
+        let key = parse_registered_key(&response).map_err(|_| unusable(&call.name(), "it is not a JSON object"))?;
         self.keep_secret(&key);
         Ok(key)
     }
@@ -267,10 +262,7 @@ impl UnithClient {
         let path = ["head", head_id, "enable-events"];
         let call = Call::new(Method::GET, &path);
         let response = self.call(&call).await?;
-        let value: Value = serde_json::from_str(&response).unwrap_or_default();
-        let inner = ["enableEvents", "data"].iter().find_map(|name| value.get(name)).unwrap_or(&value);
-        let on = inner.as_bool().or_else(|| inner.as_str()?.to_ascii_lowercase().parse().ok());
-        on.ok_or_else(|| unusable(&call.name(), "it is neither true nor false"))
+        parse_switch(&response).ok_or_else(|| unusable(&call.name(), "it is neither true nor false"))
     }
 
     /// The ids of all heads of the account.
@@ -286,20 +278,14 @@ impl UnithClient {
                 Err(error) if page > 1 && error.is_refusal() => return Ok(heads),
                 response => response?,
             };
-            let (listed, _) =
-                parse_list(&response).ok_or_else(|| unusable(&call.name(), "it is not a list of heads"))?;
+            let listed = HeadsPage::parse(&response).map_err(|cause| unusable(&call.name(), cause))?;
             let known = heads.len();
-            for head in listed {
-                let id = Object::parse(head.get()).ok().and_then(|head| head.text("id").map(Cow::into_owned));
-                let id = id.and_then(|id| HeadId::new(id).ok());
-                let id = id.ok_or_else(|| unusable(&call.name(), "a head in it has no id"))?;
+            for id in listed.ids {
                 if !heads.contains(&id) {
                     heads.push(id);
                 }
             }
-            let meta = Object::parse(&response).unwrap_or_default().object("meta");
-            let number = |name| meta.get(name).and_then(|value| value.get().trim_matches('"').parse::<usize>().ok());
-            let is_last = match (number("pageCount"), number("itemCount")) {
+            let is_last = match (listed.page_count, listed.item_count) {
                 (Some(pages), _) => usize::try_from(page).is_ok_and(|page| page >= pages),
                 (None, Some(items)) => heads.len() >= items,
                 // A server may limit the page size: a short page may not be the last one.
@@ -360,11 +346,7 @@ impl UnithClient {
         let body = json!({"email": email, "secretKey": secret_key, "secretkey": secret_key});
         let call = Call { body: Some(&body), ..Call::new(Method::POST, &["auth", "token"]) };
         let response = self.send(&call, None).await?;
-        let response = Object::parse(&response).unwrap_or_default();
-        let bearer = response.object("data").text("bearer").or_else(|| response.text("token"));
-        let bearer = bearer.filter(|bearer| !trimmed(bearer).is_empty());
-        let bearer = bearer.ok_or_else(|| unusable(&call.name(), "there is no token in it"))?;
-        Ok(Zeroizing::new(trimmed(&bearer).to_owned()))
+        parse_token(&response).ok_or_else(|| unusable(&call.name(), "there is no token in it"))
     }
 
     async fn send(&self, call: &Call<'_>, token: Option<&str>) -> Result<Zeroizing<String>, UnithError> {
@@ -388,8 +370,6 @@ impl UnithClient {
     }
 
     async fn send_once(&self, call: &Call<'_>, token: Option<&str>) -> Result<Zeroizing<String>, UnithError> {
-        let unreachable =
-            |error: reqwest::Error| UnithError::Unreachable { call: call.name(), cause: causes(&error.without_url()) };
         let mut request = self
             .http
             .request(call.method.clone(), self.address(call.path))
@@ -402,13 +382,20 @@ impl UnithClient {
         if let Some(body) = call.body {
             request = request.json(body);
         }
-        let mut response = request.send().await.map_err(unreachable)?;
+        let response = request.send().await.map_err(|error| unreachable(&call.name(), error))?;
+        self.read_response(&call.name(), response).await
+    }
+
+    /// The body of a success; of any other response, an error that repeats no secret.
+    ///
+    /// It makes no call, so it can be tested with any response.
+    pub async fn read_response(&self, call: &str, mut response: Response) -> Result<Zeroizing<String>, UnithError> {
         let (status, retry_after) = (response.status(), retry_after(&response));
         let location = response.headers().get(LOCATION).is_some();
         let mut bytes = Zeroizing::new(Vec::new());
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(call, error))? {
             if bytes.len() + chunk.len() > MAX_RESPONSE_BYTES {
-                return Err(unusable(&call.name(), "it is longer than 1 MiB"));
+                return Err(unusable(call, "it is longer than 1 MiB"));
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -421,7 +408,7 @@ impl UnithClient {
         } else {
             self.redactor.redacted(&body)
         };
-        Err(UnithError::Refused { call: call.name(), status, body, retry_after })
+        Err(UnithError::Refused { call: call.to_owned(), status, body, retry_after })
     }
 
     /// The URL of a path, whose parts may contain any character.
@@ -437,6 +424,10 @@ impl UnithClient {
 /// Whether UNITH has certainly not executed the call.
 fn was_not_executed(error: &UnithError) -> bool {
     matches!(error, UnithError::Refused { status: StatusCode::TOO_MANY_REQUESTS, .. })
+}
+
+fn unreachable(call: &str, error: reqwest::Error) -> UnithError {
+    UnithError::Unreachable { call: call.to_owned(), cause: causes(&error.without_url()) }
 }
 
 fn unusable(call: &str, cause: &'static str) -> UnithError {

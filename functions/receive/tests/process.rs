@@ -15,14 +15,16 @@ use std::{
     cell::Cell,
     collections::BTreeSet,
     process::{Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 use tests::{
     delivery::{KEY, event, sign},
     gateway_event::http_api_event,
+    key_ring::RING_SECRET,
     proxy::Fault,
+    receive_harness::ReceiveHarness,
     runtime_api::RuntimeApi,
     secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN, Secrets},
     table::{Table, text},
@@ -100,6 +102,11 @@ impl Function {
 
 /// A process that waits for an event, and its Runtime API.
 async fn start(table: &Table) -> (RuntimeApi, Child) {
+    start_with(table, &[("UNITH_SHARED_KEY", KEY)], Stdio::piped()).await
+}
+
+/// The same with these keys, and with another place for the log.
+async fn start_with(table: &Table, keys: &[(&str, &str)], log: Stdio) -> (RuntimeApi, Child) {
     let mut api = RuntimeApi::start().await;
     let mut command = command(&[
         ("AWS_LAMBDA_RUNTIME_API", api.address()),
@@ -112,10 +119,9 @@ async fn start(table: &Table) -> (RuntimeApi, Child) {
         ("AWS_SESSION_TOKEN", SESSION_TOKEN),
         ("AWS_ENDPOINT_URL_DYNAMODB", table.proxy.url()),
         ("TABLE_NAME", &table.name),
-        ("UNITH_SHARED_KEY", KEY),
         ("RETENTION_DAYS", "0"),
     ]);
-    let process = command.spawn().unwrap();
+    let process = command.envs(keys.iter().copied()).stdout(log).spawn().unwrap();
     within(PATIENCE, api.wait_for_poll()).await.unwrap();
     (api, process)
 }
@@ -285,4 +291,41 @@ async fn a_delivery_that_got_a_2xx_is_stored_once_however_often_the_function_is_
     assert!(kills.get() > 0, "the function was never killed");
     let (kills, acknowledged, stored) = (kills.get(), acknowledged.len(), stored.len());
     println!("{count} deliveries, {kills} kills: {acknowledged} got a 200, {stored} are stored, 0 lost");
+}
+
+/// `FORGERIES` sets how many deliveries are made. The figure for the CPU is that of the deployed function if
+/// `RECEIVE_BINARY` names it.
+#[tokio::test]
+async fn a_flood_of_forgeries_reads_the_key_ring_once_per_ten_seconds() {
+    let count: u32 = std::env::var("FORGERIES").map_or(300, |value| value.parse().unwrap());
+    let harness = ReceiveHarness::new().await;
+    let keys = [("UNITH_KEYS_SECRET", RING_SECRET), ("AWS_ENDPOINT_URL_SECRETS_MANAGER", harness.secrets.url())];
+    let started = Instant::now();
+    // Nobody reads the log, and a pipe that is full would stop the function.
+    let (mut api, process) = start_with(&harness.table, &keys, Stdio::null()).await;
+    let body = event(&json!({}));
+    let forgery = http_api_event(&body, Some(&sign(&body, "forged"))).to_string();
+    let refused = async |api: &mut RuntimeApi| {
+        let invocation = within(PATIENCE, api.invoke(forgery.clone())).await.unwrap();
+        assert_eq!(invocation.json()["statusCode"], 401);
+    };
+    // The first one reads the ring once more.
+    refused(&mut api).await;
+    let before = cpu_time(&process);
+    for _ in 0..count {
+        refused(&mut api).await;
+    }
+    let cpu = cpu_time(&process).zip(before).map(|(after, before)| after.saturating_sub(before) / count);
+    let cpu = cpu.map_or("an unknown time".to_owned(), |cpu| format!("{:.3} ms", cpu.as_secs_f64() * 1_000.0));
+    let (reads, passed) = (harness.ring_fetches(), started.elapsed());
+    println!("{count} forgeries in {passed:.1?}: {cpu} of CPU each, {reads} calls of Secrets Manager");
+    // One at the start, one for the first forgery, and one in each further 10 s.
+    assert!((2..=2 + passed.as_secs() / 10).contains(&u64::try_from(reads).unwrap()), "{reads} in {passed:?}");
+    assert!(harness.table.items().await.is_empty());
+}
+
+/// The CPU that a process of one thread has used so far; `None` on a system that is not Linux.
+fn cpu_time(process: &Child) -> Option<Duration> {
+    let schedstat = std::fs::read_to_string(format!("/proc/{}/schedstat", process.id()?)).ok()?;
+    Some(Duration::from_nanos(schedstat.split(' ').next()?.parse().ok()?))
 }

@@ -10,6 +10,7 @@ use event_store::{
 };
 use lambda_support::{
     aws::{self, SdkConfig},
+    batch_response::BatchResponse,
     log,
 };
 use serde::Serialize;
@@ -31,7 +32,7 @@ use crate::{
     fate::Fate,
     message_log::{Facts, MessageLog},
     queues::Queues,
-    sqs_event::{BatchResponse, SqsEvent, SqsMessage},
+    sqs_event::{SqsEvent, SqsMessage},
 };
 
 /// The function: its table and its queues, set up once and shared by all invocations.
@@ -101,7 +102,7 @@ impl Redriver {
                 Err(error) => self.give_up_or_return(message, &error).await,
             };
             if let Fate::Returned { .. } = fate {
-                response.return_message(message);
+                response.fail(&message.message_id);
             }
             let namespace = self.metrics_namespace.as_deref();
             let line = MessageLog::new(request_id, message, facts, &fate, started.elapsed(), namespace);

@@ -1,8 +1,8 @@
-//! The event of an SQS queue, and the response that names the messages to return.
+//! The event of an SQS queue.
 //!
 //! Format: <https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html>
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 /// A batch of messages.
 #[derive(Deserialize)]
@@ -35,25 +35,5 @@ impl SqsMessage {
     /// How often the message was received, this time included.
     pub fn receive_count(&self) -> u32 {
         self.attributes.approximate_receive_count.parse().unwrap_or(1)
-    }
-}
-
-/// The messages that go back to the queue. All others are deleted from it.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BatchResponse {
-    batch_item_failures: Vec<BatchItemFailure>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct BatchItemFailure {
-    item_identifier: String,
-}
-
-impl BatchResponse {
-    /// Adds a message.
-    pub fn return_message(&mut self, message: &SqsMessage) {
-        self.batch_item_failures.push(BatchItemFailure { item_identifier: message.message_id.clone() });
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::{
     MAX_BATCH, MAX_MESSAGE_SIZE, MAX_VISIBILITY, MAX_WAIT, Settings,
     error::{Kind, SqsError},
+    fifo::{self, Place},
     message::{self, Content, Message, StoredMessage},
     queue::{self, Attributes, Queue},
     request::{
@@ -110,11 +111,16 @@ impl Contents {
     fn create_queue(&mut self, request: CreateQueue) -> Result<Value, SqsError> {
         let CreateQueue { queue_name: name, attributes } = request;
         let is_valid = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if !(1..=80).contains(&name.len()) || !name.chars().all(is_valid) {
+        let stem = name.strip_suffix(fifo::SUFFIX).unwrap_or(&name);
+        if !(1..=80).contains(&name.len()) || stem.is_empty() || !stem.chars().all(is_valid) {
             let message = "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length";
             return Err(Kind::InvalidParameter.because(message));
         }
         let attributes = Attributes::parse(&attributes)?;
+        if attributes.is_fifo != name.ends_with(fifo::SUFFIX) {
+            let message = "The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end with .fifo suffix and be 1 to 80 in length.";
+            return Err(Kind::InvalidParameter.because(message));
+        }
         if let Some(redrive) = &attributes.redrive
             && !self.queues.values().any(|queue| queue.arn == redrive.dead_letter_target_arn)
         {
@@ -151,7 +157,14 @@ impl Contents {
         let (now, settings) = (self.now(), self.settings);
         let max_size = self.queue(name)?.attributes.max_message_size;
         let (size, delay) = (request.size(), request.delay_seconds);
-        let content = Content::new(request.message_body, request.message_attributes)?;
+        let place = self.place(name, &request)?;
+        if let Some(place) = &place {
+            let deduplication = &mut self.queue(name)?.deduplication;
+            if let Some(response) = deduplication.earlier(&place.deduplication_id, now, settings.second) {
+                return Ok(response);
+            }
+        }
+        let mut content = Content::new(request.message_body, request.message_attributes)?;
         if size > max_size {
             let message =
                 format!("One or more parameters are invalid. Reason: Message must be shorter than {max_size} bytes.");
@@ -160,12 +173,29 @@ impl Contents {
         let delay = delay.unwrap_or(self.queue(name)?.attributes.delay);
         queue::check_range("DelaySeconds", delay, 0..=queue::MAX_DELAY)
             .map_err(|message| Kind::InvalidParameter.because(message))?;
+        content.place.clone_from(&place);
         let mut message = Message::new(content, now, now + settings.second * delay);
-        message.loses_delete = self.random.f64() < settings.faults.lost_deletes;
-        message.comes_twice = self.random.f64() < settings.faults.duplicates;
+        message.loses_delete = place.is_none() && self.random.f64() < settings.faults.lost_deletes;
+        message.comes_twice = place.is_none() && self.random.f64() < settings.faults.duplicates;
         let response = message.sent();
-        self.queue(name)?.messages.push(message);
+        let queue = self.queue(name)?;
+        queue.messages.push(message);
+        if let Some(place) = place {
+            queue.deduplication.remember(place.deduplication_id, now, response.clone());
+        }
         Ok(response)
+    }
+
+    /// The place of a message in a FIFO queue; `None` in a standard one, which takes a group and ignores it here.
+    fn place(&mut self, name: &str, request: &Send) -> Result<Option<Place>, SqsError> {
+        let queue = self.queue(name)?;
+        if !queue.attributes.is_fifo {
+            let has_id = request.message_deduplication_id.is_some();
+            return if has_id { Err(fifo::not_for_this_type("MessageDeduplicationId")) } else { Ok(None) };
+        }
+        let (group, deduplication_id) = fifo::ids(request, queue.attributes.is_content_based)?;
+        let sequence_number = queue.deduplication.next_sequence_number();
+        Ok(Some(Place { group, deduplication_id, sequence_number }))
     }
 
     /// How long a long poll waits.

@@ -8,7 +8,10 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use unith_events::timestamp::Timestamp;
 
-use super::error::{Kind, SqsError};
+use super::{
+    error::{Kind, SqsError},
+    fifo::Place,
+};
 use crate::{clients::ACCESS_KEY, random::uuid};
 
 const MAX_ATTRIBUTES: usize = 10;
@@ -21,6 +24,10 @@ pub struct StoredMessage {
     pub attributes: BTreeMap<String, Attribute>,
     pub receive_count: u32,
     pub is_visible: bool,
+    /// Of a FIFO queue: the message group.
+    pub group: Option<String>,
+    /// Of a FIFO queue.
+    pub deduplication_id: Option<String>,
 }
 
 /// A message attribute.
@@ -43,6 +50,8 @@ pub(super) struct Content {
     body: String,
     attributes: BTreeMap<String, Attribute>,
     sent_at: Timestamp,
+    /// Of a FIFO queue.
+    pub(super) place: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -115,7 +124,7 @@ impl Content {
             );
             return Err(Kind::InvalidMessageContents.because(message));
         }
-        Ok(Self { id: uuid(fastrand::u128(..)), body, attributes, sent_at: Timestamp::now() })
+        Ok(Self { id: uuid(fastrand::u128(..)), body, attributes, sent_at: Timestamp::now(), place: None })
     }
 
     /// The MD5 over the attributes, as the SQS developer guide defines it. `None` without attributes.
@@ -154,8 +163,11 @@ impl Message {
 
     /// The response to its sender.
     pub(super) fn sent(&self) -> Value {
-        let Content { id, body, attributes, .. } = &self.content;
+        let Content { id, body, attributes, place, .. } = &self.content;
         let mut response = json!({"MessageId": id, "MD5OfMessageBody": md5_hex(body.as_bytes())});
+        if let (Some(members), Some(place)) = (response.as_object_mut(), place) {
+            members.insert("SequenceNumber".to_owned(), place.sequence_number.clone().into());
+        }
         if let (Some(members), Some(digest)) =
             (response.as_object_mut(), self.content.digest_of_attributes(attributes.keys()))
         {
@@ -184,26 +196,37 @@ impl Message {
         Received { content: self.content.clone(), handle, receive_count: self.receive_count, first_received_at }
     }
 
+    /// The message group, in a FIFO queue.
+    pub(super) fn group(&self) -> Option<&str> {
+        self.content.place.as_ref().map(|place| place.group.as_str())
+    }
+
     pub(super) fn is_last_handle(&self, serial: u32) -> bool {
         self.handles == serial
     }
 
     pub(super) fn stored(&self, now: Instant) -> StoredMessage {
-        let Content { id, body, attributes, .. } = self.content.clone();
-        StoredMessage { id, body, attributes, receive_count: self.receive_count, is_visible: self.visible_at <= now }
+        let Content { id, body, attributes, place, .. } = self.content.clone();
+        let (group, deduplication_id) = place.map(|place| (place.group, place.deduplication_id)).unzip();
+        let (receive_count, is_visible) = (self.receive_count, self.visible_at <= now);
+        StoredMessage { id, body, attributes, receive_count, is_visible, group, deduplication_id }
     }
 }
 
 impl Received {
     /// The message in a response, with the system attributes and the message attributes that the receiver asks for.
     pub(super) fn describe<'a>(&self, system: impl Iterator<Item = &'a String>, names: &[String]) -> Value {
-        let Content { id, body, attributes, sent_at } = &self.content;
-        let all = BTreeMap::from([
+        let Content { id, body, attributes, sent_at, place } = &self.content;
+        let mut all = BTreeMap::from([
             ("ApproximateFirstReceiveTimestamp", self.first_received_at.epoch_milliseconds().to_string()),
             ("ApproximateReceiveCount", self.receive_count.to_string()),
             ("SenderId", ACCESS_KEY.to_owned()),
             ("SentTimestamp", sent_at.epoch_milliseconds().to_string()),
         ]);
+        if let Some(Place { group, deduplication_id, sequence_number }) = place.clone() {
+            let of_fifo = [("MessageGroupId", group), ("MessageDeduplicationId", deduplication_id)];
+            all.extend(of_fifo.into_iter().chain([("SequenceNumber", sequence_number)]));
+        }
         let wanted: Vec<_> = system.collect();
         let wants = |name: &str| wanted.iter().any(|wanted| *wanted == "All" || *wanted == name);
         let system: Map<_, _> = all

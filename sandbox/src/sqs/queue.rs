@@ -1,6 +1,11 @@
 //! A queue: its attributes and its messages.
 
-use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,6 +15,7 @@ use unith_events::timestamp::Timestamp;
 use super::{
     MAX_MESSAGE_SIZE, MAX_VISIBILITY, MAX_WAIT,
     error::{Kind, SqsError},
+    fifo::Deduplication,
     message::{Message, Received},
 };
 
@@ -28,6 +34,8 @@ pub(super) struct Attributes {
     pub(super) receive_wait: u32,
     pub(super) max_message_size: usize,
     pub(super) redrive: Option<RedrivePolicy>,
+    pub(super) is_fifo: bool,
+    pub(super) is_content_based: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +51,8 @@ pub(super) struct Queue {
     pub(super) attributes: Attributes,
     /// The oldest one first.
     pub(super) messages: Vec<Message>,
+    /// Of a FIFO queue.
+    pub(super) deduplication: Deduplication,
     created_at: Timestamp,
 }
 
@@ -55,6 +65,8 @@ impl Attributes {
             receive_wait: 0,
             max_message_size: MAX_MESSAGE_SIZE,
             redrive: None,
+            is_fifo: false,
+            is_content_based: false,
         };
         for (name, value) in given {
             match name.as_str() {
@@ -65,9 +77,18 @@ impl Attributes {
                 "MaximumMessageSize" => {
                     attributes.max_message_size = number(name, value, 1_024..=MAX_MESSAGE_SIZE)?;
                 }
+                // A queue is a FIFO queue for ever, so AWS takes no `false`.
+                "FifoQueue" if value == "true" => attributes.is_fifo = true,
+                "FifoQueue" => {
+                    return Err(Kind::InvalidAttributeValue.because("Invalid value for the parameter FifoQueue."));
+                }
+                "ContentBasedDeduplication" => attributes.is_content_based = flag(name, value)?,
                 "RedrivePolicy" => attributes.redrive = Some(RedrivePolicy::parse(value)?),
                 _ => return Err(Kind::InvalidAttributeName.because(format!("Unknown Attribute {name}."))),
             }
+        }
+        if attributes.is_content_based && !attributes.is_fifo {
+            return Err(Kind::InvalidAttributeName.because("Unknown Attribute ContentBasedDeduplication."));
         }
         Ok(attributes)
     }
@@ -98,7 +119,13 @@ impl RedrivePolicy {
 
 impl Queue {
     pub(super) fn new(arn: String, attributes: Attributes) -> Self {
-        Self { arn, attributes, messages: Vec::new(), created_at: Timestamp::now() }
+        Self {
+            arn,
+            attributes,
+            messages: Vec::new(),
+            deduplication: Deduplication::default(),
+            created_at: Timestamp::now(),
+        }
     }
 
     /// Removes the messages that are past their retention.
@@ -108,6 +135,8 @@ impl Queue {
     }
 
     /// Gives up to `max` visible messages to a receiver, and hides them until `visible_at`.
+    ///
+    /// A group of a FIFO queue is locked while a message of it is hidden: its later messages wait.
     ///
     /// The second list has those that were received too often: they belong to the dead-letter queue.
     pub(super) fn receive(
@@ -119,11 +148,13 @@ impl Queue {
     ) -> (Vec<Received>, Vec<Message>) {
         let (mut received, mut dead) = (Vec::new(), Vec::new());
         let max_receive_count = self.attributes.redrive.as_ref().map_or(u32::MAX, |policy| policy.max_receive_count);
+        let hidden = self.messages.iter().filter(|message| message.visible_at > now);
+        let locked: BTreeSet<_> = hidden.filter_map(|message| Some(message.group()?.to_owned())).collect();
         let mut index = 0;
         while received.len() < max
             && let Some(message) = self.messages.get_mut(index)
         {
-            if message.visible_at > now {
+            if message.visible_at > now || message.group().is_some_and(|group| locked.contains(group)) {
                 index += 1;
             } else if message.receive_count >= max_receive_count {
                 dead.push(self.messages.remove(index));
@@ -171,9 +202,19 @@ impl Queue {
             ("ReceiveMessageWaitTimeSeconds", attributes.receive_wait.to_string()),
             ("MaximumMessageSize", attributes.max_message_size.to_string()),
         ]);
+        if attributes.is_fifo {
+            let is_content_based = attributes.is_content_based.to_string();
+            all.extend([("FifoQueue", "true".to_owned()), ("ContentBasedDeduplication", is_content_based)]);
+        }
         all.extend(attributes.redrive.as_ref().map(|policy| ("RedrivePolicy", policy.text.clone())));
         all
     }
+}
+
+/// An attribute that is `true` or `false`.
+fn flag(name: &str, text: &str) -> Result<bool, SqsError> {
+    let invalid = || Kind::InvalidAttributeValue.because(format!("Invalid value for the parameter {name}: {text}."));
+    text.parse().map_err(|_| invalid())
 }
 
 /// An attribute that is a number in a range.

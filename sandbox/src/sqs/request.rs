@@ -82,6 +82,8 @@ pub(super) struct Entry<T> {
 pub(super) struct Send {
     pub(super) message_body: String,
     pub(super) delay_seconds: Option<u32>,
+    pub(super) message_group_id: Option<String>,
+    pub(super) message_deduplication_id: Option<String>,
     #[serde(default)]
     pub(super) message_attributes: BTreeMap<String, Attribute>,
 }

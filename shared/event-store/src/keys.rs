@@ -30,9 +30,35 @@ pub fn quarantine_pk(received_at: Timestamp) -> String {
     format!("QUARANTINE#{}", received_at.day())
 }
 
+/// The head and the session that a partition of events belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey {
+    pub head_id: HeadId,
+    pub session_id: SessionId,
+}
+
+impl SessionKey {
+    /// Reads a partition key that [`session_pk`] made. `None` for any other text.
+    pub fn parse(pk: &str) -> Option<Self> {
+        let (head_id, session_id) = pk.strip_prefix("SESSION#")?.split_once('#')?;
+        let key =
+            Self { head_id: unescaped(head_id).try_into().ok()?, session_id: unescaped(session_id).try_into().ok()? };
+        (key.pk() == pk).then_some(key)
+    }
+
+    /// See [`session_pk`].
+    pub fn pk(&self) -> String {
+        session_pk(&self.head_id, &self.session_id)
+    }
+}
+
 /// An id within a key, where `#` separates the parts.
-fn escaped(id: &str) -> Cow<'_, str> {
+pub fn escaped(id: &str) -> Cow<'_, str> {
     if id.contains(['%', '#']) { id.replace('%', "%25").replace('#', "%23").into() } else { id.into() }
+}
+
+fn unescaped(part: &str) -> String {
+    part.replace("%23", "#").replace("%25", "%")
 }
 
 #[cfg(test)]
@@ -66,5 +92,18 @@ mod tests {
         let pairs = [("a#b", "c"), ("a", "b#c"), ("a%23b", "c"), ("a", "b%23c"), ("a%2523b", "c")];
         let keys: std::collections::BTreeSet<_> = pairs.map(|(head, session)| pk(head, session)).into();
         assert_eq!(keys.len(), pairs.len());
+    }
+
+    #[test]
+    fn a_session_is_read_back_from_its_partition_key() {
+        for (head, session) in [("h", "s"), ("a#b", "50%#"), ("%23", "%2523"), ("ü", "self-test:1"), ("%", "#")] {
+            let key = SessionKey { head_id: head.parse().unwrap(), session_id: session.parse().unwrap() };
+            assert_eq!(SessionKey::parse(&key.pk()), Some(key));
+        }
+        let long = format!("SESSION#h#{}", "s".repeat(257));
+        for other in ["", "SESSION", "SESSION#h", "SESSION##s", "SESSION#h#", "SESSION#h#a#b", "SESSION#h#%", &long] {
+            assert_eq!(SessionKey::parse(other), None, "{other}");
+        }
+        assert_eq!(SessionKey::parse("QUARANTINE#2026-01-15"), None);
     }
 }

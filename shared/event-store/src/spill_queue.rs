@@ -50,7 +50,8 @@ impl SpillQueue {
 
     /// Makes the client and opens its connection. A failure is left to the first message.
     pub async fn warm_up(&self) {
-        let _ = self.client().get_queue_attributes().queue_url(&self.url).send().await;
+        // Boxed, so that the futures of a healthy start do not contain the SDK's large one.
+        let _ = Box::pin(self.client().get_queue_attributes().queue_url(&self.url).send()).await;
     }
 
     fn client(&self) -> &Client {

@@ -18,8 +18,10 @@ use aws_sdk_dynamodb::{
     error::{BoxError, ProvideErrorMetadata, SdkError},
     operation::{
         delete_item::DeleteItemError,
+        get_item::GetItemError,
         put_item::{PutItemError, PutItemOutput, builders::PutItemFluentBuilder},
         query::QueryError,
+        scan::ScanError,
     },
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure, ThrottlingReason},
 };
@@ -62,22 +64,51 @@ pub struct StoreError {
     pub fault: StoreFault,
 }
 
-/// An operation, in words that complete the sentence "the table did not …".
+impl StoreError {
+    /// The error of an `operation` that DynamoDB did not carry out on `table`.
+    pub fn new<E>(table: &str, operation: Operation, error: &SdkError<E>) -> Self
+    where
+        E: ThrottledError + std::error::Error + 'static,
+    {
+        Self { table: table.to_owned(), operation, cause: causes(error), fault: StoreFault::of(error) }
+    }
+
+    /// The error of an item of `table` that does not fit its type.
+    pub fn invalid_item(table: &str, operation: Operation, error: &serde_dynamo::Error) -> Self {
+        Self { table: table.to_owned(), operation, cause: error.to_string(), fault: StoreFault::InvalidItem }
+    }
+}
+
+/// An operation on a table.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Operation {
+pub struct Operation {
     text: &'static str,
     permission: &'static str,
+    variable: &'static str,
 }
 
 impl Operation {
     const WARM_UP: Self = Self::put("take the warm-up write");
     const PUT_EVENT: Self = Self::put("take the event");
     const QUARANTINE: Self = Self::put("take the quarantined body");
-    pub(crate) const QUERY: Self = Self { text: "return the quarantined bodies", permission: "dynamodb:Query" };
-    pub(crate) const DELETE: Self = Self { text: "delete the quarantined body", permission: "dynamodb:DeleteItem" };
+    pub(crate) const QUERY: Self = Self::new("return the quarantined bodies", "dynamodb:Query");
+    pub(crate) const QUERY_SESSION: Self = Self::new("return the events of the session", "dynamodb:Query");
+    pub(crate) const SCAN_EVENTS: Self = Self::new("return its events", "dynamodb:Scan");
+    pub(crate) const SCAN_KEYS: Self = Self::new("return the keys of its events", "dynamodb:Scan");
+    pub(crate) const DELETE: Self = Self::new("delete the quarantined body", "dynamodb:DeleteItem");
+
+    /// An operation that needs `permission`. The `text` completes the sentence "the table did not …".
+    pub const fn new(text: &'static str, permission: &'static str) -> Self {
+        Self { text, permission, variable: "TABLE_NAME" }
+    }
+
+    /// The same on the table that another `variable` than `TABLE_NAME` names.
+    pub const fn on_table_of(self, variable: &'static str) -> Self {
+        Self { variable, ..self }
+    }
 
     const fn put(text: &'static str) -> Self {
-        Self { text, permission: "dynamodb:PutItem" }
+        Self::new(text, "dynamodb:PutItem")
     }
 }
 
@@ -120,10 +151,10 @@ impl StoreFault {
     }
 
     fn hint(self, operation: &Operation) -> String {
-        let permission = operation.permission;
+        let Operation { permission, variable, .. } = operation;
         match self {
             Self::Missing => {
-                "; there is no such table in this account and region: check TABLE_NAME and AWS_REGION".into()
+                format!("; there is no such table in this account and region: check {variable} and AWS_REGION")
             }
             Self::Denied => format!("; the function's role needs {permission} on the table"),
             Self::Throttled => "; the table is throttled: check its capacity mode and limits".into(),
@@ -134,7 +165,8 @@ impl StoreFault {
 }
 
 /// An error of an operation, with the reasons of throttling if that is what it is.
-pub(crate) trait ThrottledError: ProvideErrorMetadata {
+pub trait ThrottledError: ProvideErrorMetadata {
+    /// Empty for any other error.
     fn reasons(&self) -> &[ThrottlingReason];
 }
 
@@ -152,7 +184,7 @@ macro_rules! throttled_error {
     )*};
 }
 
-throttled_error!(PutItemError, DeleteItemError, QueryError);
+throttled_error!(PutItemError, DeleteItemError, GetItemError, QueryError, ScanError);
 
 fn is_hot_key(reasons: &[ThrottlingReason]) -> bool {
     reasons.iter().filter_map(ThrottlingReason::reason).any(|reason| reason.contains("KeyRange"))
@@ -245,7 +277,8 @@ impl EventStore {
         received_at: Timestamp,
     ) -> Result<bool, StoreError> {
         let item = QuarantineItem::new(quarantined, body, received_at, self.retention);
-        let item = serde_dynamo::to_item(item).map_err(|error| self.invalid_item(Operation::QUARANTINE, &error))?;
+        let item = serde_dynamo::to_item(item)
+            .map_err(|error| StoreError::invalid_item(&self.table, Operation::QUARANTINE, &error))?;
         let attempts = Attempts::default();
         let put = self.put(item, IF_ABSENT).customize().interceptor(attempts.clone());
         match self.written(Box::pin(put.send()).await, Operation::QUARANTINE)? {
@@ -287,12 +320,7 @@ impl EventStore {
     where
         E: ThrottledError + std::error::Error + 'static,
     {
-        StoreError { table: self.table.clone(), operation, cause: causes(error), fault: StoreFault::of(error) }
-    }
-
-    /// The error of an item that does not fit its type.
-    pub(crate) fn invalid_item(&self, operation: Operation, error: &serde_dynamo::Error) -> StoreError {
-        StoreError { table: self.table.clone(), operation, cause: error.to_string(), fault: StoreFault::InvalidItem }
+        StoreError::new(&self.table, operation, error)
     }
 }
 

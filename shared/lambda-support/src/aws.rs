@@ -43,6 +43,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
 /// `provision` has more time than a delivery.
 const PATIENT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A page of 1 MB takes longer than an item, on little CPU most of all.
+const PAGE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+const PAGE_ATTEMPTS: u32 = 3;
 /// Four attempts that all time out take less than 3.2 s, pauses included.
 const MAX_ATTEMPTS: u32 = 4;
 /// The SDK's own first back-off is up to 1 s, and UNITH waits for 5 s in all.
@@ -107,7 +110,7 @@ pub fn config_without_credentials(env: &Env) -> Result<SdkConfig, EnvError> {
 ///
 /// The SDK's own quota is shared by all calls of a client, and used up after some 17 failures. Every delivery would then have
 /// one attempt instead of four. [`SdkConfig`] has no field for it, so each client's configuration gets it.
-fn without_retry_quota() -> RetryPartition {
+pub fn without_retry_quota() -> RetryPartition {
     RetryPartition::custom("unlimited").token_bucket(TokenBucket::unlimited()).build()
 }
 
@@ -120,6 +123,11 @@ pub fn dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
 /// A client of `DynamoDB` for a function that has a queue to fall back on: two attempts of 350 ms.
 pub fn dynamodb_before_queue(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
     dynamodb(&with_attempts(config, 2, Duration::from_millis(350)))
+}
+
+/// A client of `DynamoDB` for a function that reads whole pages, and that no delivery waits for: three attempts of 2 s.
+pub fn patient_dynamodb(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
+    dynamodb(&with_attempts(config, PAGE_ATTEMPTS, PAGE_ATTEMPT_TIMEOUT))
 }
 
 /// A client of SQS: two attempts of 300 ms.
@@ -142,7 +150,8 @@ pub fn patient_secrets_manager(config: &SdkConfig) -> aws_sdk_secretsmanager::Cl
     secrets_manager(&with_attempts(config, MAX_ATTEMPTS, PATIENT_ATTEMPT_TIMEOUT))
 }
 
-fn with_attempts(config: &SdkConfig, attempts: u32, timeout: Duration) -> SdkConfig {
+/// The same with `attempts` attempts of `timeout` each.
+pub fn with_attempts(config: &SdkConfig, attempts: u32, timeout: Duration) -> SdkConfig {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT.min(timeout))
         .operation_attempt_timeout(timeout)

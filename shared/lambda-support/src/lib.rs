@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod aws;
+pub mod batch_response;
 pub mod deadline;
 pub mod env;
 pub mod errors;

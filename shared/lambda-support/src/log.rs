@@ -27,7 +27,8 @@ use unith_events::{
 use crate::env::{Env, EnvError};
 
 /// The crates whose lines follow `LOG_LEVEL`.
-const OURS: [&str; 6] = ["event_store", "lambda_support", "provision", "receive", "redrive", "unith_events"];
+const OURS: [&str; 8] =
+    ["event_store", "lambda_support", "provision", "publish", "receive", "redrive", "sessions", "unith_events"];
 
 /// Reads `LOG_LEVEL`. Lambda's own `AWS_LAMBDA_LOG_LEVEL` filters what Lambda passes on, and is ignored here.
 ///

@@ -45,7 +45,8 @@ pub enum SecretError {
 /// # Errors
 /// A secret without a value, a value that is not text, and every error of Secrets Manager. None of these counts as empty.
 pub async fn read(client: &Client, id: &str) -> Result<Secret, SecretError> {
-    of_value(client.get_secret_value().secret_id(id).send().await)
+    // Boxed here and below: the SDK's future is large, and would be part of every future around it.
+    of_value(Box::pin(client.get_secret_value().secret_id(id).send()).await)
 }
 
 /// Reads the previous version; `None` if the secret has only one.
@@ -53,7 +54,8 @@ pub async fn read(client: &Client, id: &str) -> Result<Secret, SecretError> {
 /// # Errors
 /// As for [`read`].
 pub async fn read_previous(client: &Client, id: &str) -> Result<Option<Secret>, SecretError> {
-    match of_value(client.get_secret_value().secret_id(id).version_stage("AWSPREVIOUS").send().await) {
+    let read = client.get_secret_value().secret_id(id).version_stage("AWSPREVIOUS").send();
+    match of_value(Box::pin(read).await) {
         Err(SecretError::Missing { is_deleted: false, .. }) => Ok(None),
         secret => secret.map(Some),
     }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     body::{EVENT_TYPE, InvalidEvent, TIMESTAMP, head_id, session_id},
-    event_type::EventType,
+    event_type::{EventType, rank},
     ids::{EventId, HeadId, MAX_ID_BYTES, SessionId},
     json::Object,
     timestamp::Timestamp,
@@ -57,17 +57,9 @@ impl Identity {
         EventId(digits)
     }
 
-    /// The position of the type among events of one instant: UNITH sends whole seconds.
-    ///
-    /// A conversation starts before anything else happens in it, and ends last, after the time-out that ends it.
+    /// The position of the event among those of one instant; see [`rank`].
     pub fn rank(&self) -> u8 {
-        match self.event_type.parse() {
-            Ok(EventType::StartConversation) => 1,
-            Ok(EventType::InactivityWarning) => 2,
-            Err(_) => 3,
-            Ok(EventType::TimeoutConversation) => 4,
-            Ok(EventType::EndConversation) => 5,
-        }
+        rank(&self.event_type)
     }
 }
 

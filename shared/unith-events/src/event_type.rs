@@ -68,6 +68,19 @@ impl fmt::Display for EventType {
     }
 }
 
+/// The position of a type, in any case, among events of one instant: UNITH sends whole seconds.
+///
+/// A conversation starts before anything else happens in it, and ends last, after the time-out that ends it.
+pub fn rank(event_type: &str) -> u8 {
+    match event_type.parse() {
+        Ok(EventType::StartConversation) => 1,
+        Ok(EventType::InactivityWarning) => 2,
+        Err(_) => 3,
+        Ok(EventType::TimeoutConversation) => 4,
+        Ok(EventType::EndConversation) => 5,
+    }
+}
+
 /// A set of event types: what a webhook is subscribed to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EventTypes(u8);

@@ -106,12 +106,12 @@ id! {
 }
 
 impl SessionId {
-    /// How the ids of synthetic sessions begin: events of them say nothing about UNITH.
+    /// The beginning of the ids of sessions that no user had: `provision` sends their events to test the webhook.
     pub const SELF_TEST: &str = "self-test:";
 
-    /// Whether it is the session of a self-test.
+    /// Whether it is the session of a self-test. It is stored, but not a conversation.
     pub fn is_self_test(&self) -> bool {
-        self.0.starts_with(Self::SELF_TEST)
+        self.starts_with(Self::SELF_TEST)
     }
 }
 

@@ -175,6 +175,8 @@ impl KeyRing {
 pub enum InvalidEntry {
     #[error("it is not an object")]
     NotAnObject,
+    #[error("a member's name in it is not Unicode text")]
+    MemberName,
     #[error("it has no `key`")]
     NoKey,
     #[error("its `key` is not a string")]
@@ -209,8 +211,13 @@ impl RingKey {
 
     /// Reads one entry of the document. Unknown members are ignored, except for one that seems to bind the key to a
     /// head: without it, the key would be valid for every head.
+    ///
+    /// A name that is not Unicode text cannot be written back. A key beside it could never be retired, so it is not used.
     pub fn parse(entry: &str) -> Result<Self, InvalidEntry> {
         let entry = Object::parse(entry).map_err(|_| InvalidEntry::NotAnObject)?;
+        if entry.names().any(|name| str::from_utf8(name).is_err()) {
+            return Err(InvalidEntry::MemberName);
+        }
         let key = present(&entry, "key").ok_or(InvalidEntry::NoKey)?;
         let key = Zeroizing::new(json::text(key).ok_or(InvalidEntry::KeyType)?.into_owned());
         let head_id = head_of(&entry)?;
@@ -397,6 +404,7 @@ mod tests {
             (format!(r#"{{{key}, "state": 1}}"#), "its `state` is neither `active` nor `retiring`"),
             (format!(r#"{{{key}, "until": "soon"}}"#), "its `until` is not an ISO 8601 date and time"),
             ("7".to_owned(), "it is not an object"),
+            (format!(r#"{{{key}, "\ud800": 1}}"#), "a member's name in it is not Unicode text"),
         ];
         let entries: Vec<_> = cases.iter().map(|(entry, _)| entry.as_str()).collect();
         let ring = KeyRing::parse(&format!(r#"{{"keys": [{}, {{{key}}}]}}"#, entries.join(","))).unwrap();

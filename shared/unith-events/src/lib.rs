@@ -7,6 +7,7 @@ pub mod event_type;
 pub mod ids;
 pub mod json;
 pub mod key_ring;
+pub mod session;
 pub mod signature;
 pub mod spill;
 pub mod timestamp;

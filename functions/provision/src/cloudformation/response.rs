@@ -89,7 +89,19 @@ impl Response {
         if response.to_json().len() > MAX_RESPONSE_BYTES {
             SEE_THE_LOG.clone_into(&mut response.reason);
         }
+        // CloudFormation's own ids are shorter. A response that it refuses for its size would say nothing at all.
+        while response.to_json().len() > MAX_RESPONSE_BYTES {
+            response.clear_longest_id();
+        }
         response
+    }
+
+    fn clear_longest_id(&mut self) {
+        let ids =
+            [&mut self.physical_resource_id, &mut self.stack_id, &mut self.request_id, &mut self.logical_resource_id];
+        if let Some(longest) = ids.into_iter().max_by_key(|id| id.len()) {
+            longest.clear();
+        }
     }
 
     fn to_json(&self) -> String {
@@ -139,5 +151,19 @@ mod tests {
         let response = Response::new(&Request::default(), Outcome { data, ..Outcome::failure(long) }).to_json();
         assert!(response.len() < 4_096, "{}", response.len());
         assert!(response.contains("see the function's log"));
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn ids_that_leave_no_room_are_left_out_the_longest_first() {
+        let mut request = Request::default();
+        request.stack_id = "s".repeat(5_000);
+        // A control character has six bytes in JSON.
+        request.request_id = "\u{1}".repeat(700);
+        request.logical_resource_id = "Webhook".to_owned();
+        let response = Response::new(&request, Outcome::failure("no"));
+        assert!(response.to_json().len() < 4_096, "{}", response.to_json().len());
+        assert_eq!((response.stack_id.as_str(), response.request_id.as_str()), ("", ""));
+        assert_eq!((response.status, response.logical_resource_id.as_str()), ("FAILED", "Webhook"));
     }
 }

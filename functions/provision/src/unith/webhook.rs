@@ -1,7 +1,7 @@
 //! The JSON of webhooks in UNITH's management API.
 //!
-//! Reading is lenient: unknown members are ignored, an id may be a number or a string, a list may stand alone, under
-//! `data`, or be `null`. A key that is masked or malformed counts as unknown.
+//! Reading is lenient: unknown members are ignored, an id may be a number or a string. A key that is masked or malformed
+//! counts as unknown.
 
 use std::borrow::Cow;
 
@@ -9,10 +9,12 @@ use serde_json::{Map, Value, value::RawValue};
 use unith_events::{
     event_type::{EventType, EventTypes},
     ids::WebhookId,
-    json::{self, Object},
+    json::{self, NotAnObject, Object},
     signature::SharedKey,
     timestamp::Timestamp,
 };
+
+use super::response::parse_list;
 
 /// A registered webhook.
 #[derive(Debug, Clone)]
@@ -29,7 +31,7 @@ pub struct Webhook {
 impl Webhook {
     /// Reads a webhook and the head it is listed for. `None` if the value is not a webhook: one odd element must not
     /// make the list unusable.
-    pub(super) fn parse(value: &RawValue) -> Option<(Self, Option<String>)> {
+    fn parse(value: &RawValue) -> Option<(Self, Option<String>)> {
         let members = Object::parse(value.get()).ok()?;
         let webhook = Self {
             id: WebhookId::from_json(members.get("id")?)?,
@@ -50,19 +52,26 @@ pub(super) fn registration(head_id: &str, url: &str, subscriptions: EventTypes) 
     Value::Object(members.collect::<Map<_, _>>())
 }
 
-/// The elements of a list, and its next page if it has one.
-pub(super) fn parse_list(response: &str) -> Option<(Vec<&RawValue>, Option<String>)> {
-    let is_list = |value: &RawValue| value.get() == "null" || value.get().starts_with('[');
+/// The webhooks of a list, each with the head it is listed for, and the list's next page. `None` if it is not a list.
+#[expect(clippy::type_complexity, reason = "read once, by the client")]
+pub fn parse_webhooks(response: &str) -> Option<(Vec<(Webhook, Option<String>)>, Option<String>)> {
+    let (elements, next) = parse_list(response)?;
+    Some((elements.into_iter().filter_map(Webhook::parse).collect(), next))
+}
+
+/// A single webhook, which may be under `data`.
+pub fn parse_webhook(response: &str) -> Option<Webhook> {
     let whole = serde_json::from_str::<&RawValue>(response).ok()?;
-    let (elements, next) = if is_list(whole) {
-        (whole, None)
-    } else {
-        let object = Object::parse(whole.get()).ok()?;
-        let next = object.get("nextPage").and_then(WebhookId::from_json).map(|page| page.to_string());
-        (object.get("data")?, next)
-    };
-    let elements = is_list(elements).then(|| serde_json::from_str::<Option<Vec<_>>>(elements.get()).ok())??;
-    Some((elements.unwrap_or_default(), next))
+    let object = Object::parse(whole.get()).ok()?;
+    let data = object.get("data").filter(|data| data.get().starts_with('{'));
+    Webhook::parse(data.unwrap_or(whole)).map(|(webhook, _)| webhook)
+}
+
+/// The key in the response to a registration, which may be under `data`. `None` if UNITH does not show it.
+pub fn parse_registered_key(response: &str) -> Result<Option<SharedKey>, NotAnObject> {
+    let response = Object::parse(response)?;
+    let key = response.text("sharedKey").or_else(|| response.object("data").text("sharedKey"));
+    Ok(key.as_deref().and_then(parse_unmasked_key))
 }
 
 fn flag(members: &Object<'_>, name: &str) -> bool {
@@ -72,7 +81,7 @@ fn flag(members: &Object<'_>, name: &str) -> bool {
 }
 
 /// Reads a key that is valid and not masked: with a masked key in the ring, every delivery would be refused.
-pub(super) fn parse_unmasked_key(text: &str) -> Option<SharedKey> {
+fn parse_unmasked_key(text: &str) -> Option<SharedKey> {
     // A random key hardly ever repeats one of a mask's characters eight times in a row.
     let is_mask = |run: &[u8]| {
         run.iter().all(|byte| Some(byte) == run.first()) && run.first().is_some_and(|byte| b"xX.-_=".contains(byte))
@@ -107,18 +116,6 @@ mod tests {
         assert_eq!((spelled.id.as_str(), spelled.id.as_json().get()), ("000123", r#""000123""#));
         for odd in [json!(null), json!({"id": 4}), json!({"webhookUrl": "u"}), json!({"id": {}, "webhookUrl": "u"})] {
             assert!(parse(&odd).is_none(), "{odd}");
-        }
-    }
-
-    #[test]
-    fn a_list_stands_alone_or_under_data_or_is_null() {
-        let count = |text: &str| parse_list(text).map(|(listed, next)| (listed.len(), next));
-        assert_eq!(count("null"), Some((0, None)));
-        assert_eq!(count(" [1, 2] "), Some((2, None)));
-        assert_eq!(count(r#"{"data": null}"#), Some((0, None)));
-        assert_eq!(count(r#"{"data": [{}], "nextPage": 2}"#), Some((1, Some("2".to_owned()))));
-        for text in ["", "<html>", "true", "{}", r#"{"message": "no"}"#, r#"{"data": "x"}"#, "[1", "\"[]\""] {
-            assert_eq!(count(text), None, "{text}");
         }
     }
 
