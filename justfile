@@ -52,7 +52,8 @@ fuzz target seconds='60' *args:
 
 # Run the full experiments of docs/reliability.md, and fuzz each target for five minutes
 reliability:
-    RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability every_delivery -- --nocapture
+    RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability random_faults -- --nocapture --test-threads=4
+    REJECTION_SAMPLES=5000 cargo test -p tests --test reliability rejections -- --nocapture
     KILL_DELIVERIES=10000 cargo test -p receive --test process killed -- --nocapture
     just load-experiments
     fuzz/run --all 300

@@ -15,8 +15,15 @@ use std::{
     time::Duration,
 };
 
-use sandbox::{http_client::http_client, stack::STACK_GUID};
+use sandbox::{
+    clients::secrets_client,
+    http_client::http_client,
+    platform::account::{FIRST_SHARED_KEY, SECRET_KEY},
+    services::{CREDENTIALS_SECRET, KEYS_SECRET},
+    stack::STACK_GUID,
+};
 use serde_json::Value;
+use tests::{delivery::sign, secrets::Secrets};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     net::TcpListener,
@@ -33,8 +40,14 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// Runs it to its end. It prints bodies that it has stored, and nothing else that is secret.
 async fn run(arguments: &[&str]) -> Output {
-    timeout(LIMIT, command(arguments).output()).await.expect("the sandbox does not exit").unwrap()
+    let output = timeout(LIMIT, command(arguments).output()).await.expect("the sandbox does not exit").unwrap();
+    let known = Secrets::default();
+    known.add_issued(SECRET_KEY);
+    known.add_key(FIRST_SHARED_KEY);
+    known.assert_absent_in_process(&output);
+    output
 }
 
 fn lines(output: &Output) -> Vec<Value> {
@@ -97,6 +110,8 @@ async fn a_stored_body_is_in_the_style_of_the_delivery() {
         let stored = lines.iter().find(|line| line["type"] == "stored").unwrap();
         let body = stored["body"].as_str().unwrap();
         assert!(body.contains(timestamp) && body.contains(start), "{style}: {body}");
+        let signature = sign(body.as_bytes(), FIRST_SHARED_KEY);
+        assert!(!String::from_utf8_lossy(&output.stdout).contains(&signature), "{style}: the signature is printed");
         assert_eq!(stored["event_type"], "START_CONVERSATION", "{style}: the stored type is in upper case");
     }
 }
@@ -218,8 +233,10 @@ async fn the_sandbox_serves_until_ctrl_c_and_then_exits_with_0() {
     let mut child = command(&["--json", "--seed", "5"]).spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
     let mut lines = BufReader::new(stdout).lines();
+    let mut printed = String::new();
     let serving = loop {
         let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().expect("the output ends too early");
+        printed.push_str(&line);
         let value: Value = serde_json::from_str(&line).unwrap();
         if value["type"] == "serving" {
             break value;
@@ -231,7 +248,19 @@ async fn the_sandbox_serves_until_ctrl_c_and_then_exits_with_0() {
     let deliveries = played["deliveries"].as_array().unwrap();
     assert!(deliveries.len() >= 2, "{played}");
     assert!(deliveries.iter().all(|delivery| delivery["response"] == "200 stored"), "{played}");
+
+    // Nothing it prints is in the key ring or in the credentials.
+    let known = Secrets::default();
+    let client = secrets_client(serving["services"]["secrets_manager"].as_str().unwrap()).unwrap();
+    for name in [KEYS_SECRET, CREDENTIALS_SECRET] {
+        let secret = client.get_secret_value().secret_id(name).send().await.unwrap();
+        known.add_document(secret.secret_string().unwrap());
+    }
     interrupt(child).await;
+    while let Some(line) = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap() {
+        printed.push_str(&line);
+    }
+    known.assert_absent("the output", &printed);
 }
 
 async fn first_line(child: &mut Child) -> Value {

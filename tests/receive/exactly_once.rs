@@ -196,13 +196,16 @@ async fn an_event_without_public_ids_is_stored() {
 
 #[tokio::test]
 async fn a_retry_recognises_its_own_write_whose_response_was_lost() {
-    let harness = ReceiveHarness::new().await;
-    let receiver = harness.receiver().await;
-    let before = harness.table.proxy.requests();
-    harness.table.proxy.set(Fault::drop_response().times(1));
-    assert_eq!(receiver.deliver(&event(&json!({})), KEY).await.outcome(), (200, "duplicate".into()));
-    assert_eq!(harness.table.proxy.requests(), before + 2, "the write and its retry");
-    assert_eq!(harness.table.items().await.len(), 1);
+    for fault in [Fault::drop_response(), Fault::truncate()] {
+        let harness = ReceiveHarness::new().await;
+        let receiver = harness.receiver().await;
+        let before = harness.table.proxy.requests();
+        harness.table.proxy.set(fault.clone().times(1));
+        let outcome = receiver.deliver(&event(&json!({})), KEY).await.outcome();
+        assert_eq!(outcome, (200, "duplicate".into()), "{fault:?}");
+        assert_eq!(harness.table.proxy.requests(), before + 2, "{fault:?}: the write and its retry");
+        assert_eq!(harness.table.items().await.len(), 1, "{fault:?}");
+    }
 }
 
 /// A write unit is 1 KiB of attribute names and values.

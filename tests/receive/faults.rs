@@ -17,7 +17,9 @@ async fn a_failing_table_means_a_503_in_time_and_a_retry_that_stores_the_event()
         (Fault::aws_error("ResourceNotFoundException"), "check TABLE_NAME and AWS_REGION"),
         (Fault::access_denied(), "the function's role needs dynamodb:PutItem on the table"),
         (Fault::status(500), "did not take the event"),
+        (Fault::status(400), "did not take the event"),
         (Fault::refuse(), "did not take the event"),
+        (Fault::reset(), "did not take the event"),
         (Fault::hang(), "did not take the event: request has timed out"),
         (Fault::delay(Duration::from_secs(20)), "did not take the event: request has timed out"),
     ] {

@@ -32,7 +32,12 @@ async fn the_metrics_block_declares_exactly_the_values_beside_it() {
             receiver.deliver(&event(&json!({"public_org_id": "x"})), KEY).await,
             vec!["Duplicate", "Conflict", "StoreMilliseconds", "DeliveryLagMilliseconds"],
         ),
+        (
+            receiver.deliver(&event(&json!({"session_id": "self-test:1"})), KEY).await,
+            vec!["StoreMilliseconds", "DeliveryLagMilliseconds"],
+        ),
         (receiver.deliver(b"no event", KEY).await, vec!["Quarantined", "StoreMilliseconds"]),
+        (receiver.deliver(b"no event", KEY).await, vec!["StoreMilliseconds"]),
         (receiver.deliver(b"forged", "wrong").await, vec!["Rejected", "KeyRefetch"]),
     ] {
         let directive = &response.log["_aws"]["CloudWatchMetrics"][0];

@@ -60,9 +60,13 @@ async fn every_forged_request_gets_the_same_401_and_stores_nothing() {
         ),
     ];
 
+    let mut undecodable = http_api_event(b"no base64", Some(&good));
+    undecodable["isBase64Encoded"] = true.into();
+    let to_every_cause = receiver.invoke(&undecodable).await;
+    assert_eq!(to_every_cause.status, 401);
     for (name, body, signature, reason) in cases {
         let response = receiver.post(&body, signature.as_deref()).await;
-        assert_eq!(response.status, 401, "{name}");
+        assert_eq!(response.to_value(), to_every_cause.to_value(), "{name}");
         assert_eq!(response.text, r#"{"type":"about:blank","title":"Unauthorized","status":401}"#, "{name}");
         let names: Vec<_> = response.headers.keys().map(String::as_str).collect();
         assert_eq!(names, ["cache-control", "content-type"], "{name}");

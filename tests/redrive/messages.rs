@@ -1,6 +1,7 @@
 //! One message of the spill queue: its outcome, its item and its line.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use sandbox::queues::REDRIVE_TIMEOUT;
 use serde_json::{Value, json};
 use tests::{
     delivery::{KEY, event},
@@ -101,6 +102,38 @@ async fn a_body_that_is_not_an_event_is_quarantined_on_the_day_it_came() {
     assert_eq!((text(&quarantined, "pk"), text(&quarantined, "kind")), ("QUARANTINE#2026-01-15", "unreadable"));
     assert_eq!(text(&quarantined, "received_at"), RECEIVED_AT);
     assert_eq!(harness.spilled(), vec![]);
+}
+
+/// The event source mapping may fail to delete a message, and SQS may deliver one twice.
+#[tokio::test]
+async fn a_body_that_comes_again_is_quarantined_and_counted_once() {
+    let harness = RedriveHarness::start().await;
+    let counted = |lines: &[Value]| lines.iter().filter(|line| line.get("RedriveQuarantined").is_some()).count();
+    harness.spill(b"no event").await;
+    let records = harness.receive().await;
+    harness.invoke(json!({"Records": records})).await.unwrap();
+    assert_eq!(counted(&[harness.last_line()]), 1);
+    harness.sqs.pass_time(6 * REDRIVE_TIMEOUT);
+    harness.spill(b"no event").await;
+    let lines = harness.deliver().await;
+    assert_eq!((lines.len(), counted(&lines)), (2, 0), "{lines:?}");
+    assert!(lines.iter().all(|line| line["outcome"] == "quarantined"), "{lines:?}");
+    assert_eq!((harness.table.items().await.len(), harness.spilled()), (1, vec![]));
+
+    // The SDK meets its own write here, so nobody has counted it.
+    harness.spill(b"another").await;
+    harness.table.proxy.set(Fault::drop_response().times(1));
+    assert_eq!(counted(&harness.deliver().await), 1);
+    assert_eq!(harness.table.items().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_self_test_is_stored_and_logged_and_not_counted() {
+    let harness = RedriveHarness::start().await;
+    harness.spill(&event(&json!({"session_id": "self-test:1"}))).await;
+    let line = harness.deliver().await.remove(0);
+    assert_eq!(summary(&line), ("stored", "INFO", vec![]));
+    assert_eq!((&line["session_id"], harness.table.items().await.len()), (&json!("self-test:1"), 1));
 }
 
 /// It was within its retention when it was spilled.

@@ -20,7 +20,7 @@ use tests::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::{drain, open_loop::Load};
+use crate::open_loop::Load;
 
 /// UNITH waits this long for a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -115,7 +115,7 @@ impl Lambda {
         };
         let environment = match idle {
             Some(environment) => environment,
-            None => self.harness.receiver_with(self.breaker).await,
+            None => self.harness.receiver_with_breaker(self.breaker).await,
         };
         let response = environment.invoke(&event).await;
         self.environments().idle.push(environment);
@@ -124,7 +124,7 @@ impl Lambda {
 
     /// Lets `redrive` store what waits. Then each body that got a 2xx must have one item, and no other item may exist.
     pub(crate) async fn check(&self, load: &Load, body: impl Fn(usize) -> Vec<u8>) -> Ends {
-        within(Duration::from_mins(30), drain(&self.harness)).await;
+        within(Duration::from_mins(30), self.harness.drain()).await;
         assert!(self.harness.dead_letters().is_empty(), "a dead letter is a bug");
         let items = self.harness.table.items().await;
         let mut found: BTreeMap<&str, usize> = BTreeMap::new();

@@ -24,6 +24,7 @@ pub mod receive_harness;
 pub mod redrive_harness;
 pub mod repository;
 pub mod runtime_api;
+pub mod secrets;
 pub mod sessions_harness;
 pub mod snapshot;
 pub mod stream_record;

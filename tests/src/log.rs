@@ -1,8 +1,13 @@
-//! The fields and metrics of the functions' log lines.
+//! The fields and metrics of the functions' log lines, and the lines of `tracing`.
 //!
 //! Every line of every test is checked against these lists, and so are the dashboard and the runbooks' queries.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use serde_json::Value;
+
+/// What was traced in this process so far.
+static TRACED: Mutex<String> = Mutex::new(String::new());
 
 /// The fields of the functions' lines.
 pub const FIELDS: [&str; 24] = [
@@ -81,6 +86,27 @@ pub const VARYING: [&str; 9] = [
     "/DeliveryLagMilliseconds",
     "/_aws/Timestamp",
 ];
+
+/// Keeps the lines that the functions' subscriber would write, from now on.
+pub fn capture() {
+    lambda_support::log::init_with(tracing::Level::INFO, |line| {
+        traced().push_str(&String::from_utf8_lossy(line));
+    });
+}
+
+/// The end of the lines so far.
+pub fn position() -> usize {
+    traced().len()
+}
+
+/// The lines from `position` on, those of other tests in this process included.
+pub fn traced_since(position: usize) -> String {
+    traced().get(position..).unwrap_or_default().to_owned()
+}
+
+fn traced() -> MutexGuard<'static, String> {
+    TRACED.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Panics if a line has a field, or declares a metric, that is not listed here.
 pub fn assert_known(line: &Value) {

@@ -40,6 +40,7 @@ use crate::{
     key_ring::RING_SECRET,
     log,
     proxy::Proxy,
+    secrets::Secrets,
     wait::{PATIENCE, until, within},
 };
 
@@ -56,6 +57,8 @@ pub const QUICK: Timing = Timing {
     list_within: Duration::from_millis(700),
     denied_for: Duration::from_millis(100),
 };
+/// The signature in the URL that takes CloudFormation responses: whoever has it may send one.
+const PRESIGNATURE: &str = "5e9a1c0d7b3f48e2a6d4c8b0f1e3a5d7c9b1f3e5a7d9c1b3f5e7a9d1c3b5f7e9";
 /// The resource of the fixtures' requests.
 pub const OWNER: &str = "UnithWebhook@8d0b9a60-f2b1-11f0-9c2e-0a1b2c3d4e5f";
 
@@ -69,6 +72,12 @@ pub struct ProvisionHarness {
     response_server: ServerHandle,
     responses: Lines,
     log_lines: Lines,
+    /// Everything that the function has returned or sent so far.
+    outputs: Mutex<Vec<String>>,
+    /// The position in the traced lines at which this harness began.
+    began: usize,
+    /// What the function may not show, besides what platform and Secrets Manager know.
+    pub known: Secrets,
     env: BTreeMap<&'static str, String>,
     timing: Timing,
 }
@@ -101,8 +110,21 @@ impl ProvisionHarness {
             ("HEAD_IDS", HEAD_ID.to_owned()),
             ("OWNER", OWNER.to_owned()),
         ]);
-        let harness =
-            Self { platform, secrets, secrets_proxy, response_server, responses, log_lines, env, timing: QUICK };
+        let known = Secrets::of_role();
+        known.add_signature(PRESIGNATURE);
+        let harness = Self {
+            platform,
+            secrets,
+            secrets_proxy,
+            response_server,
+            responses,
+            log_lines,
+            outputs: Mutex::default(),
+            began: log::position(),
+            known,
+            env,
+            timing: QUICK,
+        };
         harness.set_credentials(&json!({"email": EMAIL, "secretKey": SECRET_KEY})).await;
         harness.set_secret(RING_SECRET, r#"{"keys": []}"#).await;
         harness
@@ -118,6 +140,16 @@ impl ProvisionHarness {
     pub fn with_timing(mut self, timing: Timing) -> Self {
         self.timing = timing;
         self
+    }
+
+    /// The function's variables.
+    pub fn env(&self) -> &BTreeMap<&'static str, String> {
+        &self.env
+    }
+
+    /// Keeps what the function wrote or returned otherwise: it is searched for secrets too.
+    pub fn record(&self, output: impl Into<String>) {
+        self.outputs.lock().unwrap().push(output.into());
     }
 
     /// Replaces the text of a secret.
@@ -171,7 +203,10 @@ impl ProvisionHarness {
 
     /// The same in an invocation that times out after `limit`.
     pub async fn invoke_within(&self, input: Value, limit: Duration) -> Result<Value, HandlerError> {
-        self.provisioner().handle(input, Instant::now() + limit).await
+        let result = self.provisioner().handle(input, Instant::now() + limit).await;
+        let output = result.as_ref().map_or_else(|error| format!("{error} {error:?}"), Value::to_string);
+        self.record(output);
+        result
     }
 
     /// The report of a command.
@@ -205,6 +240,9 @@ impl ProvisionHarness {
         if !is_ours {
             request["ResponseURL"] = self.response_url().into();
         }
+        let url = request["ResponseURL"].as_str().unwrap();
+        let separator = if url.contains('?') { '&' } else { '?' };
+        request["ResponseURL"] = format!("{url}{separator}X-Amz-Signature={PRESIGNATURE}").into();
         // A failed invocation may have sent a response anyway.
         let result = self.invoke_within(request, limit).await;
         self.take_response().unwrap_or_else(|| panic!("CloudFormation got no response: {result:?}"))
@@ -222,7 +260,9 @@ impl ProvisionHarness {
 
     /// Removes and returns the last response.
     pub fn take_response(&self) -> Option<Value> {
-        self.responses.lock().unwrap().pop()
+        let response = self.responses.lock().unwrap().pop();
+        self.outputs.lock().unwrap().extend(response.as_ref().map(Value::to_string));
+        response
     }
 
     /// Waits until the platform got more than `known` requests for a call.
@@ -282,6 +322,27 @@ impl ProvisionHarness {
             let known = ring.keys().iter().any(|key| key.key.expose() == webhook.shared_key && key.usable(later));
             assert!(known, "webhook {}: {ring:?}", webhook.id);
         }
+    }
+}
+
+/// Everything that left the function is searched for everything that was secret by then.
+impl Drop for ProvisionHarness {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let secrets = &self.known;
+        self.platform.issued_secrets().iter().for_each(|secret| secrets.add_issued(secret));
+        for name in [RING_SECRET, CREDENTIALS_SECRET] {
+            self.secrets.history(name).iter().for_each(|(_, text)| secrets.add_document(text));
+        }
+        for output in self.outputs.lock().unwrap().iter() {
+            secrets.assert_absent("a result", output);
+        }
+        for value in self.log_lines.lock().unwrap().iter().chain(self.responses.lock().unwrap().iter()) {
+            secrets.assert_absent("a log line or a response", &value.to_string());
+        }
+        secrets.assert_absent_in_lines_since(self.began);
     }
 }
 

@@ -30,14 +30,21 @@ enum Effect {
     Refuse,
     Hang,
     Delay(Duration),
+    Reset,
     Respond { status: u16, body: String },
     DropResponse,
+    Truncate,
 }
 
 impl Fault {
     /// Closes connections as soon as they are made, and those that carry a request.
     pub fn refuse() -> Self {
         Effect::Refuse.into()
+    }
+
+    /// Resets the connection of each request.
+    pub fn reset() -> Self {
+        Effect::Reset.into()
     }
 
     /// Takes requests and never responds.
@@ -53,6 +60,11 @@ impl Fault {
     /// Forwards requests and breaks the connection before the response.
     pub fn drop_response() -> Self {
         Effect::DropResponse.into()
+    }
+
+    /// Forwards requests and breaks the connection in the middle of the response's body.
+    pub fn truncate() -> Self {
+        Effect::Truncate.into()
     }
 
     /// Responds with this status and no error code.
@@ -136,6 +148,7 @@ struct State {
     stale_below: Mutex<(u64, Stale)>,
     connections: AtomicU64,
     requests: AtomicU64,
+    injected: AtomicU64,
     last_request: Mutex<Vec<u8>>,
 }
 
@@ -150,6 +163,7 @@ impl Proxy {
             stale_below: Mutex::new((0, Stale::Closes)),
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            injected: AtomicU64::new(0),
             last_request: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, upstream, Arc::clone(&state)));
@@ -186,6 +200,11 @@ impl Proxy {
         self.state.requests.load(Ordering::SeqCst)
     }
 
+    /// The number of requests and connections that met a fault so far.
+    pub fn injected(&self) -> u64 {
+        self.state.injected.load(Ordering::SeqCst)
+    }
+
     /// The last request that was read, with its head.
     pub fn last_request(&self) -> String {
         String::from_utf8_lossy(&self.state.last_request.lock().unwrap()).into_owned()
@@ -207,6 +226,7 @@ impl State {
             *spared -= 1;
             return None;
         }
+        self.injected.fetch_add(1, Ordering::SeqCst);
         let effect = effect.clone();
         if let Some(remaining) = remaining {
             *remaining = remaining.saturating_sub(1);
@@ -252,6 +272,7 @@ async fn serve(client: TcpStream, upstream: &str, number: u64, state: &State) ->
                 drop(server);
                 return swallow(client).await;
             }
+            Some(Effect::Reset) => return client.get_ref().set_zero_linger(),
             Some(Effect::Delay(by)) => tokio::time::sleep(by).await,
             Some(Effect::Respond { status, body }) => {
                 let length = body.len();
@@ -265,6 +286,13 @@ async fn serve(client: TcpStream, upstream: &str, number: u64, state: &State) ->
                 server.get_mut().write_all(&request).await?;
                 read_message(&mut server).await?;
                 return Ok(());
+            }
+            Some(Effect::Truncate) => {
+                server.get_mut().write_all(&request).await?;
+                let response = read_message(&mut server).await?.unwrap_or_default();
+                // Responses are compact JSON: the last blank line is the end of the head.
+                let head = response.windows(4).rposition(|bytes| bytes == b"\r\n\r\n").map_or(0, |at| at + 4);
+                return client.get_mut().write_all(&response[..usize::midpoint(head, response.len())]).await;
             }
         }
         server.get_mut().write_all(&request).await?;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lambda_http::Context;
@@ -25,6 +25,7 @@ use crate::{
     log,
     provision_harness::ProvisionHarness,
     proxy::Proxy,
+    secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN, Secrets},
     table::Table,
 };
 
@@ -37,6 +38,8 @@ pub struct ReceiveHarness {
     pub secrets: SecretsManager,
     /// The proxy through which receivers reach it.
     pub secrets_proxy: Proxy,
+    /// What receivers may not show.
+    pub known: Secrets,
     /// The variables that differ from the defaults.
     env: BTreeMap<&'static str, String>,
     ring_endpoint: Option<String>,
@@ -60,17 +63,22 @@ impl ReceiveHarness {
             ("UNITH_KEYS_SECRET", RING_SECRET.to_owned()),
             ("RETENTION_DAYS", "0".to_owned()),
         ]);
-        Self { table, secrets, secrets_proxy, env, ring_endpoint: None }
+        Self { table, secrets, secrets_proxy, known: Secrets::of_role(), env, ring_endpoint: None }
     }
 
     /// Sets a variable of all later receivers; an empty value unsets it.
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.env.insert(name, value.into());
+        let value = value.into();
+        if name == "UNITH_SHARED_KEY" {
+            self.known.add_key(&value);
+        }
+        self.env.insert(name, value);
         self
     }
 
     /// Replaces the text of the key ring's secret.
     pub async fn set_ring(&self, secret: &str) {
+        self.known.add_document(secret);
         let client = sandbox::clients::secrets_client(self.secrets.url()).unwrap();
         let put = client.put_secret_value().secret_id(RING_SECRET).secret_string(secret).send().await;
         if put.is_err() {
@@ -86,7 +94,7 @@ impl ReceiveHarness {
 
     /// A receiver after a cold start.
     pub async fn receiver(&self) -> Caller {
-        Caller::new(self.handler().await)
+        Caller::new(self.handler().await, self.known.clone())
     }
 
     /// The same without Lambda's side, for requests at another time than now.
@@ -95,14 +103,17 @@ impl ReceiveHarness {
         let aws = [
             ("AWS_REGION", REGION),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
-            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY),
+            ("AWS_SESSION_TOKEN", SESSION_TOKEN),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.table.proxy.url()),
             ("AWS_ENDPOINT_URL_SECRETS_MANAGER", ring_endpoint),
         ];
         let aws = aws.into_iter().map(|(name, value)| (name, value.to_owned()));
         let env: Env = aws.chain(self.env.clone()).collect();
         let receiver = Receiver::new(Config::from_env(&env).unwrap(), &aws::config(&env).unwrap());
+        let position = log::position();
         receiver.warm_up().await;
+        self.known.assert_absent_in_lines_since(position);
         Arc::new(receiver)
     }
 
@@ -117,6 +128,7 @@ impl ReceiveHarness {
 pub struct Caller {
     function: Function,
     log_lines: Arc<Mutex<Vec<Value>>>,
+    known: Secrets,
 }
 
 /// A receiver's response, and the log line of the request.
@@ -130,6 +142,8 @@ pub struct Response {
     pub text: String,
     /// The log line.
     pub log: Value,
+    /// From the event to the response.
+    pub took: Duration,
 }
 
 impl Response {
@@ -155,8 +169,8 @@ impl Response {
 }
 
 impl Caller {
-    /// Calls this receiver.
-    pub fn new(receiver: Arc<Receiver>) -> Self {
+    /// Calls this receiver, which may show none of the `known` secrets.
+    pub fn new(receiver: Arc<Receiver>, known: Secrets) -> Self {
         let log_lines = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log_lines);
         let service = receive::runtime::service(receiver, move |delivery_log| {
@@ -164,7 +178,7 @@ impl Caller {
             log::assert_known(&line);
             lines.lock().unwrap().push(line);
         });
-        Self { function: api_gateway::function(service), log_lines }
+        Self { function: api_gateway::function(service), log_lines, known }
     }
 
     /// The receiver as a function for the sandbox's API Gateway.
@@ -177,13 +191,16 @@ impl Caller {
         self.invoke_within(event, Duration::from_secs(10)).await
     }
 
-    /// The same in an invocation that times out after `limit`.
+    /// The same in an invocation that times out after `limit`. Response and log are searched for secrets, those of the event
+    /// included.
     pub async fn invoke_within(&self, event: &Value, limit: Duration) -> Response {
         let mut context = Context::default();
         context.request_id = format!("request-{:016x}", fastrand::u64(..));
         context.deadline = u64::try_from(Timestamp::now().plus(limit).epoch_milliseconds()).unwrap();
         let request_id = context.request_id.clone();
-        let response = (self.function)(event.to_string(), context).await.unwrap();
+        let (text, position, started) = (event.to_string(), log::position(), Instant::now());
+        let response = (self.function)(text, context).await.unwrap();
+        let took = started.elapsed();
         let is_its_own = |line: &Value| line["request_id"] == request_id.as_str();
         // Taken out: in a long experiment the search would take longer with every request.
         let log = {
@@ -191,11 +208,17 @@ impl Caller {
             let index = lines.iter().rposition(is_its_own).unwrap();
             lines.swap_remove(index)
         };
+        for secrets in [&self.known, &Secrets::of_gateway_event(event)] {
+            secrets.assert_absent("a response", &response.to_string());
+            secrets.assert_absent("a log line", &log.to_string());
+            secrets.assert_absent_in_lines_since(position);
+        }
         Response {
             status: u16::try_from(response["statusCode"].as_u64().unwrap()).unwrap(),
             headers: headers(&response),
             text: response["body"].as_str().unwrap_or_default().to_owned(),
             log,
+            took,
         }
     }
 
@@ -206,6 +229,7 @@ impl Caller {
 
     /// Posts a body signed with `key`.
     pub async fn deliver(&self, body: &[u8], key: &str) -> Response {
+        self.known.add_key(key);
         self.post(body, Some(&sign(body, key))).await
     }
 }

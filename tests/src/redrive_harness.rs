@@ -39,6 +39,7 @@ use crate::{
     log,
     proxy::Proxy,
     receive_harness::Caller,
+    secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN, Secrets},
     table::Table,
     wait::PATIENCE,
 };
@@ -47,6 +48,8 @@ use crate::{
 pub const RECEIVED_AT: &str = "2026-01-15T09:57:34.000Z";
 /// The id of each invocation.
 pub const REQUEST_ID: &str = "request-1";
+/// Longer than the function's longest back-off.
+pub const LONGEST_BACK_OFF: Duration = Duration::from_mins(40);
 
 /// The table, the queues and the environment of the function.
 pub struct RedriveHarness {
@@ -58,6 +61,8 @@ pub struct RedriveHarness {
     pub sqs_proxy: Proxy,
     /// The URLs of the queues.
     pub queues: Queues,
+    /// What the function may not show.
+    pub known: Secrets,
     client: aws_sdk_sqs::Client,
     env: BTreeMap<&'static str, String>,
     log_lines: Arc<Mutex<Vec<Value>>>,
@@ -74,7 +79,8 @@ impl RedriveHarness {
         let env = BTreeMap::from([
             ("AWS_REGION", REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
+            ("AWS_SESSION_TOKEN", SESSION_TOKEN.to_owned()),
             ("AWS_ENDPOINT_URL_DYNAMODB", table.proxy.url().to_owned()),
             ("AWS_ENDPOINT_URL_SQS", sqs_proxy.url().to_owned()),
             ("TABLE_NAME", table.name.clone()),
@@ -82,7 +88,9 @@ impl RedriveHarness {
             ("SPILL_QUEUE_URL", queues.spill_url.clone()),
             ("DEAD_LETTER_QUEUE_URL", queues.dead_letter_url.clone()),
         ]);
-        Self { table, sqs, sqs_proxy, queues, client, env, log_lines: Arc::default() }
+        let known = Secrets::of_role();
+        known.add_key(KEY);
+        Self { table, sqs, sqs_proxy, queues, known, client, env, log_lines: Arc::default() }
     }
 
     /// Sets a variable of all later invocations.
@@ -113,6 +121,7 @@ impl RedriveHarness {
 
     /// The same for another kind of quarantined body.
     pub async fn quarantine_as(&self, kind: QuarantineKind, body: &[u8], reason: &str) {
+        self.known.add_body(body);
         let key_head = Some(HEAD.parse().unwrap());
         let quarantined = Quarantined { kind, reason: reason.to_owned(), key_head, head_id: None, session_id: None };
         let item = QuarantineItem::new(quarantined, body, at(RECEIVED_AT), Retention::Forever);
@@ -145,6 +154,14 @@ impl RedriveHarness {
         self.deliver_within(PATIENCE).await
     }
 
+    /// Lets the function take what waits, until nothing does.
+    pub async fn drain(&self) {
+        while !self.spilled().is_empty() {
+            self.sqs.pass_time(LONGEST_BACK_OFF);
+            while !self.deliver().await.is_empty() {}
+        }
+    }
+
     /// The same in an invocation that should end after `limit`.
     pub async fn deliver_within(&self, limit: Duration) -> Vec<Value> {
         let records = self.receive().await;
@@ -163,16 +180,32 @@ impl RedriveHarness {
 
     /// A receiver after a cold start, on the same table and queue. Its breaker is open for a fraction of a second.
     pub async fn receiver(&self) -> Caller {
-        self.receiver_with(Periods { first: Duration::from_millis(20), longest: Duration::from_millis(200) }).await
+        self.receiver_with([("UNITH_SHARED_KEY", KEY.to_owned())]).await
+    }
+
+    /// The same with these variables: those of the keys, and what differs from the function's own.
+    pub async fn receiver_with(&self, variables: impl IntoIterator<Item = (&'static str, String)>) -> Caller {
+        let periods = Periods { first: Duration::from_millis(20), longest: Duration::from_millis(200) };
+        self.receiver_of(variables, periods).await
     }
 
     /// The same with a breaker that is open for other periods.
-    pub async fn receiver_with(&self, breaker_periods: Periods) -> Caller {
-        let env: Env = self.env.clone().into_iter().chain([("UNITH_SHARED_KEY", KEY.to_owned())]).collect();
+    pub async fn receiver_with_breaker(&self, periods: Periods) -> Caller {
+        self.receiver_of([("UNITH_SHARED_KEY", KEY.to_owned())], periods).await
+    }
+
+    async fn receiver_of(
+        &self,
+        variables: impl IntoIterator<Item = (&'static str, String)>,
+        breaker_periods: Periods,
+    ) -> Caller {
+        let env: Env = self.env.clone().into_iter().chain(variables).collect();
         let config = ReceiveConfig { breaker_periods, ..ReceiveConfig::from_env(&env).unwrap() };
         let receiver = Receiver::new(config, &aws::config(&env).unwrap());
+        let position = log::position();
         receiver.warm_up().await;
-        Caller::new(Arc::new(receiver))
+        self.known.assert_absent_in_lines_since(position);
+        Caller::new(Arc::new(receiver), self.known.clone())
     }
 
     /// Invokes the function.
@@ -180,9 +213,22 @@ impl RedriveHarness {
         self.invoke_within(input, PATIENCE).await
     }
 
-    /// The same in an invocation that should end after `limit`.
+    /// The same in an invocation that should end after `limit`. Result and log are searched for secrets, the bodies of the
+    /// messages included.
     pub async fn invoke_within(&self, input: Value, limit: Duration) -> Result<Value, HandlerError> {
-        self.redriver().handle(input, REQUEST_ID, Instant::now() + limit).await
+        let (position, bodies) = (log::position(), Secrets::of_sqs_event(&input));
+        let result = self.redriver().handle(input, REQUEST_ID, Instant::now() + limit).await;
+        for secrets in [&self.known, &bodies] {
+            match &result {
+                Ok(response) => secrets.assert_absent("a response", &response.to_string()),
+                Err(error) => secrets.assert_absent_in_error(error),
+            }
+            for line in self.log_lines.lock().unwrap().iter() {
+                secrets.assert_absent("a log line", &line.to_string());
+            }
+            secrets.assert_absent_in_lines_since(position);
+        }
+        result
     }
 
     /// The function after a cold start. Its random numbers are the least.

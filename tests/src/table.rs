@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
-use aws_sdk_dynamodb::types::{AttributeValue, StreamSpecification};
+use aws_sdk_dynamodb::{
+    config::timeout::TimeoutConfig,
+    types::{AttributeValue, StreamSpecification},
+};
 use sandbox::dynamodb;
 use sandbox::server::ServerHandle;
 use sandbox::server::listen;
 
-use crate::proxy::Proxy;
+use crate::{proxy::Proxy, wait::PATIENCE};
 
 /// An item of the table.
 pub type Item = HashMap<String, AttributeValue>;
@@ -17,6 +20,8 @@ pub type Item = HashMap<String, AttributeValue>;
 pub struct Table {
     /// The proxy in front of the DynamoDB.
     pub proxy: Proxy,
+    /// The DynamoDB itself.
+    pub endpoint: String,
     /// The table's name.
     pub name: String,
     /// A client that bypasses the proxy.
@@ -35,9 +40,12 @@ impl Table {
             embedded.insert(served).url().to_owned()
         };
         let client = sandbox::clients::dynamodb_client(&endpoint).unwrap();
+        // A busy machine may need longer for a page of items than a function would wait.
+        let patient = TimeoutConfig::builder().operation_attempt_timeout(PATIENCE).build();
+        let client = aws_sdk_dynamodb::Client::from_conf(client.config().to_builder().timeout_config(patient).build());
         let name = format!("events-{:08x}", fastrand::u32(..));
         dynamodb::create_table(&client, &name).await.unwrap();
-        Self { proxy: Proxy::start(&endpoint).await, name, client, _embedded: embedded }
+        Self { proxy: Proxy::start(&endpoint).await, endpoint, name, client, _embedded: embedded }
     }
 
     /// Ends the table's stream, for thousands of writes: the embedded DynamoDB reads all records of the stream at each of them.

@@ -86,7 +86,7 @@ impl DeliveryLog {
         let retiring_key = facts.key_state == Some(KeyState::Retiring);
         let others = [(retiring_key, "RetiringKeyUsed"), (facts.key_ring_refreshed, "KeyRefetch")];
         let others = others.into_iter().filter(|(counts, _)| *counts).map(|(_, name)| name);
-        let counts = counted(result).iter().copied().chain(others).map(Metric::count);
+        let counts = counted(result, event.is_self_test()).iter().copied().chain(others).map(Metric::count);
         let store = store_ms.and_then(Number::from_f64).map(|ms| Metric::milliseconds("StoreMilliseconds", ms));
         // A clock ahead of ours does not make a delivery early.
         let lag = lag_ms.map(|ms| Metric::milliseconds("DeliveryLagMilliseconds", ms.max(0).into()));
@@ -130,10 +130,12 @@ fn verdict(result: &Result<Kept, ReceiveError>) -> (Level, &'static str, Option<
     }
 }
 
-/// The metrics that count a result. A conflict is also a duplicate. A body that comes again is in quarantine once.
-fn counted(result: &Result<Kept, ReceiveError>) -> &'static [&'static str] {
+/// The metrics that count a result. A conflict is also a duplicate. A body that comes again is in quarantine once. A stored
+/// self-test is not counted, since it says nothing about UNITH.
+fn counted(result: &Result<Kept, ReceiveError>, is_self_test: bool) -> &'static [&'static str] {
     match result {
         Ok(Kept::Ingested(outcome)) => match outcome {
+            Outcome::Stored { .. } if is_self_test => &[],
             Outcome::Stored { .. } => &["Stored"],
             Outcome::Duplicate { .. } => &["Duplicate"],
             Outcome::Conflict { .. } => &["Duplicate", "Conflict"],

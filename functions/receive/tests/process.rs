@@ -26,6 +26,7 @@ use tests::{
     proxy::Fault,
     receive_harness::ReceiveHarness,
     runtime_api::RuntimeApi,
+    secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN, Secrets},
     table::{Table, text},
     wait::{PATIENCE, within},
 };
@@ -40,8 +41,15 @@ fn command(env: &[(&str, &str)]) -> Command {
     command
 }
 
+/// Runs a process to its end. It may not show its key, nor the beginning of one.
 async fn run(env: &[(&str, &str)]) -> Output {
-    within(PATIENCE, command(env).output()).await.unwrap()
+    let output = within(PATIENCE, command(env).output()).await.unwrap();
+    let known = Secrets::of_role();
+    for (_, value) in env.iter().filter(|(name, _)| *name == "UNITH_SHARED_KEY") {
+        known.add_key(value);
+    }
+    known.assert_absent_in_process(&output);
+    output
 }
 
 fn lines(output: &Output) -> Vec<Value> {
@@ -54,6 +62,8 @@ struct Function {
     api: RuntimeApi,
     table: Table,
     process: Child,
+    /// What it may not show.
+    known: Secrets,
 }
 
 impl Function {
@@ -63,24 +73,30 @@ impl Function {
 
     async fn start_on(table: Table) -> Self {
         let (api, process) = start(&table).await;
-        Self { api, table, process }
+        let known = Secrets::of_role();
+        known.add_key(KEY);
+        Self { api, table, process, known }
     }
 
     /// The HTTP status of the response to an event.
     async fn invoke(&mut self, event: &Value) -> Value {
+        self.known.add_all(&Secrets::of_gateway_event(event));
         self.invoke_bytes(event.to_string().into_bytes()).await
     }
 
     /// The same for an event that need not be JSON, or text.
     async fn invoke_bytes(&mut self, event: Vec<u8>) -> Value {
         let invocation = within(PATIENCE, self.api.invoke(event)).await.unwrap();
+        self.known.assert_absent("a response", &String::from_utf8_lossy(&invocation.response));
         invocation.json()["statusCode"].clone()
     }
 
     async fn terminate(self) -> Output {
         let pid = self.process.id().unwrap().to_string();
         assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        within(PATIENCE, self.process.wait_with_output()).await.unwrap()
+        let output = within(PATIENCE, self.process.wait_with_output()).await.unwrap();
+        self.known.assert_absent_in_process(&output);
+        output
     }
 }
 
@@ -99,7 +115,8 @@ async fn start_with(table: &Table, keys: &[(&str, &str)], log: Stdio) -> (Runtim
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
         ("AWS_REGION", "us-east-1"),
         ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY),
+        ("AWS_SESSION_TOKEN", SESSION_TOKEN),
         ("AWS_ENDPOINT_URL_DYNAMODB", table.proxy.url()),
         ("TABLE_NAME", &table.name),
         ("RETENTION_DAYS", "0"),

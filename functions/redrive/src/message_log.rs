@@ -67,7 +67,8 @@ impl MessageLog {
     ) -> Self {
         let now = Timestamp::now();
         let (level, reason) = verdict(fate);
-        let counts = counted(fate, facts.source).iter().copied().map(Metric::count).collect();
+        let event = facts.event.map(EventFields::from).unwrap_or_default();
+        let counts = counted(fate, facts.source, event.is_self_test()).iter().copied().map(Metric::count).collect();
         Self {
             timestamp: now.to_string(),
             level: level.as_str(),
@@ -79,7 +80,7 @@ impl MessageLog {
             source: facts.source,
             outcome: fate.as_str(),
             reason,
-            event: facts.event.map(EventFields::from).unwrap_or_default(),
+            event,
             total_ms: milliseconds(total),
             metrics: namespace.map(|namespace| Metrics::new(namespace, SERVICE, now, counts)),
         }
@@ -103,10 +104,12 @@ fn verdict(fate: &Fate) -> (Level, Option<String>) {
     }
 }
 
-/// The metrics that count a message. A conflict is also a duplicate. A body that comes again is in quarantine once.
-fn counted(fate: &Fate, source: Option<Source>) -> &'static [&'static str] {
+/// The metrics that count a message. A conflict is also a duplicate. A body that comes again is in quarantine once. A stored
+/// self-test is not counted, since it says nothing about UNITH.
+fn counted(fate: &Fate, source: Option<Source>, is_self_test: bool) -> &'static [&'static str] {
     match fate {
         Fate::Ingested(outcome) => match outcome {
+            Outcome::Stored { .. } if is_self_test => &[],
             Outcome::Stored { .. } => &["Redriven"],
             Outcome::Duplicate { .. } => &["RedriveDuplicate"],
             Outcome::Conflict { .. } => &["RedriveDuplicate", "RedriveConflict"],

@@ -17,6 +17,7 @@ use tests::{
     delivery::event,
     redrive_harness::RedriveHarness,
     runtime_api::RuntimeApi,
+    secrets::Secrets,
     wait::{PATIENCE, within},
 };
 use tokio::process::Command;
@@ -54,6 +55,7 @@ async fn an_invalid_variable_fails_the_start_with_one_line_that_names_it() {
         let mut command = command();
         command.envs(harness.env()).env("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9").env(name, value);
         let output = within(PATIENCE, command.output()).await.unwrap();
+        harness.known.assert_absent_in_process(&output);
         let lines = lines(&output);
         assert!(!output.status.success());
         assert_eq!(lines.len(), 1, "{lines:?}");
@@ -75,12 +77,15 @@ async fn a_batch_is_handled_and_each_message_leaves_a_line() {
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
     ];
     let mut process = command.envs(harness.env()).envs(lambda).spawn().unwrap();
-    let event = json!({"Records": harness.receive().await}).to_string();
-    let invocation = within(PATIENCE, api.invoke(event)).await.unwrap();
+    let event = json!({"Records": harness.receive().await});
+    harness.known.add_all(&Secrets::of_sqs_event(&event));
+    let invocation = within(PATIENCE, api.invoke(event.to_string())).await.unwrap();
     assert_eq!(invocation.json(), json!({"batchItemFailures": []}));
     assert_eq!((harness.table.items().await.len(), harness.dead_letters().len()), (1, 1));
     process.start_kill().unwrap();
-    let lines = lines(&within(PATIENCE, process.wait_with_output()).await.unwrap());
+    let output = within(PATIENCE, process.wait_with_output()).await.unwrap();
+    harness.known.assert_absent_in_process(&output);
+    let lines = lines(&output);
     let outcomes: Vec<_> = lines.iter().map(|line| line["outcome"].as_str().unwrap_or_default()).collect();
     assert_eq!(outcomes, ["stored", "dead_letter"], "{lines:?}");
 }

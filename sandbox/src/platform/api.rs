@@ -68,7 +68,7 @@ async fn token(Shared(engine): Shared<Engine>, Json(credentials): Json<Credentia
         return Err(ApiError(StatusCode::UNAUTHORIZED, "wrong e-mail or secret key".to_owned()));
     }
     let mut state = engine.lock();
-    let bearer = state.random_hex();
+    let bearer = state.new_secret();
     state.tokens.insert(bearer.clone(), Timestamp::now().plus(TOKEN_LIFE));
     Ok(Json(json!({"data": {"bearer": bearer}})))
 }
@@ -164,7 +164,7 @@ async fn show(Shared(engine): Shared<Engine>, Path(id): Path<String>) -> ApiResu
 async fn change(Shared(engine): Shared<Engine>, Path(id): Path<String>, Json(wanted): Json<Registration>) -> ApiResult {
     let mut state = engine.lock();
     wanted.check(&state)?;
-    let new_key = state.faults.patch_changes_key.then(|| state.random_hex());
+    let new_key = state.faults.patch_changes_key.then(|| state.new_secret());
     let webhook = state.webhook(&id)?;
     webhook.head_id = wanted.head_id;
     webhook.webhook_url = wanted.webhook_url;

@@ -59,6 +59,11 @@ impl Platform {
         self.engine.lock().tokens.clear();
     }
 
+    /// Every shared key and bearer token that was ever issued.
+    pub fn issued_secrets(&self) -> Vec<String> {
+        self.engine.lock().issued.clone()
+    }
+
     /// Whether the events of a head are on.
     pub fn events_enabled(&self, head_id: &str) -> bool {
         self.engine.lock().head(head_id).is_some_and(|head| head.events_enabled)

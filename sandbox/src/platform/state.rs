@@ -27,6 +27,8 @@ pub(super) struct State {
     last_webhook_id: u64,
     /// Each bearer token with the instant at which it expires.
     pub(super) tokens: HashMap<String, Timestamp>,
+    /// Every shared key and bearer token that was ever issued.
+    pub(super) issued: Vec<String>,
     pub(super) faults: Faults,
     /// The requests so far.
     pub(super) calls: Vec<Call>,
@@ -50,6 +52,7 @@ impl State {
             webhooks: Vec::new(),
             last_webhook_id: 0,
             tokens: HashMap::new(),
+            issued: vec![FIRST_SHARED_KEY.to_owned()],
             faults: Faults::default(),
             calls: Vec::new(),
             journal: Journal::default(),
@@ -95,7 +98,7 @@ impl State {
             made_while_on: self.is_on(&head_id),
             head_id,
             webhook_url,
-            shared_key: if id == 1 { FIRST_SHARED_KEY.to_owned() } else { self.random_hex() },
+            shared_key: if id == 1 { FIRST_SHARED_KEY.to_owned() } else { self.new_secret() },
             subscriptions,
             made_at: Instant::now(),
             created_at: now,
@@ -125,8 +128,10 @@ impl State {
         self.head(head_id).is_some_and(|head| head.events_enabled)
     }
 
-    /// 32 random hex digits, the form of UNITH's shared keys.
-    pub(super) fn random_hex(&mut self) -> String {
-        format!("{:032x}", self.random.u128(..))
+    /// A new secret of 32 random hex digits, the form of UNITH's shared keys.
+    pub(super) fn new_secret(&mut self) -> String {
+        let secret = format!("{:032x}", self.random.u128(..));
+        self.issued.push(secret.clone());
+        secret
     }
 }

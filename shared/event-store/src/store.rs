@@ -4,13 +4,23 @@
 //!
 //! Invariants: the item of an event is written once and never changed. A write that is reported as done is durable.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use aws_sdk_dynamodb::{
     Client,
-    error::{ProvideErrorMetadata, SdkError},
+    config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextRef},
+    error::{BoxError, ProvideErrorMetadata, SdkError},
     operation::{
-        delete_item::DeleteItemError, get_item::GetItemError, put_item::PutItemError, query::QueryError,
+        delete_item::DeleteItemError,
+        get_item::GetItemError,
+        put_item::{PutItemError, PutItemOutput, builders::PutItemFluentBuilder},
+        query::QueryError,
         scan::ScanError,
     },
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure, ThrottlingReason},
@@ -195,6 +205,32 @@ enum Written {
     Present(Option<Item>),
 }
 
+/// Counts the attempts of an operation.
+#[derive(Debug, Clone, Default)]
+struct Attempts(Arc<AtomicU32>);
+
+impl Attempts {
+    fn is_repeated(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 1
+    }
+}
+
+impl Intercept for Attempts {
+    fn name(&self) -> &'static str {
+        "Attempts"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 impl EventStore {
     /// The table called `table`. Items live for `retention`.
     pub fn new(client: Client, table: String, retention: Retention) -> Self {
@@ -215,7 +251,7 @@ impl EventStore {
     pub async fn warm_up(&self) -> Result<(), StoreError> {
         let key = |text: &str| AttributeValue::S(text.to_owned());
         let item = Item::from([(PK.to_owned(), key(WARM_UP)), (SK.to_owned(), key("WARM-UP"))]);
-        self.put(item, NEVER, Operation::WARM_UP).await.map(drop)
+        self.written(Box::pin(self.put(item, NEVER).send()).await, Operation::WARM_UP).map(drop)
     }
 
     /// Writes an event and its raw `body` if it is absent.
@@ -227,7 +263,7 @@ impl EventStore {
         via: Option<Via>,
     ) -> Result<Put, StoreError> {
         let item = EventItem::new(event, body, received_at, via, self.retention);
-        match self.put(item.into(), IF_ABSENT, Operation::PUT_EVENT).await? {
+        match self.written(Box::pin(self.put(item.into(), IF_ABSENT).send()).await, Operation::PUT_EVENT)? {
             Written::New => Ok(Put::Stored),
             Written::Present(stored) => Ok(compare(stored.as_ref(), body)),
         }
@@ -243,22 +279,32 @@ impl EventStore {
         let item = QuarantineItem::new(quarantined, body, received_at, self.retention);
         let item = serde_dynamo::to_item(item)
             .map_err(|error| StoreError::invalid_item(&self.table, Operation::QUARANTINE, &error))?;
-        match self.put(item, IF_ABSENT, Operation::QUARANTINE).await? {
+        let attempts = Attempts::default();
+        let put = self.put(item, IF_ABSENT).customize().interceptor(attempts.clone());
+        match self.written(Box::pin(put.send()).await, Operation::QUARANTINE)? {
             Written::New => Ok(true),
-            // The SDK may meet its own write, whose response was lost: then it is new.
+            // A repeated attempt may meet the first one's write, whose response was lost: then it is new. A message that comes
+            // again has the same time, but its first attempt meets the write.
             Written::Present(stored) => {
                 let stored_at = stored.as_ref().and_then(|item| item.get("received_at"));
-                Ok(stored_at == Some(&AttributeValue::S(received_at.to_string())))
+                Ok(attempts.is_repeated() && stored_at == Some(&AttributeValue::S(received_at.to_string())))
             }
         }
     }
 
-    async fn put(&self, item: Item, condition: &str, operation: Operation) -> Result<Written, StoreError> {
+    fn put(&self, item: Item, condition: &str) -> PutItemFluentBuilder {
         let put = self.client.put_item().table_name(&self.table).set_item(Some(item)).condition_expression(condition);
         // The item that is present comes with the refusal, which saves reading it to compare.
-        let put = put.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        // Boxed, because the SDK's future is large and every one around it is moved.
-        match Box::pin(put.send()).await {
+        put.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+    }
+
+    /// What a conditional put found. Callers box its future, because it is large and every one around it is moved.
+    fn written(
+        &self,
+        result: Result<PutItemOutput, SdkError<PutItemError>>,
+        operation: Operation,
+    ) -> Result<Written, StoreError> {
+        match result {
             Ok(_) => Ok(Written::New),
             Err(error) => match error.as_service_error() {
                 Some(PutItemError::ConditionalCheckFailedException(refusal)) => {

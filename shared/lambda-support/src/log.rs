@@ -44,15 +44,24 @@ pub fn level(env: &Env) -> Result<Level, EnvError> {
 
 /// Writes `tracing`'s events and panics to standard output from now on. Only the first call has an effect.
 pub fn init(level: Level) {
-    if tracing::subscriber::set_global_default(Lines { level }).is_ok() {
+    if init_with(level, write) {
         std::panic::set_hook(Box::new(report_panic));
     }
 }
 
+/// Passes the lines of `tracing`'s events to `write` from now on. Only the first call in a process has an effect: `true`.
+pub fn init_with(level: Level, write: fn(&[u8])) -> bool {
+    tracing::subscriber::set_global_default(Lines { level, write }).is_ok()
+}
+
 /// Writes `record` as one line on standard output, in one write.
 pub fn write_line(record: &impl Serialize) {
+    write(&line(record));
+}
+
+fn write(line: &[u8]) {
     // If standard output is closed, nobody reads the log.
-    let _ = std::io::stdout().lock().write_all(&line(record));
+    let _ = std::io::stdout().lock().write_all(line);
 }
 
 /// `record` as one line of JSON with a line feed; empty if JSON cannot hold it.
@@ -80,6 +89,13 @@ pub struct EventFields {
     pub session_id: Option<SessionId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_type: Option<String>,
+}
+
+impl EventFields {
+    /// Whether the event is of a self-test.
+    pub fn is_self_test(&self) -> bool {
+        self.session_id.as_ref().is_some_and(SessionId::is_self_test)
+    }
 }
 
 impl From<Result<event::Event, ParseError>> for EventFields {
@@ -127,6 +143,7 @@ struct Line<'a> {
 /// A subscriber without spans, filters to parse or colours.
 struct Lines {
     level: Level,
+    write: fn(&[u8]),
 }
 
 impl Subscriber for Lines {
@@ -142,13 +159,13 @@ impl Subscriber for Lines {
     fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        write_line(&Line {
+        (self.write)(&line(&Line {
             timestamp: Timestamp::now().to_string(),
             level: event.metadata().level().as_str(),
             message: fields.message,
             target: event.metadata().target(),
             fields: fields.others,
-        });
+        }));
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

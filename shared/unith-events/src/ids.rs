@@ -229,4 +229,11 @@ mod tests {
             assert_eq!(SessionId::new(text), Err(InvalidId), "{text:?}");
         }
     }
+
+    #[test]
+    fn the_session_of_a_self_test_has_its_prefix() {
+        let is_self_test = |id: &str| SessionId::new(id).unwrap().is_self_test();
+        assert!(is_self_test("self-test:") && is_self_test("self-test:f47ac10b"));
+        assert!(!is_self_test("self-test") && !is_self_test("a self-test:") && !is_self_test("Self-test:1"));
+    }
 }
