@@ -37,6 +37,7 @@ use unith_events::{
 use crate::{
     log,
     proxy::Proxy,
+    secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN, Secrets},
     stream_record::inserted,
     table::{Item, Table},
     wait::PATIENCE,
@@ -73,6 +74,7 @@ pub struct PublishHarness {
     pub timing: Timing,
     env: BTreeMap<&'static str, String>,
     sequence_number: AtomicU64,
+    known: Secrets,
     log_lines: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -98,7 +100,8 @@ impl PublishHarness {
         let env = BTreeMap::from([
             ("AWS_REGION", REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
+            ("AWS_SESSION_TOKEN", SESSION_TOKEN.to_owned()),
             ("AWS_ENDPOINT_URL_DYNAMODB", table.proxy.url().to_owned()),
             ("AWS_ENDPOINT_URL_EVENTBRIDGE", bus_proxy.url().to_owned()),
             ("AWS_ENDPOINT_URL_SQS", sqs_proxy.url().to_owned()),
@@ -125,6 +128,7 @@ impl PublishHarness {
             timing,
             env,
             sequence_number: AtomicU64::new(1),
+            known: Secrets::of_role(),
             log_lines: Arc::default(),
         }
     }
@@ -204,9 +208,7 @@ impl PublishHarness {
 
     /// The same in an invocation that should end after `limit`.
     pub async fn deliver_within(&self, publisher: &Publisher, records: &[Value], limit: Duration) -> Option<String> {
-        self.log_lines.lock().unwrap().clear();
-        let input = json!({"Records": records});
-        let response = publisher.handle(input, REQUEST_ID, Instant::now() + limit).await.unwrap();
+        let response = self.handle(publisher, json!({"Records": records}), limit).await.unwrap();
         let failures = response["batchItemFailures"].as_array().unwrap();
         assert!(failures.len() <= 1, "{response}");
         failures.first().map(|failure| failure["itemIdentifier"].as_str().unwrap().to_owned())
@@ -219,8 +221,17 @@ impl PublishHarness {
 
     /// The same in an invocation that should end after `limit`.
     pub async fn invoke_within(&self, input: Value, limit: Duration) -> Result<Value, HandlerError> {
+        self.handle(&self.publisher(), input, limit).await
+    }
+
+    /// Result and log are searched for secrets, the bodies of the records included.
+    async fn handle(&self, publisher: &Publisher, input: Value, limit: Duration) -> Result<Value, HandlerError> {
         self.log_lines.lock().unwrap().clear();
-        self.publisher().handle(input, REQUEST_ID, Instant::now() + limit).await
+        let (position, secrets) = (log::position(), Secrets::of_stream_event(&input));
+        secrets.add_all(&self.known);
+        let result = publisher.handle(input, REQUEST_ID, Instant::now() + limit).await;
+        secrets.assert_absent_in_invocation(&result, &self.lines(), position);
+        result
     }
 
     /// The lines of the last invocation.

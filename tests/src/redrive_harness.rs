@@ -218,15 +218,9 @@ impl RedriveHarness {
     pub async fn invoke_within(&self, input: Value, limit: Duration) -> Result<Value, HandlerError> {
         let (position, bodies) = (log::position(), Secrets::of_sqs_event(&input));
         let result = self.redriver().handle(input, REQUEST_ID, Instant::now() + limit).await;
+        let lines = self.log_lines.lock().unwrap().clone();
         for secrets in [&self.known, &bodies] {
-            match &result {
-                Ok(response) => secrets.assert_absent("a response", &response.to_string()),
-                Err(error) => secrets.assert_absent_in_error(error),
-            }
-            for line in self.log_lines.lock().unwrap().iter() {
-                secrets.assert_absent("a log line", &line.to_string());
-            }
-            secrets.assert_absent_in_lines_since(position);
+            secrets.assert_absent_in_invocation(&result, &lines, position);
         }
         result
     }

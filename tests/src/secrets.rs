@@ -87,6 +87,20 @@ impl Secrets {
         secrets
     }
 
+    /// The bodies of the items in an event of a table's stream.
+    pub fn of_stream_event(event: &Value) -> Self {
+        let secrets = Self::default();
+        let records = event["Records"].as_array().into_iter().flatten();
+        for body in records.map(|record| &record["dynamodb"]["NewImage"]["body"]) {
+            if let Some(text) = body["S"].as_str() {
+                secrets.add_body(text.as_bytes());
+            } else if let Some(bytes) = body["B"].as_str().and_then(|text| BASE64.decode(text).ok()) {
+                secrets.add_body(&bytes);
+            }
+        }
+        secrets
+    }
+
     /// Adds all of others.
     pub fn add_all(&self, others: &Self) {
         let others = others.lock().clone();
@@ -193,6 +207,24 @@ impl Secrets {
     #[track_caller]
     pub fn assert_absent_in_lines_since(&self, position: usize) {
         self.assert_absent("a traced line", &log::traced_since(position));
+    }
+
+    /// The same for an invocation: its result, its own lines, and those that were traced since `position`.
+    #[track_caller]
+    pub fn assert_absent_in_invocation(
+        &self,
+        result: &Result<Value, impl std::error::Error>,
+        lines: &[Value],
+        position: usize,
+    ) {
+        match result {
+            Ok(response) => self.assert_absent("a response", &response.to_string()),
+            Err(error) => self.assert_absent_in_error(error),
+        }
+        for line in lines {
+            self.assert_absent("a log line", &line.to_string());
+        }
+        self.assert_absent_in_lines_since(position);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Secret>> {

@@ -34,6 +34,7 @@ use unith_events::{
 use crate::{
     log,
     proxy::Proxy,
+    secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN, Secrets},
     stream_record::inserted,
     table::{Item, Table, text},
     wait::PATIENCE,
@@ -63,6 +64,7 @@ pub struct SessionsHarness {
     retention: Retention,
     sequence_number: AtomicU64,
     now: Arc<Mutex<Timestamp>>,
+    known: Secrets,
     log_lines: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -78,7 +80,8 @@ impl SessionsHarness {
         let env = BTreeMap::from([
             ("AWS_REGION", REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
+            ("AWS_SESSION_TOKEN", SESSION_TOKEN.to_owned()),
             ("AWS_ENDPOINT_URL_DYNAMODB", table.proxy.url().to_owned()),
             ("AWS_ENDPOINT_URL_SQS", sqs_proxy.url().to_owned()),
             ("TABLE_NAME", table.name.clone()),
@@ -95,6 +98,7 @@ impl SessionsHarness {
             retention: Retention::Forever,
             sequence_number: AtomicU64::new(1),
             now,
+            known: Secrets::of_role(),
             log_lines: Arc::default(),
         }
     }
@@ -153,10 +157,15 @@ impl SessionsHarness {
         self.invoke_within(input, PATIENCE).await
     }
 
-    /// The same in an invocation that should end after `limit`.
+    /// The same in an invocation that should end after `limit`. Result and log are searched for secrets, the bodies of the
+    /// records included.
     pub async fn invoke_within(&self, input: Value, limit: Duration) -> Result<Value, HandlerError> {
         self.log_lines.lock().unwrap().clear();
-        self.updater().handle(input, REQUEST_ID, Instant::now() + limit).await
+        let (position, secrets) = (log::position(), Secrets::of_stream_event(&input));
+        secrets.add_all(&self.known);
+        let result = self.updater().handle(input, REQUEST_ID, Instant::now() + limit).await;
+        secrets.assert_absent_in_invocation(&result, &self.lines(), position);
+        result
     }
 
     /// The function after a cold start.
