@@ -1,5 +1,7 @@
 //! The commands of the documents, run as they are written there.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use tests::repository::{repository, repository_text};
 
@@ -16,7 +18,13 @@ pub(crate) fn block(path: &str, heading: &str) -> String {
 fn commands(path: &str) -> Vec<String> {
     let document = repository_text(path);
     let blocks = document.split("```").skip(1).step_by(2).filter_map(|block| block.strip_prefix("sh\n"));
-    blocks.flat_map(|block| block.replace("\\\n", "").lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+    blocks.flat_map(lines).collect()
+}
+
+/// The lines of a block without their indentation. A line that ends in a backslash is joined with the next one.
+fn lines(block: &str) -> Vec<String> {
+    let trimmed: Vec<_> = block.lines().map(str::trim).collect();
+    trimmed.join("\n").replace("\\\n", "").lines().map(str::to_owned).collect()
 }
 
 /// Runs the command of `docs/deploy.md` or `docs/runbooks.md` that begins with `beginning`, with names filled in.
@@ -24,8 +32,8 @@ fn commands(path: &str) -> Vec<String> {
 /// Returns its output.
 pub(crate) async fn run(stack: &Stack<'_>, beginning: &str, names: &[(&str, &str)]) -> String {
     let all = ["docs/deploy.md", "docs/runbooks.md"].into_iter().flat_map(commands);
-    let found: Vec<_> = all.filter(|command| command.starts_with(beginning)).collect();
-    let [command] = found.as_slice() else { panic!("{beginning}: {found:?}") };
+    let found: BTreeSet<_> = all.filter(|command| command.starts_with(beginning)).collect();
+    let [command] = found.iter().collect::<Vec<_>>()[..] else { panic!("{beginning}: {found:?}") };
     let mut filled = command.clone();
     for (name, value) in names {
         assert!(filled.contains(name), "{command}: {name}");
@@ -50,14 +58,10 @@ fn deploy_command() -> String {
     format!("sam deploy --template-file {BUILT}/template.yaml --config-file {config}")
 }
 
-/// Updates parameters with the command of `docs/deploy.md`.
-pub(crate) async fn update(stack: &Stack<'_>) {
-    run(
-        stack,
-        "sam build && sam deploy --parameter-overrides InactivityWarning=false",
-        &[("sam build && ", ""), ("sam deploy", &deploy_command())],
-    )
-    .await;
+/// Updates parameters with the command of `docs/deploy.md` that begins with this one.
+pub(crate) async fn update(stack: &Stack<'_>, parameter: &str) {
+    let beginning = format!("sam build && sam deploy --parameter-overrides {parameter}");
+    run(stack, &beginning, &[("sam build && ", ""), ("sam deploy", &deploy_command())]).await;
 }
 
 /// Whether a command changes nothing.
@@ -68,7 +72,7 @@ fn is_read_only(command: &str) -> bool {
     let mut words = command.split_whitespace();
     let (tool, action) = (words.next(), words.nth(1).unwrap_or_default());
     tool == Some("aws")
-        && ["describe-", "list-", "query", "scan", "receive-message", "get-queue-attributes"]
+        && ["describe-", "list-", "query", "scan", "get-item", "receive-message", "get-queue-attributes"]
             .iter()
             .any(|verb| action.starts_with(verb))
 }
@@ -91,13 +95,24 @@ pub(crate) async fn deploy(stack: &Stack<'_>, heads: &str, email: &str, secret_k
     stack.emulator.run_with_input("bash", &["-euc", &script], &format!("{secret_key}\ny\n")).await.expect("sam deploy");
 }
 
-/// Runs every read-only command of the documents, and every command for `provision`.
+/// Whether a command is one for `provision`, `publish` or `sessions`.
+///
+/// The replays among them are of a session and of a time without an event. A retry of quarantined bodies stores events.
+fn is_invocation(command: &str) -> bool {
+    let of = |name: &str, output: &str| {
+        command.starts_with(&format!("sam remote invoke {name} "))
+            || (command.contains("aws lambda invoke") && command.contains(&format!(" {output} ")))
+    };
+    of("Provision", "FUNCTION") || of("Publish", "PUBLISH") || of("Sessions", "SESSIONS")
+}
+
+/// Runs every read-only command of the documents, and every command for `provision`, `publish` and `sessions`.
 pub(crate) async fn run_harmless_commands(stack: &Stack<'_>, deployed: &Deployed<'_>) -> usize {
-    let mut count = 0;
-    for command in ["README.md", "docs/deploy.md", "docs/runbooks.md"].into_iter().flat_map(commands) {
-        let is_invocation = command.starts_with("sam remote invoke Provision")
-            || (command.contains("aws lambda invoke") && command.contains(" FUNCTION "));
-        if !is_read_only(&command) && !is_invocation {
+    let documents = ["README.md", "docs/deploy.md", "docs/runbooks.md", "docs/sessions.md"];
+    let (mut done, mut count) = (BTreeSet::new(), 0);
+    for command in documents.into_iter().flat_map(commands) {
+        let is_invocation = is_invocation(&command);
+        if !is_read_only(&command) && !is_invocation || !done.insert(command.clone()) {
             continue;
         }
         let mut filled = command.clone();
@@ -112,7 +127,10 @@ pub(crate) async fn run_harmless_commands(stack: &Stack<'_>, deployed: &Deployed
             ("SESSIONS", "SessionsFunction"),
             ("PUBLISH", "PublishFunction"),
         ] {
-            filled = filled.replace(&format!(" {name}"), &format!(" {}", deployed.output(output)));
+            let name = format!(" {name}");
+            if filled.contains(&name) {
+                filled = filled.replace(&name, &format!(" {}", deployed.output(output)));
+            }
         }
         let output = stack.emulator.run_with_input("bash", &["-euc", &for_this_cli(&filled)], "").await;
         let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
@@ -133,11 +151,18 @@ pub(crate) async fn copy_key_ring(stack: &Stack<'_>, ring: &str) -> String {
     stack.emulator.run_with_input("bash", &["-euc", &script], "").await.expect("a copy of the ring").trim().to_owned()
 }
 
-/// Creates a table with the keys of the template's. Returns its ARN.
-pub(crate) async fn create_another_table(stack: &Stack<'_>) -> String {
+/// Creates a table with the keys and the stream of the template's. Returns its ARN, and that of its stream.
+///
+/// The latter is printed by the command of `docs/deploy.md`.
+pub(crate) async fn create_another_table(stack: &Stack<'_>) -> (String, String) {
     let attributes = ["AttributeName=pk,AttributeType=S", "AttributeName=sk,AttributeType=S"];
     let keys = ["AttributeName=pk,KeyType=HASH", "AttributeName=sk,KeyType=RANGE"];
     let create = ["dynamodb", "create-table", "--table-name", "another-table", "--billing-mode", "PAY_PER_REQUEST"];
-    let arguments = [&create[..], &["--attribute-definitions"], &attributes, &["--key-schema"], &keys].concat();
-    stack.emulator.aws(&arguments).await["TableDescription"]["TableArn"].as_str().unwrap().to_owned()
+    let stream = ["--stream-specification", "StreamEnabled=true,StreamViewType=NEW_IMAGE"];
+    let arguments =
+        [&create[..], &["--attribute-definitions"], &attributes, &["--key-schema"], &keys, &stream].concat();
+    let table = stack.emulator.aws(&arguments).await["TableDescription"]["TableArn"].as_str().unwrap().to_owned();
+    let describe = "aws dynamodb describe-table --table-name TABLE --query Table.LatestStreamArn";
+    let stream = run(stack, describe, &[("TABLE", "another-table")]).await;
+    (table, stream.trim().to_owned())
 }

@@ -126,12 +126,14 @@ impl Emulator {
 }
 
 /// Kinds of resources: service, command that lists them, and query for their names.
-const CONTENTS: [(&str, &str, &str); 11] = [
+const CONTENTS: [(&str, &str, &str); 13] = [
     ("apigatewayv2", "get-apis", "Items[].Name"),
     ("cloudwatch", "describe-alarms", "MetricAlarms[].AlarmName"),
     ("cloudwatch", "list-dashboards", "DashboardEntries[].DashboardName"),
     ("dynamodb", "list-tables", "TableNames"),
+    ("events", "list-event-buses", "EventBuses[].Name"),
     ("iam", "list-roles", "Roles[].RoleName"),
+    ("lambda", "list-event-source-mappings", "EventSourceMappings[].EventSourceArn"),
     ("lambda", "list-functions", "Functions[].FunctionName"),
     ("logs", "describe-log-groups", "logGroups[].logGroupName"),
     ("scheduler", "list-schedules", "Schedules[].Name"),
