@@ -2,10 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tests::repository::{repository, repository_text};
 
-use crate::stack::{BUILT, Deployed, Stack};
+use crate::{
+    emulator::CONCURRENT,
+    stack::{BUILT, Deployed, Stack},
+};
 
 /// The first block of commands after `heading`.
 pub(crate) fn block(path: &str, heading: &str) -> String {
@@ -21,10 +25,19 @@ fn commands(path: &str) -> Vec<String> {
     blocks.flat_map(lines).collect()
 }
 
-/// The lines of a block without their indentation. A line that ends in a backslash is joined with the next one.
+/// The commands of a block, which is indented in a list. A line that ends in a backslash is joined with the next one.
 fn lines(block: &str) -> Vec<String> {
-    let trimmed: Vec<_> = block.lines().map(str::trim).collect();
-    trimmed.join("\n").replace("\\\n", "").lines().map(str::to_owned).collect()
+    let indentation = |line: &str| line.len() - line.trim_start().len();
+    let least = block.lines().filter(|line| !line.trim().is_empty()).map(indentation).min().unwrap_or_default();
+    let mut commands = vec![String::new()];
+    for line in block.lines() {
+        let last = commands.last_mut().unwrap();
+        match last.strip_suffix('\\') {
+            Some(begun) => *last = format!("{begun}{}", line.trim_start()),
+            None => commands.push(line.get(least..).unwrap_or_default().to_owned()),
+        }
+    }
+    commands
 }
 
 /// Runs the command of `docs/deploy.md` or `docs/runbooks.md` that begins with `beginning`, with names filled in.
@@ -109,40 +122,40 @@ fn is_invocation(command: &str) -> bool {
 /// Runs every read-only command of the documents, and every command for `provision`, `publish` and `sessions`.
 pub(crate) async fn run_harmless_commands(stack: &Stack<'_>, deployed: &Deployed<'_>) -> usize {
     let documents = ["README.md", "docs/deploy.md", "docs/runbooks.md", "docs/sessions.md"];
-    let (mut done, mut count) = (BTreeSet::new(), 0);
-    for command in documents.into_iter().flat_map(commands) {
-        let is_invocation = is_invocation(&command);
-        if !is_read_only(&command) && !is_invocation || !done.insert(command.clone()) {
-            continue;
-        }
-        let mut filled = command.clone();
-        let function = if is_invocation { "ProvisionFunction" } else { "ReceiveFunction" };
-        for (name, output) in [
-            ("TABLE", "TableName"),
-            ("FUNCTION", function),
-            ("QUEUE", "DeadLetterQueue"),
-            ("SPILL_QUEUE", "SpillQueueUrl"),
-            ("SPILL_DEAD_LETTERS", "SpillDeadLetterQueueUrl"),
-            ("FAILURE_QUEUE", "FailureQueueUrl"),
-            ("SESSIONS", "SessionsFunction"),
-            ("PUBLISH", "PublishFunction"),
-        ] {
-            let name = format!(" {name}");
-            if filled.contains(&name) {
-                filled = filled.replace(&name, &format!(" {}", deployed.output(output)));
-            }
-        }
-        let output = stack.emulator.run_with_input("bash", &["-euc", &for_this_cli(&filled)], "").await;
-        let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
-        if is_invocation {
-            // The AWS CLI prints the invocation's status after it.
-            let result = serde_json::Deserializer::from_str(&output).into_iter::<Value>().next();
-            let result = result.and_then(Result::ok).unwrap_or_else(|| panic!("{command}: {output}"));
-            assert_eq!(result["ok"], true, "{command}: {output}");
-        }
-        count += 1;
+    let mut seen = BTreeSet::new();
+    let all = documents.into_iter().flat_map(commands).filter(|command| seen.insert(command.clone()));
+    let (invocations, others): (Vec<_>, Vec<_>) = all.partition(|command| is_invocation(command));
+    let reads: Vec<_> = others.into_iter().filter(|command| is_read_only(command)).collect();
+    let work: Vec<_> = reads.iter().map(|command| run_harmless_command(stack, deployed, command)).collect();
+    stream::iter(work).buffered(CONCURRENT).collect::<Vec<_>>().await;
+    for command in &invocations {
+        let output = run_harmless_command(stack, deployed, command).await;
+        // The AWS CLI prints the invocation's status after it.
+        let result = serde_json::Deserializer::from_str(&output).into_iter::<Value>().next();
+        let result = result.and_then(Result::ok).unwrap_or_else(|| panic!("{command}: {output}"));
+        assert_eq!(result["ok"], true, "{command}: {output}");
     }
-    count
+    reads.len() + invocations.len()
+}
+
+/// Runs a command with the outputs of the stack filled in. Returns what it prints.
+async fn run_harmless_command(stack: &Stack<'_>, deployed: &Deployed<'_>, command: &str) -> String {
+    let function = if is_invocation(command) { "ProvisionFunction" } else { "ReceiveFunction" };
+    let mut filled = command.to_owned();
+    for (name, output) in [
+        ("TABLE", "TableName"),
+        ("FUNCTION", function),
+        ("QUEUE", "DeadLetterQueue"),
+        ("SPILL_QUEUE", "SpillQueueUrl"),
+        ("SPILL_DEAD_LETTERS", "SpillDeadLetterQueueUrl"),
+        ("FAILURE_QUEUE", "FailureQueueUrl"),
+        ("SESSIONS", "SessionsFunction"),
+        ("PUBLISH", "PublishFunction"),
+    ] {
+        filled = filled.replace(&format!(" {name}"), &format!(" {}", deployed.output(output)));
+    }
+    let output = stack.emulator.run_with_input("bash", &["-euc", &for_this_cli(&filled)], "").await;
+    output.unwrap_or_else(|error| panic!("{command}: {error}"))
 }
 
 /// Copies the stack's key ring to a new secret, with the commands of `docs/deploy.md`. Returns its ARN.

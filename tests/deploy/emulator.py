@@ -10,9 +10,11 @@ import fnmatch
 import http.server
 import json
 import re
+import subprocess
 import sys
 import threading
 import time
+import types
 
 from ministack.core import responses
 from ministack.services import apigateway, dynamodb, eventbridge, iam, lambda_svc, secretsmanager, sqs
@@ -73,6 +75,25 @@ class ServesOnce(RequestHandler):
                 self.rfile.read(1)  # returns when the function is gone
 
         cls.do_GET = do_GET
+
+
+# --- Logs of functions ------------------------------------------------------------------------------------------------
+# What a function writes to its standard output is not in its log group.
+
+execute_bootstrap = lambda_svc._execute_function_provided
+printed = threading.local()
+
+
+class KeepsOutput(subprocess.Popen):
+    def communicate(self, *arguments, **rest):
+        output = super().communicate(*arguments, **rest)
+        printed.text = (output[0] or b"").decode(errors="replace")
+        return output
+
+
+def execute_bootstrap_with_log(function, event):
+    printed.text = ""
+    return {**execute_bootstrap(function, event), "log": printed.text}
 
 
 # --- Resource types ---------------------------------------------------------------------------------------------------
@@ -720,6 +741,8 @@ def main():
     lambda_svc._runtime_env_vars = variables_with_role
     guard("dynamodb", dynamodb)
     lambda_svc._execute_function = execute_function_for_mapping
+    lambda_svc._execute_function_provided = execute_bootstrap_with_log
+    lambda_svc.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": KeepsOutput})
     eventbridge._describe_event_bus = describe_event_bus_by_name_or_arn
     eventbridge._delete_event_bus = delete_event_bus_without_rules
     eventbridge._put_events = put_events_strictly
