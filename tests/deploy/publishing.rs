@@ -56,13 +56,16 @@ impl Story {
         self.replays_a_session(stack, deployed, consumer, session, &from_bus).await;
     }
 
-    /// Delivers [`CONVERSATION`], each event after the response to the one before.
+    /// Delivers [`CONVERSATION`], each event after the response to the one before. The stack may leave out warnings.
     async fn converses(&self, session: &str) -> Vec<(EventType, Timestamp, Sent)> {
         let now = Timestamp::now();
         let mut all = Vec::new();
         for (seconds, kind) in CONVERSATION {
             let at = now.minus(Duration::from_secs(seconds));
-            let mut sent = self.platform.emit(HEAD_ID, session, kind, at).remove(0);
+            let Some(mut sent) = self.platform.emit(HEAD_ID, session, kind, at).pop() else {
+                assert_eq!(kind, EventType::InactivityWarning, "no webhook gets the event");
+                continue;
+            };
             is_stored(&mut sent).await;
             all.push((kind, at, sent));
         }
@@ -182,10 +185,9 @@ impl Story {
         };
         // The emulator's roles and log groups are named after the resources too.
         assert_eq!(left.iter().find(is_of_publish), None);
-        let sent = self.converses("unpublished").await;
+        self.converses("unpublished").await;
         let row = async || deployed.row(HEAD_ID, "unpublished").await.is_some();
         within(PATIENCE, until(row)).await;
-        assert_eq!(sent.len(), CONVERSATION.len());
         self.report("publishing is switched off: its resources are gone, and sessions goes on");
     }
 
