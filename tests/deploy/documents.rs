@@ -31,9 +31,9 @@ fn lines(block: &str) -> Vec<String> {
     let least = block.lines().filter(|line| !line.trim().is_empty()).map(indentation).min().unwrap_or_default();
     let mut commands = vec![String::new()];
     for line in block.lines() {
-        let last = commands.last_mut().unwrap();
-        match last.strip_suffix('\\') {
-            Some(begun) => *last = format!("{begun}{}", line.trim_start()),
+        let command = commands.last_mut().unwrap();
+        match command.strip_suffix('\\') {
+            Some(begun) => *command = format!("{begun}{}", line.trim_start()),
             None => commands.push(line.get(least..).unwrap_or_default().to_owned()),
         }
     }
@@ -126,7 +126,7 @@ pub(crate) async fn run_harmless_commands(stack: &Stack<'_>, deployed: &Deployed
     let all = documents.into_iter().flat_map(commands).filter(|command| seen.insert(command.clone()));
     let (invocations, others): (Vec<_>, Vec<_>) = all.partition(|command| is_invocation(command));
     let reads: Vec<_> = others.into_iter().filter(|command| is_read_only(command)).collect();
-    let work: Vec<_> = reads.iter().map(|command| run_harmless_command(stack, deployed, command)).collect();
+    let work: Vec<_> = reads.iter().map(|command| Box::pin(run_harmless_command(stack, deployed, command))).collect();
     stream::iter(work).buffered(CONCURRENT).collect::<Vec<_>>().await;
     for command in &invocations {
         let output = run_harmless_command(stack, deployed, command).await;

@@ -119,7 +119,7 @@ impl Emulator {
     /// All resources in the account, of all kinds that a stack has.
     pub(crate) async fn contents(&self) -> BTreeSet<String> {
         let lists = CONTENTS.map(async |(service, command, query)| {
-            let names = self.aws(&[service, command, "--query", query]).await;
+            let names = Box::pin(self.aws(&[service, command, "--query", query])).await;
             let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
             names.map(|name| format!("{service} {name}")).collect::<Vec<_>>()
         });
