@@ -10,28 +10,43 @@ import fnmatch
 import http.server
 import json
 import re
+import subprocess
 import sys
 import threading
 import time
+import types
 
 from ministack.core import responses
-from ministack.services import apigateway, dynamodb, iam, lambda_svc, secretsmanager, sqs
+from ministack.services import apigateway, dynamodb, eventbridge, iam, lambda_svc, secretsmanager, sqs
 from ministack.services.cloudformation import _stacks, changesets, custom_resource, engine, provisioners, stacks
 from ministack.services.cloudformation import handlers as stack_handlers
 
-# --- List parameters --------------------------------------------------------------------------------------------------
-# A reference to a CommaDelimitedList resolves to its text, so `!Join` joins the characters of the text. On AWS it is a
-# list.
+# --- Parameters -------------------------------------------------------------------------------------------------------
+# Patterns of parameters and the rules of a template are not checked. A reference to a CommaDelimitedList resolves to its
+# text, so `!Join` joins the characters of the text. On AWS it is a list.
 
 resolve_parameters = engine._resolve_parameters
 resolve_refs = engine._resolve_refs
 
 
-def resolve_parameters_and_mark_lists(template, *rest):
+def resolve_and_check_parameters(template, *rest):
     resolved = resolve_parameters(template, *rest)
     for name, definition in template.get("Parameters", {}).items():
-        resolved[name]["IsList"] = definition.get("Type") == "CommaDelimitedList"
+        parameter = resolved[name]
+        parameter["IsList"] = definition.get("Type") == "CommaDelimitedList"
+        items = parameter["Value"].split(",") if parameter["IsList"] else [parameter["Value"]]
+        if not all(re.fullmatch(definition.get("AllowedPattern", ".*"), item.strip(), re.DOTALL) for item in items):
+            raise ValueError(f"Parameter {name} failed to satisfy constraint: {definition.get('ConstraintDescription')}")
+    for rule in template.get("Rules", {}).values():
+        if holds(rule.get("RuleCondition", True), resolved):
+            for assertion in rule["Assertions"]:
+                if not holds(assertion["Assert"], resolved):
+                    raise ValueError(assertion["AssertDescription"])
     return resolved
+
+
+def holds(condition, parameters):
+    return engine._evaluate_conditions({"Conditions": {"it": condition}}, parameters)["it"]
 
 
 def resolve_lists(value, resources, params, *rest):
@@ -60,6 +75,25 @@ class ServesOnce(RequestHandler):
                 self.rfile.read(1)  # returns when the function is gone
 
         cls.do_GET = do_GET
+
+
+# --- Logs of functions ------------------------------------------------------------------------------------------------
+# What a function writes to its standard output is not in its log group.
+
+execute_bootstrap = lambda_svc._execute_function_provided
+printed = threading.local()
+
+
+class KeepsOutput(subprocess.Popen):
+    def communicate(self, *arguments, **rest):
+        output = super().communicate(*arguments, **rest)
+        printed.text = (output[0] or b"").decode(errors="replace")
+        return output
+
+
+def execute_bootstrap_with_log(function, event):
+    printed.text = ""
+    return {**execute_bootstrap(function, event), "log": printed.text}
 
 
 # --- Resource types ---------------------------------------------------------------------------------------------------
@@ -91,6 +125,7 @@ GUARDED = {
     "dynamodb": {"PutItem", "GetItem", "Query", "DeleteItem", "Scan", "UpdateItem", "BatchWriteItem", "TransactWriteItems"},
     "secretsmanager": {"GetSecretValue", "PutSecretValue"},
     "sqs": {"SendMessage", "ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility", "GetQueueAttributes"},
+    "events": {"PutEvents", "DescribeEventBus"},
 }
 # SQS has no permissions of their own for these.
 SQS_BATCHES = {f"{name}Batch": name for name in ("SendMessage", "DeleteMessage", "ChangeMessageVisibility")}
@@ -104,14 +139,24 @@ def variables_with_role(config):
     return {**runtime_variables(config), "AWS_SESSION_TOKEN": config["Role"].rsplit("/", 1)[-1]}
 
 
-def resource_of(service, data):
+def resources_of(service, data):
     if service == "dynamodb":
         name = data.get("TableName", "").rsplit("/", 1)[-1]
-        return dynamodb._tables[name]["TableArn"] if name in dynamodb._tables else name
+        table = dynamodb._tables[name]["TableArn"] if name in dynamodb._tables else name
+        return [f"{table}/index/{data['IndexName']}" if "IndexName" in data else table]
     if service == "sqs":
-        return queue_attributes(data).get("QueueArn", data["QueueUrl"])
+        return [queue_attributes(data).get("QueueArn", data["QueueUrl"])]
+    if service == "events":
+        names = [entry.get("EventBusName") for entry in data.get("Entries", [])] or [data.get("Name")]
+        return [bus_arn(name or "default") for name in names]
     _, secret = secretsmanager._resolve(data["SecretId"])
-    return secret["ARN"] if secret else data["SecretId"]
+    return [secret["ARN"] if secret else data["SecretId"]]
+
+
+def bus_arn(name_or_arn):
+    if name_or_arn.startswith("arn:"):
+        return name_or_arn
+    return f"arn:aws:events:{responses.get_region()}:{responses.get_account_id()}:event-bus/{name_or_arn}"
 
 
 def queue_attributes(data):
@@ -168,10 +213,11 @@ def guard(service, module):
         called = SQS_BATCHES.get(called, called)
         if role and called in GUARDED[service]:
             action, data = f"{service}:{called}", json.loads(body)
-            resource = resource_of(service, data)
             is_denied = service == "sqs" and queue_denies(role, action, data)
-            if is_denied or not is_allowed(role, action, resource, partition_key_of(data)):
-                return responses.error_response_json("AccessDeniedException", f"{role} may not {action} on {resource}")
+            for resource in resources_of(service, data):
+                if is_denied or not is_allowed(role, action, resource, partition_key_of(data)):
+                    message = f"{role} may not {action} on {resource}"
+                    return responses.error_response_json("AccessDeniedException", message)
         return await serve(method, path, headers, body, query_params)
 
     module.handle_request = handle_request
@@ -277,20 +323,192 @@ def delete_secret(physical_id, props):
     secretsmanager._secrets.pop(name, None)
 
 
-# --- Updates of a queue -----------------------------------------------------------------------------------------------
-# An update creates the queue again, without its messages.
+# --- Tables -----------------------------------------------------------------------------------------------------------
+# An update creates the table again, without its items and its stream. The label of a stream has a time zone.
+
+create_table = provisioners._RESOURCE_HANDLERS["AWS::DynamoDB::Table"]["create"]
+
+
+def create_or_update_table(logical_id, props, stack_name):
+    before = dict(dynamodb._tables.items())
+    name, attributes = create_table(logical_id, props, stack_name)
+    table = dynamodb._tables[name]
+    for belonging in ("TableId", "CreationDateTime", "items", "ItemCount", "TableSizeBytes"):
+        if name in before:
+            table[belonging] = before[name][belonging]
+    if table["StreamSpecification"]:
+        stream = before.get(name, {}).get("LatestStreamArn") or table["LatestStreamArn"].removesuffix("Z")
+        table["LatestStreamArn"], table["LatestStreamLabel"] = stream, stream.rsplit("/", 1)[-1]
+        attributes["StreamArn"] = stream
+    return name, attributes
+
+
+# --- Queues -----------------------------------------------------------------------------------------------------------
+# An update creates the queue again, without its messages. Most attributes are ignored, those of a FIFO queue too. The
+# name that CloudFormation makes for a FIFO queue ends in `.fifo`.
 
 create_queue = provisioners._RESOURCE_HANDLERS["AWS::SQS::Queue"]["create"]
+FIFO = ".fifo"
+NAME_LENGTH = 80
+
+
+def attribute(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def create_or_update_queue(logical_id, props, stack_name):
     before = dict(sqs._queues.items())
+    if attribute(props.get("FifoQueue")) == "true":
+        made = provisioners._physical_name(stack_name, logical_id, max_len=NAME_LENGTH - len(FIFO)) + FIFO
+        props = {**props, "QueueName": props.get("QueueName", made)}
+    if props.get("QueueName", "").endswith(FIFO) != (attribute(props.get("FifoQueue")) == "true"):
+        raise RuntimeError("The name of a FIFO queue must end with the .fifo suffix, and no other name may.")
     url, attributes = create_queue(logical_id, props, stack_name)
+    given = {name: attribute(value) for name, value in props.items() if name not in ("QueueName", "Tags")}
+    sqs._queues[url]["attributes"].update(given)
     if url in before:
         sqs._queues[url]["messages"] = before[url]["messages"]
         if "Policy" in before[url]["attributes"]:
             sqs._queues[url]["attributes"]["Policy"] = before[url]["attributes"]["Policy"]
     return url, attributes
+
+
+# --- Event buses ------------------------------------------------------------------------------------------------------
+# A bus is described by its name alone, not by its ARN. It is deleted together with its rules. CloudFormation creates it
+# again in an update, and ignores its key. The time of an entry is ignored, and its detail may be anything.
+
+describe_event_bus = eventbridge._describe_event_bus
+delete_event_bus = eventbridge._delete_event_bus
+put_events = eventbridge._put_events
+now_of_events = eventbridge._now_ts
+BUS_PROPERTIES = ("Name", "Description", "KmsKeyIdentifier")
+MOST_ENTRIES = 10
+entry_time = None
+
+
+def describe_event_bus_by_name_or_arn(data):
+    name, error = eventbridge._event_bus_name_from_ref(data.get("Name", "default"))
+    return responses.error_response_json(*error, 400) if error else describe_event_bus({"Name": name})
+
+
+def delete_event_bus_without_rules(data):
+    if any(rule["EventBusName"] == data["Name"] for rule in eventbridge._rules.values()):
+        message = "EventBus can't be deleted since it has rules."
+        return responses.error_response_json("ValidationException", message, 400)
+    return delete_event_bus(data)
+
+
+def delete_bus(physical_id, props):
+    status, _, body = delete_event_bus_without_rules({"Name": physical_id})
+    if status != 200:
+        raise RuntimeError(json.loads(body)["message"])
+
+
+def create_bus(logical_id, props, stack_name):
+    name = props["Name"]
+    if name in eventbridge._event_buses:
+        raise RuntimeError(f"Event bus {name} already exists.")
+    eventbridge._create_event_bus({property: props[property] for property in BUS_PROPERTIES if property in props})
+    return name, {"Arn": bus_arn(name), "Name": name}
+
+
+def update_bus(physical_id, old_props, new_props, stack_name):
+    if new_props["Name"] != physical_id:
+        raise RuntimeError("a replacement of an event bus is not emulated")
+    eventbridge._update_event_bus({property: new_props.get(property) for property in BUS_PROPERTIES})
+    return physical_id, {"Arn": bus_arn(physical_id), "Name": physical_id}
+
+
+def time_of_entry():
+    return now_of_events() if entry_time is None else entry_time
+
+
+def put_events_strictly(data):
+    global entry_time
+    if len(data["Entries"]) > MOST_ENTRIES:
+        return put_events(data)
+    results = []
+    for entry in data["Entries"]:
+        refused = refusal_of(entry)
+        if refused:
+            results.append(refused)
+            continue
+        entry_time = entry.get("Time")
+        _, _, body = put_events({"Entries": [entry]})
+        entry_time = None
+        results += json.loads(body)["Entries"]
+    failed = sum("ErrorCode" in result for result in results)
+    return responses.json_response({"FailedEntryCount": failed, "Entries": results})
+
+
+def refusal_of(entry):
+    for name in ("Source", "DetailType", "Detail"):
+        if not entry.get(name):
+            return {"ErrorCode": "InvalidArgument", "ErrorMessage": f"Parameter {name} is not valid. Reason: {name} is a required argument."}
+    try:
+        is_object = isinstance(json.loads(entry["Detail"]), dict)
+    except ValueError:
+        is_object = False
+    return None if is_object else {"ErrorCode": "MalformedDetail", "ErrorMessage": "Detail is malformed."}
+
+
+# --- Mappings of streams and queues -----------------------------------------------------------------------------------
+# The permissions of the function's role are not checked: on AWS, Lambda reads a source and sends failed records with them.
+# A mapping of a stream ignores ReportBatchItemFailures, so records that the function did not take are lost. Here the whole
+# batch is tried again, as after an invocation that failed.
+
+create_mapping = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]["create"]
+update_mapping = provisioners._RESOURCE_HANDLERS["AWS::Lambda::EventSourceMapping"]["update"]
+execute_function = lambda_svc._execute_function
+STREAM_ACTIONS = ("DescribeStream", "GetRecords", "GetShardIterator")
+QUEUE_ACTIONS = ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")
+
+
+def missing_permissions(function, source):
+    role = function["config"]["Role"].rsplit("/", 1)[-1]
+    if ":sqs:" in source:
+        needed = [(f"sqs:{action}", source) for action in QUEUE_ACTIONS]
+    else:
+        streams = source.rsplit("/", 1)[0] + "/*"
+        needed = [(f"dynamodb:{action}", source) for action in STREAM_ACTIONS] + [("dynamodb:ListStreams", streams)]
+    return [f"{action} on {resource}" for action, resource in needed if not is_allowed(role, action, resource, "")]
+
+
+def check_mapping(props):
+    function, *_ = provisioners._lambda_function_for_cfn_ref(props["FunctionName"])
+    missing = missing_permissions(function, props["EventSourceArn"])
+    failures = props.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
+    role = function["config"]["Role"].rsplit("/", 1)[-1]
+    if failures and not is_allowed(role, "sqs:SendMessage", failures, ""):
+        missing.append(f"sqs:SendMessage on {failures}")
+    if missing:
+        raise RuntimeError(f"The function's execution role does not have permissions to call {', '.join(missing)}")
+
+
+def create_allowed_mapping(logical_id, props, stack_name):
+    check_mapping(props)
+    return create_mapping(logical_id, props, stack_name)
+
+
+def update_allowed_mapping(physical_id, old_props, new_props, stack_name):
+    check_mapping(new_props)
+    return update_mapping(physical_id, old_props, new_props, stack_name)
+
+
+def execute_function_for_mapping(function, event):
+    records = event.get("Records") if isinstance(event, dict) else None
+    if not records or records[0].get("eventSource") != "aws:dynamodb":
+        return execute_function(function, event)
+    table = dynamodb._tables[records[0]["eventSourceARN"].split("/")[1]]
+    missing = missing_permissions(function, table["LatestStreamArn"])
+    if missing:
+        return {"error": True, "body": {"errorType": "AccessDenied", "errorMessage": ", ".join(missing)}}
+    result = execute_function(function, event)
+    body = result.get("body")
+    body = json.loads(body) if isinstance(body, str) else body
+    return {**result, "error": True} if body and body.get("batchItemFailures") else result
 
 
 # --- Routes of an HTTP API --------------------------------------------------------------------------------------------
@@ -489,7 +707,7 @@ def main():
     for module in (engine, stacks, changesets):
         module._resolve_refs = resolve_lists
     for module in (engine, changesets):
-        module._resolve_parameters = resolve_parameters_and_mark_lists
+        module._resolve_parameters = resolve_and_check_parameters
     http.server.BaseHTTPRequestHandler = ServesOnce
     apigateway._create_api = quick_create_api
     handlers = provisioners._RESOURCE_HANDLERS
@@ -497,6 +715,9 @@ def main():
     handlers["AWS::CloudWatch::Alarm"]["create"] = create_alarm_on_math
     handlers["AWS::Lambda::Function"]["create"] = create_or_update_function
     handlers["AWS::Lambda::Version"]["create"] = create_version_if_new
+    handlers["AWS::DynamoDB::Table"]["create"] = create_or_update_table
+    handlers["AWS::Events::EventBus"] = {"create": create_bus, "update": update_bus, "delete": delete_bus}
+    handlers["AWS::Lambda::EventSourceMapping"].update(create=create_allowed_mapping, update=update_allowed_mapping)
     handlers["AWS::SQS::Queue"]["create"] = create_or_update_queue
     handlers["AWS::SecretsManager::Secret"] = {"create": create_or_update_secret, "delete": delete_secret}
     handlers["AWS::IAM::RolePolicy"] = {
@@ -519,8 +740,16 @@ def main():
             stack_handlers._ACTION_HANDLERS[action] = describe_stacks_with_protection
     lambda_svc._runtime_env_vars = variables_with_role
     guard("dynamodb", dynamodb)
+    lambda_svc._execute_function = execute_function_for_mapping
+    lambda_svc._execute_function_provided = execute_bootstrap_with_log
+    lambda_svc.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": KeepsOutput})
+    eventbridge._describe_event_bus = describe_event_bus_by_name_or_arn
+    eventbridge._delete_event_bus = delete_event_bus_without_rules
+    eventbridge._put_events = put_events_strictly
+    eventbridge._now_ts = time_of_entry
     guard("secretsmanager", secretsmanager)
     guard("sqs", sqs)
+    guard("events", eventbridge)
 
     from ministack.app import main as serve
 

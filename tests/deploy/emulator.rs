@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tests::{repository::repository, wait::until};
 use tokio::{
@@ -17,6 +18,8 @@ use tokio::{
 
 /// Longer than MiniStack takes to start.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How many commands that change nothing run at a time.
+pub(crate) const CONCURRENT: usize = 4;
 const REGION: &str = "us-east-1";
 
 /// A running MiniStack; it ends when this is dropped.
@@ -115,23 +118,24 @@ impl Emulator {
 
     /// All resources in the account, of all kinds that a stack has.
     pub(crate) async fn contents(&self) -> BTreeSet<String> {
-        let mut all = BTreeSet::new();
-        for (service, command, query) in CONTENTS {
-            let names = self.aws(&[service, command, "--query", query]).await;
+        let lists = CONTENTS.map(async |(service, command, query)| {
+            let names = Box::pin(self.aws(&[service, command, "--query", query])).await;
             let names = names.as_array().into_iter().flatten().filter_map(Value::as_str);
-            all.extend(names.map(|name| format!("{service} {name}")));
-        }
-        all
+            names.map(|name| format!("{service} {name}")).collect::<Vec<_>>()
+        });
+        stream::iter(lists).buffered(CONCURRENT).concat().await.into_iter().collect()
     }
 }
 
 /// Kinds of resources: service, command that lists them, and query for their names.
-const CONTENTS: [(&str, &str, &str); 11] = [
+const CONTENTS: [(&str, &str, &str); 13] = [
     ("apigatewayv2", "get-apis", "Items[].Name"),
     ("cloudwatch", "describe-alarms", "MetricAlarms[].AlarmName"),
     ("cloudwatch", "list-dashboards", "DashboardEntries[].DashboardName"),
     ("dynamodb", "list-tables", "TableNames"),
+    ("events", "list-event-buses", "EventBuses[].Name"),
     ("iam", "list-roles", "Roles[].RoleName"),
+    ("lambda", "list-event-source-mappings", "EventSourceMappings[].EventSourceArn"),
     ("lambda", "list-functions", "Functions[].FunctionName"),
     ("logs", "describe-log-groups", "logGroups[].logGroupName"),
     ("scheduler", "list-schedules", "Schedules[].Name"),

@@ -13,8 +13,10 @@
     reason = "a failed assumption should stop the test where it is, in helpers too; progress is printed"
 )]
 
+mod consumer;
 mod documents;
 mod emulator;
+mod publishing;
 mod stack;
 mod without_sam;
 
@@ -36,11 +38,12 @@ use sandbox::{
 use serde_json::json;
 use tests::{
     repository::{repository, repository_text},
-    wait::{until, within},
+    wait::{PATIENCE, until, within},
 };
 use unith_events::{event_type::EventType, timestamp::Timestamp};
 
 use crate::{
+    consumer::Consumer,
     emulator::Emulator,
     stack::{BUILT, Deployed, Stack},
 };
@@ -62,11 +65,15 @@ async fn a_stack_works_from_its_first_deployment_to_its_deletion() {
     let stack = Stack::new("unith-webhooks", &story.emulator);
     let two_heads = format!("{HEAD_ID},{HEAD_B}");
     let for_this_machine = format!("UnithApiUrl={} Architecture=x86_64", story.platform.url());
-    documents::deploy(&stack, &two_heads, EMAIL, SECRET_KEY, &for_this_machine).await;
+    let more = format!("{for_this_machine} EventBusArn=create OrderedQueue=create");
+    documents::deploy(&stack, &two_heads, EMAIL, SECRET_KEY, &more).await;
     let deployed = story.is_deployed(&stack).await;
     story.is_registered(&deployed, &[HEAD_ID, HEAD_B]).await;
     story.has_written_the_ring(&deployed, 0).await;
     story.delivers(&deployed, "first", &[HEAD_ID, HEAD_B]).await;
+    let consumer = Consumer::new(&story.emulator).await;
+    consumer.subscribe(stack.name).await;
+    story.publishes_and_summarizes(&stack, &deployed, &consumer).await;
     story.refuses_what_is_tampered_with(&deployed).await;
     story.takes_commands(&deployed).await;
     story.refuses_a_stale_request(&stack, &deployed).await;
@@ -75,15 +82,20 @@ async fn a_stack_works_from_its_first_deployment_to_its_deletion() {
     story.report(&format!("the documents' commands work as they are written: {count}"));
     story.rotates(&deployed).await;
     story.repairs_drift_on_schedule(&deployed).await;
-    story.spills_while_the_table_refuses(&stack, &deployed).await;
+    story.spills_while_the_table_refuses(&stack, &deployed, &consumer).await;
+    story.holds_events_while_the_bus_is_missing(&stack, &deployed, &consumer).await;
     story.counts_quarantined_bodies(&deployed).await;
 
     let version = deployed.live_version().await;
-    documents::update(&stack).await;
+    documents::update(&stack, "InactivityWarning=false").await;
     story.report("parameters are updated with the document's command");
+    // A bus with a rule cannot be deleted.
+    consumer.unsubscribe(stack.name).await;
     let three_heads = format!("{HEAD_ID},{HEAD_B},{HEAD_C}");
-    let changes = [("HeadIds", three_heads.as_str()), ("RetentionDays", "0")];
+    let changes =
+        [("HeadIds", three_heads.as_str()), ("RetentionDays", "0"), ("EventBusArn", "\"\""), ("OrderedQueue", "\"\"")];
     let deployed = story.deploys(&stack, &changes).await;
+    story.does_not_publish(&stack, &deployed).await;
     story.is_registered(&deployed, &[HEAD_ID, HEAD_B, HEAD_C]).await;
     assert!(
         story.platform.webhooks().iter().all(|webhook| !webhook.subscriptions.contains(EventType::InactivityWarning))
@@ -91,15 +103,19 @@ async fn a_stack_works_from_its_first_deployment_to_its_deletion() {
     assert_ne!(deployed.live_version().await, version, "the alias still points to the version with the old variables");
     story.delivers(&deployed, "updated", &[HEAD_ID, HEAD_B, HEAD_C]).await;
     story.goes_back_and_forth(&stack, &deployed, version.as_str().unwrap()).await;
+    let deployed = story.switches_publishing_on(&stack, &consumer).await;
 
     story.rolls_a_failed_update_back(&stack, &deployed).await;
     story.deploys_again_after_a_rollback(&stack, &deployed).await;
     story.deploys_an_edit_without_effect(&stack, &deployed).await;
     story.moves_to_another_table_and_ring(&stack, &deployed).await;
     let deployed = stack.deployed().await;
+    story.converses_with_consumer("moved", &consumer).await;
     story.erases_a_session(&stack, &deployed, HEAD_B, &format!("moved-{HEAD_B}")).await;
 
-    let (kept, table) = (deployed.items().await, deployed.output("TableArn").to_owned());
+    consumer.unsubscribe(stack.name).await;
+    consumer.end().await;
+    let kept = deployed.items().await;
     story.deletes(&stack).await;
     let left: Vec<_> = story.emulator.contents().await.difference(&empty).cloned().collect();
     // Two of each: the stack's own, which it no longer used, and the ones given to it.
@@ -112,7 +128,8 @@ async fn a_stack_works_from_its_first_deployment_to_its_deletion() {
     assert!(deployed.ring().await.keys().is_empty(), "no key is left");
     assert_eq!(deployed.items().await, kept, "the events outlive the stack");
 
-    story.a_new_stack_continues_with_the_table(&table, &kept).await;
+    let table = [deployed.output("TableArn"), deployed.output("TableStreamArn")];
+    story.a_new_stack_continues_with_the_table(table, &kept).await;
 }
 
 /// Waits for the last attempt of a delivery, which must store the event.
@@ -308,7 +325,12 @@ impl Story {
     /// Uses the commands of the drill in `docs/runbooks.md`.
     ///
     /// The drill denies the write to `receive` alone. Without its mapping, `redrive` leaves the message in the queue.
-    async fn spills_while_the_table_refuses(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
+    async fn spills_while_the_table_refuses(
+        &self,
+        stack: &Stack<'_>,
+        deployed: &Deployed<'_>,
+        consumer: &Consumer<'_>,
+    ) {
         let (role, mapping) = (stack.physical_id("ReceiveRole").await, stack.physical_id("RedriveSpilled").await);
         let before = deployed.items().await;
         deployed.enable_mapping(&mapping, false).await;
@@ -332,7 +354,10 @@ impl Story {
         let again = self.posts_as_attacker(deployed, sent.body.clone(), &sent.signature).await;
         assert_eq!(again, (200, "duplicate".to_owned()));
         self.delivers(deployed, "after-the-drill", &[HEAD_ID]).await;
-        self.report("spilled while the table refused, and stored by redrive: one event, once");
+        let published = consumer.take("spilled", 1).await.remove(0);
+        assert_eq!(published["detail"]["metadata"]["via"], "redrive", "{published}");
+        assert!(deployed.row(HEAD_ID, "spilled").await.is_some());
+        self.report("spilled while the table refused, stored by redrive and published: one event, once");
     }
 
     /// The dry run of the quarantine retry, for a day without quarantined bodies.
@@ -412,9 +437,17 @@ impl Story {
     /// Deliveries continue meanwhile, and each succeeds at its first attempt. The ring is copied with the document's commands.
     async fn moves_to_another_table_and_ring(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
         let ring = documents::copy_key_ring(stack, deployed.output("KeyRingSecret")).await;
-        let table = documents::create_another_table(stack).await;
+        let (table, stream) = documents::create_another_table(stack).await;
+        let refused = stack.deploy(&[("TableArn", &table)]).await.expect_err("the stream is not known");
+        assert!(refused.contains("Set TableStreamArn together with TableArn"), "{refused}");
         let key = "arn:aws:kms:us-east-1:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab";
-        let moved = [("TableArn", table.as_str()), ("KeyRingSecretArn", ring.as_str()), ("KmsKeyArn", key)];
+        let moved = [
+            ("TableArn", table.as_str()),
+            ("TableStreamArn", stream.as_str()),
+            ("KeyRingSecretArn", ring.as_str()),
+            ("KmsKeyArn", key),
+            ("OrderedQueue", "create"),
+        ];
         let mut sent = Vec::new();
         let delivering = async {
             let mut interval = tokio::time::interval(Duration::from_millis(300));
@@ -449,9 +482,8 @@ impl Story {
     async fn erases_a_session(&self, stack: &Stack<'_>, deployed: &Deployed<'_>, head: &str, session: &str) {
         let document = repository_text("docs/security.md");
         let section = document.split("## Erase a session").nth(1).unwrap();
-        // The first two steps: the sources, and the events.
-        let blocks: String =
-            section.split("```sh\n").skip(1).take(2).map(|rest| rest.split("```").next().unwrap()).collect();
+        within(PATIENCE, until(async || deployed.row(head, session).await.is_some())).await;
+        let blocks: String = section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
         let (_, commands) = blocks.split_once("\n\n").expect("the variables come first");
         let commands = commands.replace("aws sqs ", "aws --endpoint-url $AWS_ENDPOINT_URL sqs ");
         let script = format!("HEAD={head}\nSESSION={session}\nSTACK={}\n{commands}", stack.name);
@@ -461,7 +493,10 @@ impl Story {
         let (erased, kept): (Vec<_>, Vec<_>) = before.into_iter().partition(|item| item.contains(session));
         assert_eq!(erased.len(), 2, "{erased:?}");
         assert_eq!(deployed.items().await, kept);
-        self.report("erased: one session, and nothing else");
+        assert_eq!(deployed.row(head, session).await, None);
+        let output = String::from_utf8_lossy(&output.stdout);
+        assert!(output.contains(r#""deleted":1"#) && output.contains(r#""status":"not_found""#), "{output}");
+        self.report("erased: one session with its summary, and nothing else");
     }
 
     async fn deletes(&self, stack: &Stack<'_>) {
@@ -475,7 +510,7 @@ impl Story {
     }
 
     /// A stack with another name and one head, whose account is in an existing secret.
-    async fn a_new_stack_continues_with_the_table(&self, table: &str, kept: &[String]) {
+    async fn a_new_stack_continues_with_the_table(&self, [table, stream]: [&str; 2], kept: &[String]) {
         let stack = Stack::new("another", &self.emulator);
         let key = format!(r#""secretKey":"{SECRET_KEY}""#);
         let account = [("jane@example.com", EMAIL), (r#""secretKey":"…""#, key.as_str())];
@@ -486,11 +521,14 @@ impl Story {
             ("UnithApiUrl", self.platform.url()),
             ("Architecture", "x86_64"),
             ("TableArn", table),
+            ("TableStreamArn", stream),
         ];
         let deployed = self.deploys(&stack, &parameters).await;
         self.is_registered(&deployed, &[HEAD_ID]).await;
         assert_eq!(deployed.items().await, kept);
         self.delivers(&deployed, "another", &[HEAD_ID]).await;
+        // The stream has the last 24 hours, so sessions of the deleted stack are summarized too.
+        within(PATIENCE, until(async || deployed.row(HEAD_ID, "moved").await.is_some())).await;
         stack.delete().await;
         assert_eq!(self.platform.webhooks().len(), 0);
         self.report("a new stack continued with the table");

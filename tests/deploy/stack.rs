@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
 use tests::{
     repository::repository,
@@ -141,6 +142,10 @@ impl Deployed<'_> {
         self.outputs.get(name).unwrap_or_else(|| panic!("no output {name}: {:?}", self.outputs))
     }
 
+    pub(crate) fn has_output(&self, name: &str) -> bool {
+        self.outputs.contains_key(name)
+    }
+
     /// The host in the API's URL, and the base URL of that host on this machine.
     pub(crate) fn api(&self) -> (String, String) {
         (host(self.output("WebhookUrl")).to_owned(), self.emulator.api(self.output("ApiId")))
@@ -210,6 +215,42 @@ impl Deployed<'_> {
             .collect();
         items.sort();
         items
+    }
+
+    /// The row of a session in the sessions table, which is read consistently.
+    pub(crate) async fn row(&self, head: &str, session: &str) -> Option<Item> {
+        let client = sandbox::clients::dynamodb_client(self.emulator.url()).unwrap();
+        let get = client.get_item().table_name(self.output("SessionsTableName")).consistent_read(true);
+        let pk = format!("SESSION#{head}#{session}");
+        get.key("pk", AttributeValue::S(pk))
+            .key("sk", AttributeValue::S("SESSION".to_owned()))
+            .send()
+            .await
+            .unwrap()
+            .item
+    }
+
+    /// Deletes the row of a session.
+    pub(crate) async fn delete_row(&self, head: &str, session: &str) {
+        let client = sandbox::clients::dynamodb_client(self.emulator.url()).unwrap();
+        let delete = client.delete_item().table_name(self.output("SessionsTableName"));
+        let pk = format!("SESSION#{head}#{session}");
+        delete
+            .key("pk", AttributeValue::S(pk))
+            .key("sk", AttributeValue::S("SESSION".to_owned()))
+            .send()
+            .await
+            .unwrap();
+    }
+
+    /// Waits until the log of a function, by the output with its group, has a line with this text.
+    pub(crate) async fn wait_for_log(&self, output: &str, words: &str) {
+        let pattern = format!("\"{words}\"");
+        let filter =
+            ["logs", "filter-log-events", "--log-group-name", self.output(output), "--filter-pattern", &pattern];
+        let has_it =
+            async || self.emulator.aws(&filter).await["events"].as_array().is_some_and(|events| !events.is_empty());
+        within(PATIENCE, until(has_it)).await;
     }
 
     /// The number of versions of the key ring's secret.
