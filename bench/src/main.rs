@@ -89,8 +89,8 @@ struct StreamArguments {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
-    /// Records in the long run of a turn
-    #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = clap::value_parser!(u16).range(2..))]
+    /// Records in the long run of a turn: at least four batches of `sessions`
+    #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = clap::value_parser!(u16).range(4_000..))]
     records: u16,
 
     #[command(flatten)]

@@ -184,7 +184,7 @@ fn a_wrong_response_fails_the_run_and_the_event_is_named() {
 
 #[test]
 fn a_function_that_does_not_trust_the_authority_stores_nothing() {
-    let function = receiver();
+    let function = receiver().function;
     let roots = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/lambda-support/src/roots/amazon-root-ca-1.pem");
     let program = function.program.display();
     let other_roots = format!("AWS_CA_BUNDLE={roots} exec {program} {}", function.arguments.join(" "));
