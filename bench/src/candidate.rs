@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -22,11 +23,12 @@ pub enum Contract {
     ReceiverWithIdempotencyTable,
 }
 
-/// A function that can be run and measured.
+/// The time-out of `receive` in the template.
+const RECEIVER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A function that can be run.
 #[derive(Debug, Clone)]
-pub struct Candidate {
-    /// The name in the report.
-    pub name: String,
+pub struct Function {
     /// The executable.
     pub program: PathBuf,
     /// The arguments of the executable.
@@ -35,6 +37,16 @@ pub struct Candidate {
     pub folder: PathBuf,
     /// The file or folder that is uploaded to Lambda.
     pub artifact: PathBuf,
+    /// The time of an invocation.
+    pub timeout: Duration,
+}
+
+/// A function with the receiver's job, or none.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The name in the report.
+    pub name: String,
+    pub function: Function,
     /// The contract that its responses and items are checked against.
     pub contract: Contract,
     /// Whether it can read a key ring from Secrets Manager.
@@ -77,11 +89,7 @@ impl Candidate {
             }
             _ => bail!("unknown candidate `{name}`: choose from {}, or use --command", NAMES.join(", ")),
         };
-        let artifact = candidate.artifact.display();
-        ensure!(
-            candidate.artifact.exists(),
-            "{name} is not built: {artifact} does not exist; run bench/prepare {name}"
-        );
+        candidate.function.ensure_built(name)?;
         candidate.absolute()
     }
 
@@ -92,17 +100,15 @@ impl Candidate {
         let mut words = command.split_whitespace();
         let program = PathBuf::from(words.next().with_context(usage)?);
         ensure!(program.exists(), "--command {text}: {} does not exist", program.display());
-        let arguments = words.map(str::to_owned).collect();
-        Self { arguments, ..Self::binary(name, &program) }.absolute()
+        let mut candidate = Self::binary(name, &program);
+        candidate.function.arguments = words.map(str::to_owned).collect();
+        candidate.absolute()
     }
 
     fn binary(name: &str, program: &Path) -> Self {
         Self {
             name: name.to_owned(),
-            program: program.to_owned(),
-            arguments: Vec::new(),
-            folder: program.parent().map(Path::to_owned).unwrap_or_default(),
-            artifact: program.to_owned(),
+            function: Function::binary(program, RECEIVER_TIMEOUT),
             contract: Contract::Receiver,
             reads_key_ring: true,
         }
@@ -116,17 +122,37 @@ impl Candidate {
         let program = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
         ensure!(program.is_absolute(), "{name} needs {}, which did not print an absolute path", ask.join(" "));
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Ok(Self {
-            program,
-            arguments,
-            folder: folder.to_owned(),
-            artifact: folder.to_owned(),
-            ..Self::binary(name, folder)
-        })
+        let (folder, artifact) = (folder.to_owned(), folder.to_owned());
+        let function = Function { program, arguments, folder, artifact, timeout: RECEIVER_TIMEOUT };
+        Ok(Self { function, ..Self::binary(name, Path::new("")) })
+    }
+
+    fn absolute(self) -> anyhow::Result<Self> {
+        Ok(Self { function: self.function.absolute()?, ..self })
+    }
+}
+
+impl Function {
+    /// The function of one binary.
+    pub fn binary(program: &Path, timeout: Duration) -> Self {
+        Self {
+            program: program.to_owned(),
+            arguments: Vec::new(),
+            folder: program.parent().map(Path::to_owned).unwrap_or_default(),
+            artifact: program.to_owned(),
+            timeout,
+        }
+    }
+
+    /// Fails with the way to build it if the function `name` is not built.
+    pub fn ensure_built(&self, name: &str) -> anyhow::Result<()> {
+        let artifact = self.artifact.display();
+        ensure!(self.artifact.exists(), "{name} is not built: {artifact} does not exist; run bench/prepare {name}");
+        Ok(())
     }
 
     /// The process runs in its own folder, where relative paths would lead elsewhere.
-    fn absolute(self) -> anyhow::Result<Self> {
+    pub fn absolute(self) -> anyhow::Result<Self> {
         Ok(Self {
             program: absolute(&self.program)?,
             folder: absolute(&self.folder)?,
@@ -148,8 +174,9 @@ mod tests {
     fn a_command_has_a_name_a_program_and_arguments() {
         let this = std::env::current_exe().unwrap();
         let candidate = Candidate::command(&format!("mine={} --flag 1", this.display())).unwrap();
-        assert_eq!((candidate.name.as_str(), &candidate.program, &candidate.artifact), ("mine", &this, &this));
-        assert_eq!(candidate.arguments, ["--flag", "1"]);
+        let function = &candidate.function;
+        assert_eq!((candidate.name.as_str(), &function.program, &function.artifact), ("mine", &this, &this));
+        assert_eq!(function.arguments, ["--flag", "1"]);
         assert_eq!(candidate.contract, Contract::Receiver);
     }
 

@@ -17,7 +17,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval_at},
 };
 
-use crate::{candidate::Candidate, cores::Cores, output::Output};
+use crate::{candidate::Function, cores::Cores, output::Output};
 
 /// Longer than any step of a function takes.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -43,23 +43,23 @@ pub struct Used {
 }
 
 impl Environment {
-    /// Starts `candidate` with these variables and Lambda's own, and waits for its first long poll.
+    /// Starts `function` with these variables and Lambda's own, and waits for its first long poll.
     pub fn start(
-        candidate: &Candidate,
+        function: &Function,
         variables: &[(&'static str, String)],
         cores: &Cores,
         runtime: &Runtime,
     ) -> anyhow::Result<Self> {
-        let api = runtime.block_on(RuntimeApi::start());
+        let api = runtime.block_on(RuntimeApi::start_with(function.timeout));
         let (reader, writer) = std::io::pipe()?;
-        let mut command = Command::new(&candidate.program);
-        command.args(&candidate.arguments).current_dir(&candidate.folder).stdin(Stdio::null());
-        command.env_clear().envs(lambda_variables(candidate, api.address())).envs(variables.iter().cloned());
+        let mut command = Command::new(&function.program);
+        command.args(&function.arguments).current_dir(&function.folder).stdin(Stdio::null());
+        command.env_clear().envs(lambda_variables(function, api.address())).envs(variables.iter().cloned());
         command.stdout(writer.try_clone()?).stderr(writer);
         let cpu_before = cpu_of_children()?;
         let spawned_at = Instant::now();
         let child = cores.on_measured(|| command.spawn())?;
-        let child = child.with_context(|| format!("{} cannot be started", candidate.program.display()))?;
+        let child = child.with_context(|| format!("{} cannot be started", function.program.display()))?;
         // The command holds our ends of the pipe, so the output would never end.
         drop(command);
         let output = Some(Output::read(reader));
@@ -158,7 +158,7 @@ impl Drop for Process {
 }
 
 /// Lambda's own variables, without those of its logging and tracing.
-fn lambda_variables(candidate: &Candidate, runtime_api: &str) -> Vec<(&'static str, String)> {
+fn lambda_variables(function: &Function, runtime_api: &str) -> Vec<(&'static str, String)> {
     let fixed = [
         ("AWS_LAMBDA_FUNCTION_NAME", "receive"),
         ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
@@ -179,7 +179,7 @@ fn lambda_variables(candidate: &Candidate, runtime_api: &str) -> Vec<(&'static s
     // Every request sends and signs the token, so it is as long as a real one.
     variables.push(("AWS_SESSION_TOKEN", "IQoJb3JpZ2luX2Vj".repeat(60)));
     variables.push(("AWS_LAMBDA_RUNTIME_API", runtime_api.to_owned()));
-    variables.push(("LAMBDA_TASK_ROOT", candidate.folder.display().to_string()));
+    variables.push(("LAMBDA_TASK_ROOT", function.folder.display().to_string()));
     variables
 }
 

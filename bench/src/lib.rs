@@ -15,4 +15,5 @@ pub mod report;
 pub mod rounds;
 pub mod services;
 pub mod statistics;
+pub mod stream;
 pub mod tls;

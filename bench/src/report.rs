@@ -1,13 +1,15 @@
 //! The report: the same figures as a table and as a JSON document.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Display, Write as _};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use workload::size::Size;
 
 use crate::{
     machine::Machine,
     rounds::{Measured, Settings, Turn},
+    stream::rounds::{StreamSettings, StreamTurn},
 };
 
 /// The candidate that the others are compared with.
@@ -16,76 +18,100 @@ const BYTES_PER_MIB: f64 = 1024.0 * 1024.0;
 
 /// The result of a run.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+#[serde(bound = "S: Serialize, T: Figures")]
+pub struct Report<S, T> {
     /// The machine.
     pub machine: Machine,
     /// The settings.
-    pub settings: Settings,
+    pub settings: S,
     /// The figures of each candidate.
     #[serde(serialize_with = "in_json")]
-    pub candidates: Vec<Measured>,
+    pub candidates: Vec<Measured<T>>,
+}
+
+/// A turn whose figures a report shows.
+pub trait Figures: Serialize + Sized + 'static {
+    /// In the order of the rows.
+    const FIGURES: &'static [Figure<Self>];
 }
 
 /// A figure of the report.
-struct Figure {
+pub struct Figure<T> {
     /// The name in the document.
     name: &'static str,
     /// The label in the table.
     label: &'static str,
     decimals: usize,
-    of: Of,
+    of: Of<T>,
 }
 
-enum Of {
+enum Of<T> {
     /// A figure of each turn. The median is reported, and optionally the range.
-    Turns { figure: fn(&Turn) -> f64, range: bool },
+    Turns { figure: fn(&T) -> f64, range: bool },
     /// A figure of the artifact.
-    Artifact(fn(&Measured) -> u64),
+    Artifact(fn(&Size) -> u64),
 }
 
-const FIGURES: [Figure; 10] = [
-    turns("init_ms", "init, ms", 2, true, |turn| turn.init_ms),
-    turns("first_event_ms", "first event, ms", 2, true, |turn| turn.first_event_ms),
-    turns("cold_ms", "cold total, ms", 2, true, |turn| turn.cold_ms),
-    turns("cold_cpu_ms", "CPU of a cold start, ms", 2, true, |turn| turn.cold_cpu_ms),
-    turns("p50_ms", "warm p50, ms", 3, false, |turn| turn.p50_ms),
-    turns("p99_ms", "warm p99, ms", 3, false, |turn| turn.p99_ms),
-    turns("event_cpu_ms", "CPU per event, ms", 3, false, |turn| turn.event_cpu_ms),
-    turns("peak_mib", "peak memory, MiB", 1, false, |turn| turn.peak_mib),
-    artifact("bytes", "artifact, MiB", |measured| measured.size.bytes),
-    artifact("zip_bytes", "zip, MiB", |measured| measured.size.zip_bytes),
-];
+impl Figures for Turn {
+    const FIGURES: &'static [Figure<Self>] = &[
+        turns("init_ms", "init, ms", 2, true, |turn| turn.init_ms),
+        turns("first_event_ms", "first event, ms", 2, true, |turn| turn.first_event_ms),
+        turns("cold_ms", "cold total, ms", 2, true, |turn| turn.cold_ms),
+        turns("cold_cpu_ms", "CPU of a cold start, ms", 2, true, |turn| turn.cold_cpu_ms),
+        turns("p50_ms", "warm p50, ms", 3, false, |turn| turn.p50_ms),
+        turns("p99_ms", "warm p99, ms", 3, false, |turn| turn.p99_ms),
+        turns("event_cpu_ms", "CPU per event, ms", 3, false, |turn| turn.event_cpu_ms),
+        turns("peak_mib", "peak memory, MiB", 1, false, |turn| turn.peak_mib),
+        artifact("bytes", "artifact, MiB", |size| size.bytes),
+        artifact("zip_bytes", "zip, MiB", |size| size.zip_bytes),
+    ];
+}
 
-const fn turns(
+impl Figures for StreamTurn {
+    const FIGURES: &'static [Figure<Self>] = &[
+        turns("init_ms", "init, ms", 2, true, |turn| turn.init_ms),
+        turns("first_record_ms", "first record, ms", 2, true, |turn| turn.first_record_ms),
+        turns("cold_ms", "cold total, ms", 2, true, |turn| turn.cold_ms),
+        turns("cold_cpu_ms", "CPU of a cold start, ms", 2, true, |turn| turn.cold_cpu_ms),
+        turns("record_cpu_ms", "CPU per record, ms", 3, true, |turn| turn.record_cpu_ms),
+        turns("batch_p50_ms", "batch p50, ms", 1, false, |turn| turn.batch_p50_ms),
+        turns("records_per_s", "records per second", 0, true, |turn| turn.records_per_s),
+        turns("peak_mib", "peak memory, MiB", 1, false, |turn| turn.peak_mib),
+        artifact("bytes", "artifact, MiB", |size| size.bytes),
+        artifact("zip_bytes", "zip, MiB", |size| size.zip_bytes),
+    ];
+}
+
+const fn turns<T>(
     name: &'static str,
     label: &'static str,
     decimals: usize,
     range: bool,
-    figure: fn(&Turn) -> f64,
-) -> Figure {
+    figure: fn(&T) -> f64,
+) -> Figure<T> {
     Figure { name, label, decimals, of: Of::Turns { figure, range } }
 }
 
-const fn artifact(name: &'static str, label: &'static str, of: fn(&Measured) -> u64) -> Figure {
+const fn artifact<T>(name: &'static str, label: &'static str, of: fn(&Size) -> u64) -> Figure<T> {
     Figure { name, label, decimals: 2, of: Of::Artifact(of) }
 }
 
-impl Figure {
-    fn value(&self, measured: &Measured) -> f64 {
+impl<T> Figure<T> {
+    fn value(&self, measured: &Measured<T>) -> f64 {
         match self.of {
             Of::Turns { figure, .. } => measured.median(figure),
             // Files of more than 4 GiB are not deployed.
-            Of::Artifact(bytes) => f64::from(u32::try_from(bytes(measured)).unwrap_or(u32::MAX)) / BYTES_PER_MIB,
+            Of::Artifact(bytes) => f64::from(u32::try_from(bytes(&measured.size)).unwrap_or(u32::MAX)) / BYTES_PER_MIB,
         }
     }
 
-    fn ratio(&self, measured: &Measured, reference: Option<&Measured>) -> Option<f64> {
+    fn ratio(&self, measured: &Measured<T>, reference: Option<&Measured<T>>) -> Option<f64> {
         let reference = reference.filter(|reference| reference.name != measured.name)?;
         Some(self.value(measured) / self.value(reference)).filter(|ratio| ratio.is_finite())
     }
 
     /// The range over the turns, if it is reported.
-    fn range(&self, measured: &Measured) -> Option<(f64, f64)> {
+    fn range(&self, measured: &Measured<T>) -> Option<(f64, f64)> {
         match self.of {
             Of::Turns { figure, range: true } => Some(measured.range(figure)),
             _ => None,
@@ -93,21 +119,17 @@ impl Figure {
     }
 }
 
-impl Report {
+impl<S: Display, T: Figures> Report<S, T> {
     /// The table, with header and footer.
     pub fn table(&self) -> String {
         let Machine { cpu, cores, kernel } = &self.machine;
-        let Settings { rounds, events, pin, key_ring } = self.settings;
-        let pinned = pin.map_or("candidates not pinned".to_owned(), |core| format!("candidates on core {core}"));
-        let keys = if key_ring { "key ring from Secrets Manager" } else { "key from the environment" };
-        let mut text = format!("{cpu}, {cores} cores, Linux {kernel}\n");
-        // Writing to a `String` cannot fail.
-        let _ = writeln!(text, "{rounds} rounds of 1 and of {events} events; {pinned}; {keys}\n");
+        let mut text = format!("{cpu}, {cores} cores, Linux {kernel}\n{}\n\n", self.settings);
         let mut rows = vec![self.row(String::new(), |measured| (measured.name.clone(), String::new()))];
-        for figure in &FIGURES {
+        let reference = reference(&self.candidates);
+        for figure in T::FIGURES {
             let decimals = figure.decimals;
             rows.push(self.row(figure.label.to_owned(), |measured| {
-                let ratio = figure.ratio(measured, self.reference());
+                let ratio = figure.ratio(measured, reference);
                 (format!("{:.decimals$}", figure.value(measured)), ratio.map(ratio_text).unwrap_or_default())
             }));
             if matches!(figure.of, Of::Turns { range: true, .. }) {
@@ -117,20 +139,39 @@ impl Report {
                 }));
             }
         }
-        text + &aligned(&rows) + "\nMedians over the rounds; × is the ratio to floor.\n"
+        let ratios = if reference.is_some() { "; × is the ratio to floor" } else { "" };
+        text.push_str(&aligned(&rows));
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "\nMedians over the rounds{ratios}.");
+        text
     }
 
-    fn reference(&self) -> Option<&Measured> {
-        reference(&self.candidates)
-    }
-
-    fn row(&self, label: String, cell: impl Fn(&Measured) -> (String, String)) -> Vec<String> {
+    fn row(&self, label: String, cell: impl Fn(&Measured<T>) -> (String, String)) -> Vec<String> {
         let cells = self.candidates.iter().flat_map(|measured| <[String; 2]>::from(cell(measured)));
         std::iter::once(label).chain(cells).collect()
     }
 }
 
-fn reference(candidates: &[Measured]) -> Option<&Measured> {
+impl Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rounds, events, pin, key_ring } = self;
+        let keys = if *key_ring { "key ring from Secrets Manager" } else { "key from the environment" };
+        write!(f, "{rounds} rounds of 1 and of {events} events; {}; {keys}", pinned(*pin))
+    }
+}
+
+impl Display for StreamSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rounds, records, pin } = self;
+        write!(f, "{rounds} rounds of 1 and of {records} records; {}", pinned(*pin))
+    }
+}
+
+fn pinned(pin: Option<usize>) -> String {
+    pin.map_or("candidates not pinned".to_owned(), |core| format!("candidates on core {core}"))
+}
+
+fn reference<T>(candidates: &[Measured<T>]) -> Option<&Measured<T>> {
     candidates.iter().find(|measured| measured.name == REFERENCE)
 }
 
@@ -159,11 +200,11 @@ fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 /// Serializes each candidate with its medians, ranges, ratios to the floor, and turns.
-fn in_json<S: serde::Serializer>(candidates: &[Measured], serializer: S) -> Result<S::Ok, S::Error> {
+fn in_json<T: Figures, S: serde::Serializer>(candidates: &[Measured<T>], serializer: S) -> Result<S::Ok, S::Error> {
     let reference = reference(candidates);
     serializer.collect_seq(candidates.iter().map(|measured| {
         let (mut medians, mut ranges, mut ratios) = (Map::new(), Map::new(), Map::new());
-        for figure in &FIGURES {
+        for figure in T::FIGURES {
             if matches!(figure.of, Of::Turns { .. }) {
                 medians.insert(figure.name.to_owned(), json!(figure.value(measured)));
             }
@@ -184,9 +225,8 @@ fn in_json<S: serde::Serializer>(candidates: &[Measured], serializer: S) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use workload::size::Size;
 
-    fn report() -> Report {
+    fn report() -> Report<Settings, Turn> {
         let measured = |name: &str, init: [f64; 3], bytes| Measured {
             name: name.to_owned(),
             size: Size { bytes, zip_bytes: bytes / 2 },

@@ -53,23 +53,23 @@ pub struct Turn {
 
 /// The figures of a candidate.
 #[derive(Debug, Clone, Serialize)]
-pub struct Measured {
+pub struct Measured<T> {
     /// The candidate's name.
     pub name: String,
     /// The size of the artifact.
     pub size: Size,
     /// The turns, in order.
-    pub turns: Vec<Turn>,
+    pub turns: Vec<T>,
 }
 
-impl Measured {
+impl<T> Measured<T> {
     /// The median of a figure over the turns.
-    pub fn median(&self, figure: fn(&Turn) -> f64) -> f64 {
+    pub fn median(&self, figure: fn(&T) -> f64) -> f64 {
         median(&self.turns.iter().map(figure).collect::<Vec<_>>())
     }
 
     /// The least and the greatest value of a figure over the turns.
-    pub fn range(&self, figure: fn(&Turn) -> f64) -> (f64, f64) {
+    pub fn range(&self, figure: fn(&T) -> f64) -> (f64, f64) {
         let figures: Vec<_> = self.turns.iter().map(figure).collect();
         (percentile(&figures, 0), percentile(&figures, 100))
     }
@@ -98,9 +98,13 @@ impl Bench<'_> {
         &self,
         candidates: &[Candidate],
         mut on_turn: impl FnMut(usize, &str),
-    ) -> anyhow::Result<Vec<Measured>> {
+    ) -> anyhow::Result<Vec<Measured<Turn>>> {
         let measured = |candidate: &Candidate| {
-            Ok(Measured { name: candidate.name.clone(), size: Size::of(&candidate.artifact)?, turns: Vec::new() })
+            Ok(Measured {
+                name: candidate.name.clone(),
+                size: Size::of(&candidate.function.artifact)?,
+                turns: Vec::new(),
+            })
         };
         let mut all = candidates.iter().map(measured).collect::<anyhow::Result<Vec<_>>>()?;
         for round in 1..=self.settings.rounds {
@@ -141,7 +145,7 @@ impl Bench<'_> {
             services.create_idempotency_table(&idempotency_table)?;
         }
         let variables = self.variables(services, candidate, table, &idempotency_table);
-        let mut environment = Environment::start(candidate, &variables, self.cores, services.runtime())?;
+        let mut environment = Environment::start(&candidate.function, &variables, self.cores, services.runtime())?;
         let init = environment.init();
         let mut took = Vec::with_capacity(events);
         for (index, delivery) in deliveries.iter().enumerate() {
@@ -188,7 +192,7 @@ fn count(services: &Services, table: &str, expected: usize) -> anyhow::Result<()
 }
 
 /// Rounds to microseconds; further digits are noise.
-fn milliseconds(duration: Duration) -> f64 {
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 

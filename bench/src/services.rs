@@ -67,6 +67,16 @@ impl Services {
         &self.runtime
     }
 
+    /// A client of DynamoDB that is not slowed down by TLS.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The CA that the functions trust.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     /// The functions' variables: the endpoints, and the CA to trust under each name that SDKs use.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let bundle = self.authority.bundle().display().to_string();

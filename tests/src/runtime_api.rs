@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use unith_events::timestamp::Timestamp;
 
-/// The timeout of the function in the template.
+/// The timeout of `receive` in the template.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A Runtime API on loopback, for one execution environment; it ends when this is dropped.
@@ -84,6 +84,7 @@ struct Poll {
 struct Shared {
     messages: mpsc::UnboundedSender<Message>,
     running: Mutex<Running>,
+    function_timeout: Duration,
 }
 
 /// The invocation that runs, or ran last.
@@ -96,6 +97,11 @@ struct Running {
 impl RuntimeApi {
     /// Starts the API on a free port.
     pub async fn start() -> Self {
+        Self::start_with(FUNCTION_TIMEOUT).await
+    }
+
+    /// The same for a function that has this time for an invocation.
+    pub async fn start_with(function_timeout: Duration) -> Self {
         let (sender, messages) = mpsc::unbounded_channel();
         let running = Mutex::new(Running { number: 0, since: Instant::now() });
         let router = Router::new()
@@ -103,7 +109,7 @@ impl RuntimeApi {
             .route("/2018-06-01/runtime/invocation/{id}/response", post(responded))
             .route("/2018-06-01/runtime/invocation/{id}/error", post(failed))
             .route("/2018-06-01/runtime/init/error", post(failed))
-            .with_state(Arc::new(Shared { messages: sender, running }));
+            .with_state(Arc::new(Shared { messages: sender, running, function_timeout }));
         let server = ServerHandle::router(listen("the Runtime API", 0).await.unwrap(), router).unwrap();
         Self { server, messages, poll: None }
     }
@@ -153,7 +159,7 @@ async fn next(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     let (sender, event) = oneshot::channel();
     shared.send(Message::Poll(Poll { at: Instant::now(), event: sender }));
     let event = event.await.map_err(|_| StatusCode::GONE)?;
-    let deadline = Timestamp::now().plus(FUNCTION_TIMEOUT).epoch_milliseconds().to_string();
+    let deadline = Timestamp::now().plus(shared.function_timeout).epoch_milliseconds().to_string();
     let mut running = shared.running.lock().unwrap();
     running.number += 1;
     let headers = [

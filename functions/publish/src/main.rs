@@ -14,19 +14,21 @@ const DEFAULT_TIME: Duration = Duration::from_secs(30);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let result = match start() {
+    let result = match start().await {
         Ok(publisher) => run(publisher).await.map_err(|error| format!("publish stopped: {error}")),
         Err(error) => Err(format!("publish cannot start: {error}")),
     };
     startup::exit_code(result)
 }
 
-fn start() -> Result<Publisher, Error> {
+async fn start() -> Result<Publisher, Error> {
     let env = Env::from_process();
     let config = Config::from_env(&env)?;
     startup::check_runtime_api(&env)?;
     log::init(config.log_level);
-    Ok(Publisher::new(config, &aws::config(&env)?))
+    let publisher = Publisher::new(config, &aws::config(&env)?);
+    publisher.warm_up().await;
+    Ok(publisher)
 }
 
 async fn run(publisher: Publisher) -> Result<(), Error> {

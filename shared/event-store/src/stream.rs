@@ -7,7 +7,10 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::item::EventItem;
+use crate::{
+    item::EventItem,
+    keys::{PK, SK},
+};
 
 const INSERT: &str = "INSERT";
 
@@ -99,14 +102,17 @@ impl StreamRecord {
 
     /// The key of the item, unless it has another form than this table's.
     pub fn key(&self) -> Option<ItemKey> {
-        let part = |name: &str| Some(self.dynamodb.keys.get(name)?.get("S")?.as_str()?.to_owned());
-        Some(ItemKey { pk: part("pk")?, sk: part("sk")? })
+        Some(ItemKey { pk: self.key_part(PK)?.to_owned(), sk: self.key_part(SK)?.to_owned() })
+    }
+
+    fn key_part(&self, name: &str) -> Option<&str> {
+        self.dynamodb.keys.get(name)?.get("S")?.as_str()
     }
 
     /// Whether an event was stored. Other records are those of quarantined bodies, and of items that expire.
     pub fn is_new_event(&self) -> bool {
-        self.event_name == INSERT
-            && self.key().is_some_and(|key| key.pk.starts_with("SESSION#") && key.sk.starts_with("EVENT#"))
+        let starts = |name, prefix| self.key_part(name).is_some_and(|part| part.starts_with(prefix));
+        self.event_name == INSERT && starts(PK, "SESSION#") && starts(SK, "EVENT#")
     }
 
     /// The item of the event.
@@ -114,8 +120,7 @@ impl StreamRecord {
     /// # Errors
     /// The image is not that of an event.
     pub fn event(&self) -> Result<EventItem, InvalidImage> {
-        let image: serde_dynamo::Item =
-            serde_json::from_value(self.dynamodb.new_image.clone()).map_err(|_| InvalidImage)?;
+        let image = serde_dynamo::Item::deserialize(&self.dynamodb.new_image).map_err(|_| InvalidImage)?;
         serde_dynamo::from_item(image).map_err(|_| InvalidImage)
     }
 }
