@@ -19,6 +19,7 @@ mod load;
 mod open_loop;
 mod outage;
 mod platform;
+mod streams;
 
 use std::{env, str::FromStr, sync::Arc, time::Duration};
 

@@ -21,6 +21,8 @@ pub struct Table {
     pub name: String,
     /// A client that bypasses the proxy.
     pub client: aws_sdk_dynamodb::Client,
+    /// The DynamoDB behind the proxy.
+    pub endpoint: String,
     _embedded: Option<ServerHandle>,
 }
 
@@ -37,7 +39,14 @@ impl Table {
         let client = sandbox::clients::dynamodb_client(&endpoint).unwrap();
         let name = format!("events-{:08x}", fastrand::u32(..));
         dynamodb::create_table(&client, &name).await.unwrap();
-        Self { proxy: Proxy::start(&endpoint).await, name, client, _embedded: embedded }
+        Self { proxy: Proxy::start(&endpoint).await, name, client, endpoint, _embedded: embedded }
+    }
+
+    /// The same table behind another proxy, for a second function. It works as long as the first one lives.
+    pub async fn for_another_function(&self) -> Self {
+        let Self { name, client, endpoint, .. } = self;
+        let proxy = Proxy::start(endpoint).await;
+        Self { proxy, name: name.clone(), client: client.clone(), endpoint: endpoint.clone(), _embedded: None }
     }
 
     /// Ends the table's stream, for thousands of writes: the embedded DynamoDB reads all records of the stream at each of them.
