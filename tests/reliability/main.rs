@@ -1,5 +1,7 @@
 //! Experiments: random faults of table and queue, and what became of every delivery.
 //!
+//! [`streams`] goes on from there: what became of every stored event on the bus and in the sessions table.
+//!
 //! `RELIABILITY_DELIVERIES` sets how many deliveries are made, `RELIABILITY_SEED` which ones, and when the faults come. The same
 //! seed makes the same deliveries and faults; which delivery meets which fault depends on timing.
 

@@ -18,9 +18,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use fastrand::Rng;
 use sandbox::{queues::FAILURE_QUEUE, sqs::Sqs, stream_mapping::Progress};
-use serde_dynamo::from_item;
 use serde_json::{Value, json};
-use sessions::item::SessionItem;
 use tests::wait::within;
 
 use self::{
@@ -28,7 +26,7 @@ use self::{
     phases::{PARTS, POISONED},
     plan::Plan,
     published::Published,
-    system::{Range, System},
+    system::{Counts, Range, System},
     truth::{Stored, Truth},
 };
 use crate::variable;
@@ -49,83 +47,82 @@ async fn run(count: usize, seed: u64) {
     let plan = Plan::random(&mut random, count, PARTS, POISONED);
     let system = System::start(seed).await;
     phases::run(&system, Writer::new(&system.publish.table), &plan, &mut random).await;
-
     let truth = Truth::read(&system.publish.table, &plan).await;
     let planned: BTreeSet<_> = plan.parts.iter().flatten().filter_map(Delivery::key).collect();
     assert_eq!(planned.len(), truth.events.len() + truth.broken, "each event has one item");
 
-    // The bus: what it lost while it was deleted is in the reported ranges, and a replay brings it back.
-    let ranges = merged(system.log.counts().ranges);
-    let lost = {
-        let published = Published::on_bus(&system.publish.published(), &truth);
-        let lost = published.missing(&truth);
-        for Stored { item, .. } in &lost {
-            let is_reported = ranges.iter().any(|range| range.contains(item.received_at.to_string(), &item.head_id));
-            assert!(is_reported, "{} of {} is lost, and in no range to replay", item.sk, item.pk);
-        }
-        assert!(lost.len() <= ranges.iter().map(|range| range.events).sum());
-        lost
-    };
-    assert!(!lost.is_empty(), "nothing was published while the bus was deleted");
-    for range in &ranges {
-        replay(&system, json!({"from": range.from, "to": range.to, "head_ids": range.head_ids})).await;
-    }
-    // Those of self-tests are replayed by name alone.
-    let names: BTreeSet<_> = lost.iter().map(|event| (&event.item.head_id, &event.item.session_id)).collect();
-    for (head, session) in names.into_iter().filter(|(_, session)| session.is_self_test()) {
-        replay(&system, json!({"head_id": head, "session_id": session})).await;
-    }
+    let lost = restore_lost(&system, &truth).await;
     let bus = Published::on_bus(&system.publish.published(), &truth);
     assert_eq!(bus.missing(&truth).len(), 0, "events are lost");
     let queue = Published::in_queue(&system.publish.ordered(), &truth);
     assert_eq!(queue.missing(&truth).len(), 0, "events are lost in the ordered queue");
+    let (rows, calls) = check_sessions(&system, &plan, &truth).await;
+    let mappings = [system.publish_mapping.progress(), system.sessions_mapping.progress()];
+    for Progress { read, filtered, processed, .. } in mappings {
+        assert_eq!((read, filtered), (filtered + processed, truth.quarantined), "records were given up");
+    }
+    assert_eq!(reported(&system.publish.sqs), plan.not_published);
+    assert_eq!(reported(&system.sessions.sqs), plan.not_folded);
 
-    // The sessions: as the events say, and a rebuild makes the same.
+    let [publish, sessions] = mappings.map(|progress| figures(&progress));
+    let Counts { held, retried, .. } = system.log.counts();
+    println!(
+        "seed {seed}: {} events in {} sessions, {} quarantined; bus: {} publications, 0 lost, 0 out of order, {} duplicates, \
+         {lost} lost while it was deleted and {} replayed; ordered queue: {} messages, 0 lost, 0 out of order; publish: {publish}, \
+         {held} held back, {retried} sent again, {} poison, {} environments",
+        truth.events.len(),
+        truth.sessions.len(),
+        truth.quarantined,
+        bus.publications,
+        bus.duplicates,
+        bus.replayed,
+        queue.publications,
+        plan.not_published.len(),
+        system.publishers.started(),
+    );
+    println!(
+        "seed {seed}: {rows} rows, 0 differ; rebuilt in {calls} calls, 0 differ; sessions: {sessions}, {} poison, {} environments",
+        plan.not_folded.len(),
+        system.updaters.started(),
+    );
+}
+
+/// Replays the ranges that `publish` reported. What the bus lost while it was deleted must be in them. The result is how many
+/// events that were.
+async fn restore_lost(system: &System, truth: &Truth) -> usize {
+    let ranges = merged(system.log.counts().ranges);
+    let published = Published::on_bus(&system.publish.published(), truth);
+    let lost = published.missing(truth);
+    for Stored { item, .. } in &lost {
+        let is_reported = ranges.iter().any(|range| range.contains(&item.received_at.to_string(), &item.head_id));
+        assert!(is_reported, "{} of {} is lost, and in no range to replay", item.sk, item.pk);
+    }
+    assert!((1..=ranges.iter().map(|range| range.events).sum()).contains(&lost.len()), "{} are lost", lost.len());
+    for Range { from, to, head_ids, .. } in ranges {
+        replay(system, json!({"from": from, "to": to, "head_ids": head_ids})).await;
+    }
+    // Self-tests are replayed by name alone.
+    let names: BTreeSet<_> = lost.iter().map(|event| (&event.item.head_id, &event.item.session_id)).collect();
+    for (head, session) in names.into_iter().filter(|(_, session)| session.is_self_test()) {
+        replay(system, json!({"head_id": head, "session_id": session})).await;
+    }
+    lost.len()
+}
+
+/// Compares the rows with the events, empties the table, and compares the rows of a rebuild. The result is the numbers of rows
+/// and of calls.
+async fn check_sessions(system: &System, plan: &Plan, truth: &Truth) -> (usize, usize) {
     let rows = system.sessions.items().await;
-    let found: Vec<SessionItem> = rows.iter().map(|row| from_item(row.clone()).unwrap()).collect();
-    let expected = truth.rows();
+    let (found, expected) = (system.sessions.rows().await, truth.rows());
     assert_eq!(found.len(), expected.len(), "a session has no row, or a row no session");
     for (found, expected) in found.iter().zip(&expected) {
         assert_eq!(found, expected, "a row is not the fold of its events");
     }
     system.sessions.empty().await;
-    let calls = rebuild(&system, &plan).await;
+    assert!(system.sessions.items().await.is_empty());
+    let calls = rebuild(system, plan).await;
     assert!(system.sessions.items().await == rows, "the rows of a rebuild are others");
-
-    // Poison: reported, and nothing else is.
-    let (publish, sessions) = (system.publish_mapping.progress(), system.sessions_mapping.progress());
-    assert_eq!(reported(&system.publish.sqs), plan.not_published);
-    assert_eq!(reported(&system.sessions.sqs), plan.not_folded);
-    for Progress { read, filtered, processed, .. } in [publish, sessions] {
-        assert_eq!(read, filtered + processed, "records were given up");
-        assert_eq!(filtered, truth.quarantined);
-    }
-
-    let counts = system.log.counts();
-    println!(
-        "seed {seed}: {} events in {} sessions: {} publications, 0 lost, 0 out of order, {} duplicates; {} lost with the bus, {} \
-         replayed; ordered queue: {} messages, 0 lost, 0 out of order; {}; {} held, {} sent again, {} poison; {} environments",
-        truth.events.len(),
-        truth.sessions.len(),
-        bus.publications,
-        bus.duplicates,
-        lost.len(),
-        bus.replayed,
-        queue.publications,
-        figures(&publish),
-        counts.held,
-        counts.retried,
-        plan.not_published.len(),
-        system.publishers.started(),
-    );
-    println!(
-        "seed {seed}: {} rows, 0 differ; {} rebuilt in {calls} calls, 0 differ; {}; {} poison; {} environments",
-        rows.len(),
-        rows.len(),
-        figures(&sessions),
-        plan.not_folded.len(),
-        system.updaters.started(),
-    );
+    (rows.len(), calls)
 }
 
 fn figures(progress: &Progress) -> String {
@@ -137,8 +134,8 @@ fn figures(progress: &Progress) -> String {
 }
 
 impl Range {
-    fn contains(&self, received_at: String, head: &str) -> bool {
-        (&self.from..=&self.to).contains(&&received_at) && self.head_ids.contains(head)
+    fn contains(&self, received_at: &String, head: &str) -> bool {
+        (&self.from..=&self.to).contains(&received_at) && self.head_ids.contains(head)
     }
 }
 
@@ -175,8 +172,9 @@ async fn replay(system: &System, filter: Value) {
 
 /// Rebuilds all rows. The result is the number of calls.
 async fn rebuild(system: &System, plan: &Plan) -> usize {
-    let (mut cursor, mut limit, mut failed) = (Value::Null, SHORT_CALL, 0);
-    for calls in 1.. {
+    let (mut cursor, mut limit, mut failed, mut calls) = (Value::Null, SHORT_CALL, 0, 0);
+    loop {
+        calls += 1;
         let command = json!({"action": "rebuild", "cursor": cursor});
         let report = system.updaters.invoke_within(command, limit).await.unwrap();
         assert!(report.get("error").is_none() || report["cursor"] == cursor, "{report}");
@@ -193,7 +191,6 @@ async fn rebuild(system: &System, plan: &Plan) -> usize {
             return calls;
         }
     }
-    unreachable!()
 }
 
 /// The items that an on-failure queue names.

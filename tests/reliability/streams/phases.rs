@@ -38,7 +38,6 @@ pub(crate) async fn run(system: &System, writer: Writer, plan: &Plan, random: &m
             6 => everything(system, &writer, part, random).await,
             _ => store(&writer, part).await,
         }
-        eprintln!("DBG phase {phase} {:?} {:?}", std::time::Instant::now(), system.publish_mapping.progress());
         system.catch_up().await;
     }
     system.settle().await;

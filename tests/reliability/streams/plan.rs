@@ -1,6 +1,6 @@
 //! What is stored: sessions as UNITH sends them, in the order in which they are stored, and the poison among them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use fastrand::Rng;
 use serde_json::json;
@@ -140,7 +140,7 @@ impl Session {
             1 => format!("sëssion #{number}%"),
             _ => format!("session-{number}"),
         };
-        let start = base().plus(std::time::Duration::from_secs(number as u64));
+        let start = base().plus(Duration::from_secs(number as u64));
         let is_busy = number % BUSY == BUSY / 2;
         let id = if is_busy { format!("busy-{number}") } else { id };
         Self { head: HEADS[random.usize(..HEADS.len())], id, start }
@@ -179,7 +179,7 @@ impl Session {
 
     /// A body, sometimes one that cannot be copied into a bus event.
     fn body(&self, random: &mut Rng, event_type: &str, second: u64) -> String {
-        let at = self.start.plus(std::time::Duration::from_secs(second)).to_string();
+        let at = self.start.plus(Duration::from_secs(second)).to_string();
         let body = json!({
             "timestamp": at, "head_id": self.head, "session_id": self.id, "event_type": event_type,
             "public_head_id": "jane-15326", "public_org_id": "acme",
@@ -199,7 +199,7 @@ impl Session {
 }
 
 fn with_member(body: &str, member: &str) -> String {
-    format!("{},{member}}}", body.strip_suffix('}').expect("a body is an object"))
+    format!("{},{member}}}", body.trim_end().strip_suffix('}').expect("a body is an object"))
 }
 
 /// Whether a body is copied into its bus event.
