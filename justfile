@@ -55,10 +55,14 @@ reliability:
     RELIABILITY_DELIVERIES=100000 RELIABILITY_SEED=7 cargo test -p tests --test reliability random_faults -- --nocapture --test-threads=4
     REJECTION_SAMPLES=5000 cargo test -p tests --test reliability rejections -- --nocapture
     KILL_DELIVERIES=10000 cargo test -p receive --test process killed -- --nocapture
-    just load-experiments
+    just stream-experiment load-experiments
     fuzz/run --all 300
 
 experiment := 'cargo test --profile experiment -p tests -p receive --test reliability --test process -- --nocapture --test-threads 1'
+
+# Run the experiment with the functions on the table's stream
+stream-experiment:
+    STREAM_EVENTS=200000 STREAM_SEED=7 cargo test --profile experiment -p tests --test reliability streams:: -- --nocapture
 
 # Run the experiments with load alone, on a machine that does nothing else
 load-experiments:

@@ -6,8 +6,10 @@ use sandbox::services::EVENT_BUS;
 use serde_json::{Value, json};
 use tests::{
     proxy::Fault,
-    publish_harness::{PublishHarness, RECEIVED_AT, START, number},
+    publish_harness::{PublishHarness, RECEIVED_AT, REQUEST_ID, START, number},
+    wait::PATIENCE,
 };
+use tokio::time::Instant;
 
 async fn delete_bus(harness: &PublishHarness) {
     harness.bus_client.delete_event_bus().name(EVENT_BUS).send().await.unwrap();
@@ -74,6 +76,34 @@ async fn what_was_published_since_the_last_look_is_reported_as_a_range_to_replay
     let sessions = harness.published().into_iter().map(|event| event.detail()["metadata"]["session_id"].clone());
     let sessions: BTreeSet<_> = sessions.map(|session| session.as_str().unwrap().to_owned()).collect();
     assert_eq!(sessions.into_iter().collect::<Vec<_>>(), ["b", "c", "d"], "nothing is lost");
+}
+
+/// An environment may get no records while the bus is missing. In a replay, it looks for the bus too.
+#[tokio::test]
+async fn what_was_published_to_a_bus_that_was_created_anew_since_is_reported_as_a_range_to_replay() {
+    let harness = PublishHarness::start().await;
+    let replay = json!({"from": RECEIVED_AT, "to": RECEIVED_AT, "head_ids": ["h"], "events": 2});
+    for is_batch in [true, false] {
+        let publisher = harness.publisher();
+        let sessions: [_; 3] = std::array::from_fn(|number| format!("{is_batch}-{number}"));
+        let [first, second, third] = sessions.each_ref().map(String::as_str);
+        assert_eq!(harness.deliver_to(&publisher, &stored(&harness, &[first, second]).await).await, None);
+        delete_bus(&harness).await;
+        create_bus(&harness).await;
+        let records = stored(&harness, &[third]).await;
+        if is_batch {
+            assert_eq!(harness.deliver_to(&publisher, &records).await, Some(number(&records[0])));
+            let line = harness.last_line();
+            assert_eq!((&line["level"], &line["BusMissing"]), (&json!("ERROR"), &json!(1)), "{line}");
+            assert_eq!(line["message"], "batch held back: the event bus was created again");
+            assert_eq!(line["result"]["replay"], replay, "{line}");
+        } else {
+            let command = json!({"action": "replay", "head_id": "h", "session_id": third, "apply": true});
+            let report = publisher.handle(command, REQUEST_ID, Instant::now() + PATIENCE).await.unwrap();
+            assert_eq!((&report["ok"], &report["replay"]), (&json!(false), &replay), "{report}");
+        }
+        assert_eq!(harness.deliver_to(&publisher, &records).await, None, "it is reported once");
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Experiments: faults, and what became of every delivery.
+//! Experiments: faults, and what became of every delivery. [`streams`] goes on from there: what became of every stored event on
+//! the bus and in the sessions table.
 
 #![allow(
     clippy::expect_used,
@@ -20,6 +21,7 @@ mod plan;
 mod platform;
 mod random_faults;
 mod rejections;
+mod streams;
 
 use std::{env, str::FromStr};
 

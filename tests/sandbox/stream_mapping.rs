@@ -671,7 +671,7 @@ async fn an_invocation_that_times_out_is_retried_and_may_finish_late() {
         Progress { invocations: 3, failed_invocations: 1, late: 1, read: 2, processed: 2, ..Progress::default() };
     assert_eq!(mapping.progress(), expected);
     go_on.notify_one();
-    assert_eq!(done(&mapping).await, Progress { late: 0, ..expected });
+    assert_eq!(done(&mapping).await, Progress { late: 0, finished_late: 1, ..expected });
 }
 
 #[tokio::test]

@@ -71,7 +71,11 @@ pub struct SessionsHarness {
 impl SessionsHarness {
     /// Empty tables and an empty queue. Events are kept for ever.
     pub async fn start() -> Self {
-        let table = Table::create().await;
+        Self::start_on(Table::create().await).await
+    }
+
+    /// The same with this table of events.
+    pub async fn start_on(table: Table) -> Self {
         let sessions_table = table.name.replace("events", "sessions");
         create_sessions_table(&table.client, &sessions_table).await.unwrap();
         let sqs = Sqs::serve(listen("SQS", 0).await.unwrap(), Settings::default()).unwrap();

@@ -48,6 +48,13 @@ impl Table {
         Self { proxy: Proxy::start(&endpoint).await, endpoint, name, client, _embedded: embedded }
     }
 
+    /// The same table behind another proxy, for a second function. It works as long as the first one lives.
+    pub async fn for_another_function(&self) -> Self {
+        let Self { name, client, endpoint, .. } = self;
+        let proxy = Proxy::start(endpoint).await;
+        Self { proxy, name: name.clone(), client: client.clone(), endpoint: endpoint.clone(), _embedded: None }
+    }
+
     /// Ends the table's stream, for thousands of writes: the embedded DynamoDB reads all records of the stream at each of them.
     pub async fn end_stream(&self) {
         let off = StreamSpecification::builder().stream_enabled(false).build().unwrap();

@@ -1,7 +1,7 @@
 //! The event bus in EventBridge, and whether it exists.
 //!
 //! `PutEvents` to a bus that does not exist succeeds, and the events are lost. So the bus is looked up before the first event,
-//! and again once the last look is a minute old.
+//! and again once the last look is a minute old. A bus that was created anew since then has lost what was sent before.
 
 use std::{
     collections::BTreeSet,
@@ -13,6 +13,7 @@ use aws_sdk_eventbridge::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
     operation::describe_event_bus::DescribeEventBusError,
+    primitives::DateTime,
 };
 use event_store::item::EventItem;
 use lambda_support::{
@@ -44,6 +45,8 @@ pub struct Bus {
 struct State {
     /// When it was last seen to exist.
     seen: Option<Instant>,
+    /// When the bus that was last seen was created.
+    created: Option<DateTime>,
     /// What it took since.
     unconfirmed: Option<Unconfirmed>,
 }
@@ -68,12 +71,29 @@ pub enum BusError {
         /// What it took since it was last seen, and lost if it was deleted before.
         unconfirmed: Option<Unconfirmed>,
     },
+    #[error("event bus `{arn}` was deleted and created again: replay what was published in the minute before")]
+    Replaced {
+        arn: String,
+        /// What it took since the earlier bus was last seen.
+        unconfirmed: Unconfirmed,
+    },
     #[error(
         "whether event bus `{arn}` exists cannot be checked: {cause}; the function's role needs events:DescribeEventBus on it"
     )]
     Denied { arn: String, cause: String },
     #[error("whether event bus `{arn}` exists cannot be checked: {cause}")]
     Unknown { arn: String, cause: String },
+}
+
+impl BusError {
+    /// What the bus may have lost.
+    pub fn unconfirmed(&self) -> Option<&Unconfirmed> {
+        match self {
+            Self::Missing { unconfirmed, .. } => unconfirmed.as_ref(),
+            Self::Replaced { unconfirmed, .. } => Some(unconfirmed),
+            Self::Denied { .. } | Self::Unknown { .. } => None,
+        }
+    }
 }
 
 impl Bus {
@@ -89,16 +109,19 @@ impl Bus {
     /// Makes sure that the bus exists, unless that was seen a short while ago.
     ///
     /// # Errors
-    /// It does not exist, or that cannot be checked. The next call checks again.
+    /// It does not exist, or that cannot be checked: the next call checks again. Or it was created anew, and has lost events.
     pub async fn confirm(&self) -> Result<(), BusError> {
         if self.state().seen.is_some_and(|seen| seen.elapsed() < self.check_every) {
             return Ok(());
         }
         let arn = self.arn.clone();
         match Box::pin(self.client.describe_event_bus().name(&self.arn).send()).await {
-            Ok(_) => {
-                *self.state() = State { seen: Some(Instant::now()), unconfirmed: None };
-                Ok(())
+            Ok(bus) => {
+                let now = State { seen: Some(Instant::now()), created: bus.creation_time, unconfirmed: None };
+                let before = std::mem::replace(&mut *self.state(), now);
+                let is_other = before.created.is_some() && before.created != bus.creation_time;
+                let lost = before.unconfirmed.filter(|_| is_other);
+                lost.map_or(Ok(()), |unconfirmed| Err(BusError::Replaced { arn, unconfirmed }))
             }
             Err(error) => {
                 let mut state = self.state();

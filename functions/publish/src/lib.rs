@@ -13,7 +13,7 @@
 //! | an outlet fails as a whole, or the time is up | it and all that is untried are held back |
 //! | the bus refuses it as malformed | sent once more with the body as a text, then poison |
 //! | its item is not an event, or it is too large | poison: a message to the on-failure queue |
-//! | the bus does not exist, or that cannot be checked | the whole batch is held back |
+//! | the bus does not exist, was created anew, or that cannot be checked | the whole batch is held back |
 //!
 //! The response of a batch names the lowest sequence number that was held back. The event source mapping delivers the batch
 //! from there again. A panic fails the invocation, and the mapping splits the batch until the record stands alone.

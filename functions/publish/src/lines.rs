@@ -75,15 +75,12 @@ impl<'r> BatchLine<'r> {
         let now = Timestamp::now();
         let (level, message) = match (bus_error, counts.held) {
             (Some(BusError::Missing { .. }), _) => (Level::ERROR, "batch held back: the event bus does not exist"),
+            (Some(BusError::Replaced { .. }), _) => (Level::ERROR, "batch held back: the event bus was created again"),
             (Some(_), _) => (Level::ERROR, "batch held back: the event bus cannot be checked"),
             (None, 0) => (Level::INFO, "batch published"),
             (None, _) => (Level::WARN, "batch published in part"),
         };
-        let replay = match bus_error {
-            Some(BusError::Missing { unconfirmed, .. }) => unconfirmed.as_ref(),
-            _ => None,
-        };
-        let is_missing = matches!(bus_error, Some(BusError::Missing { .. }));
+        let is_missing = matches!(bus_error, Some(BusError::Missing { .. } | BusError::Replaced { .. }));
         let values = [
             ("Published", counts.published),
             ("PublishPoison", counts.poison),
@@ -99,7 +96,7 @@ impl<'r> BatchLine<'r> {
             message,
             request_id,
             reason: bus_error.map(ToString::to_string),
-            result: BatchResult { counts, held_from, replay },
+            result: BatchResult { counts, held_from, replay: bus_error.and_then(BusError::unconfirmed) },
             total_ms: milliseconds(total),
             metrics: namespace.map(|namespace| Metrics::new(namespace, SERVICE, now, values)),
         }

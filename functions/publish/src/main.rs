@@ -32,7 +32,6 @@ async fn start() -> Result<Publisher, Error> {
 }
 
 async fn run(publisher: Publisher) -> Result<(), Error> {
-    publisher.warm_up().await;
     let publisher = Arc::new(publisher);
     let handler = service_fn(move |event: LambdaEvent<Value>| {
         let publisher = Arc::clone(&publisher);

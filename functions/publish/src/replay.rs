@@ -18,6 +18,7 @@ use tracing::Level;
 use unith_events::timestamp::Timestamp;
 
 use crate::{
+    bus::{BusError, Unconfirmed},
     bus_event::{BusEvent, Replay},
     command::{Command, Filter},
     cursor::Cursor,
@@ -62,6 +63,9 @@ pub struct Report {
     cursor: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// What the bus may have lost, as the filter of another replay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay: Option<Unconfirmed>,
 }
 
 /// Why a call stops before the last event.
@@ -177,6 +181,7 @@ impl<L: Fn(RecordLine<'_>)> Call<'_, L> {
             Job { key, item: Ok(item.clone()), taken: 0 }
         });
         let outcome = self.pipeline.publish(jobs.collect(), Some(&self.replay), until).await;
+        self.report.replay = outcome.bus_error.as_ref().and_then(BusError::unconfirmed).cloned();
         for (item, (fate, _)) in events.iter().zip(outcome.fates) {
             match fate {
                 Fate::Published | Fate::DoneBefore => self.report.published += 1,
@@ -240,6 +245,7 @@ impl Report {
             invalid: 0,
             cursor: None,
             error: None,
+            replay: None,
         }
     }
 }

@@ -69,8 +69,8 @@ impl PublishedEvent {
 type Rule = Box<dyn FnMut(&PublishedEvent) -> Option<&'static str> + Send>;
 
 pub(super) struct Contents {
-    /// The names of the buses that exist.
-    buses: Vec<String>,
+    /// The names of the buses that exist, and when each was created.
+    buses: BTreeMap<String, Timestamp>,
     /// The events that reached each bus.
     events: BTreeMap<String, Vec<PublishedEvent>>,
     requests: usize,
@@ -88,7 +88,8 @@ impl fmt::Debug for Contents {
 impl Contents {
     pub(super) fn new(faults: Faults) -> Self {
         let random = Rng::with_seed(faults.seed);
-        Self { buses: vec![DEFAULT.to_owned()], events: BTreeMap::new(), requests: 0, faults, random, rule: None }
+        let buses = BTreeMap::from([(DEFAULT.to_owned(), Timestamp::now())]);
+        Self { buses, events: BTreeMap::new(), requests: 0, faults, random, rule: None }
     }
 
     pub(super) fn call(&mut self, operation: &str, body: &[u8]) -> Result<Value, EventBridgeError> {
@@ -115,10 +116,10 @@ impl Contents {
 
     fn describe(&self, request: &Name) -> Result<Value, EventBridgeError> {
         let name = bus_name(request.name.as_deref());
-        if !self.exists(name) {
-            return Err(EventBridgeError::not_found(name));
-        }
-        Ok(json!({"Arn": bus_arn(name), "Name": name}))
+        let created = self.buses.get(name).ok_or_else(|| EventBridgeError::not_found(name))?;
+        #[expect(clippy::cast_precision_loss, reason = "a time of this millennium in milliseconds fits")]
+        let created = created.epoch_milliseconds() as f64 / 1e3;
+        Ok(json!({"Arn": bus_arn(name), "Name": name, "CreationTime": created}))
     }
 
     fn create(&mut self, request: Name) -> Result<Value, EventBridgeError> {
@@ -131,7 +132,7 @@ impl Contents {
             return Err(EventBridgeError::already_exists(&name));
         }
         let arn = bus_arn(&name);
-        self.buses.push(name);
+        self.buses.insert(name, Timestamp::now());
         Ok(json!({"EventBusArn": arn}))
     }
 
@@ -141,12 +142,12 @@ impl Contents {
         if name == DEFAULT {
             return Err(EventBridgeError::validation("Cannot delete event bus default."));
         }
-        self.buses.retain(|bus| bus != name);
+        self.buses.remove(name);
         Ok(json!({}))
     }
 
     fn exists(&self, name: &str) -> bool {
-        self.buses.iter().any(|bus| bus == name)
+        self.buses.contains_key(name)
     }
 
     fn put_events(&mut self, request: &PutEvents) -> Result<Value, EventBridgeError> {

@@ -2,7 +2,10 @@
 //!
 //! Rules: <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/FIFO-queues-understanding-logic.html>
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -29,8 +32,10 @@ pub(super) struct Place {
 /// The deduplication ids of a queue.
 #[derive(Debug, Default)]
 pub(super) struct Deduplication {
-    /// When each id came, and the response to its sender.
-    seen: BTreeMap<String, (Instant, Value)>,
+    /// The response to the sender of each id.
+    seen: HashMap<String, Value>,
+    /// When each id came, the oldest one first.
+    times: VecDeque<(Instant, String)>,
     sent: u128,
 }
 
@@ -38,12 +43,15 @@ impl Deduplication {
     /// The response to the first message with this id, if that is not older than five minutes.
     pub(super) fn earlier(&mut self, id: &str, now: Instant, second: Duration) -> Option<Value> {
         let time = second * DEDUPLICATION;
-        self.seen.retain(|_, (at, _)| now.saturating_duration_since(*at) < time);
-        self.seen.get(id).map(|(_, response)| response.clone())
+        while let Some((_, old)) = self.times.pop_front_if(|(at, _)| now.saturating_duration_since(*at) >= time) {
+            self.seen.remove(&old);
+        }
+        self.seen.get(id).cloned()
     }
 
     pub(super) fn remember(&mut self, id: String, now: Instant, response: Value) {
-        self.seen.insert(id, (now, response));
+        self.times.push_back((now, id.clone()));
+        self.seen.insert(id, response);
     }
 
     /// The next sequence number: 20 digits that grow.

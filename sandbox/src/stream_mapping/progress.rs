@@ -15,6 +15,8 @@ pub struct Progress {
     pub partial_failures: usize,
     /// Invocations that timed out and have not finished yet.
     pub late: usize,
+    /// Invocations that timed out and have finished since.
+    pub finished_late: usize,
     /// Records that were read.
     pub read: usize,
     /// Records that match no filter.
@@ -138,7 +140,10 @@ impl Tracker {
     }
 
     pub(super) fn late_ends(&self) {
-        self.0.send_modify(|state| state.progress.late -= 1);
+        self.0.send_modify(|state| {
+            state.progress.late -= 1;
+            state.progress.finished_late += 1;
+        });
     }
 
     pub(super) fn settle(&self, shard: usize, records: usize, how: Settled) {

@@ -1,0 +1,191 @@
+//! The phases: in each of them something else fails while events are stored.
+
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use fastrand::Rng;
+use sandbox::stream_mapping::StreamMapping;
+use tests::{proxy::Fault, wait::until};
+use tokio::{task::JoinSet, time::timeout};
+
+use super::{
+    delivery::{Delivery, Writer},
+    plan::Plan,
+    system::{CHECK_BUS_EVERY, System},
+};
+
+/// Parts of the plan: one per phase.
+pub(crate) const PARTS: usize = 8;
+/// The phase that has poison.
+pub(crate) const POISONED: usize = 5;
+/// Events that are stored at the same time.
+const WRITERS: usize = 16;
+/// How often the bus is deleted.
+const DELETIONS: usize = 2;
+/// Invocations that an outage lasts at least.
+const OUTAGE: usize = 10;
+
+/// Stores the plan.
+pub(crate) async fn run(system: &System, writer: Writer, plan: &Plan, random: &mut Rng) {
+    for (phase, part) in plan.parts.iter().enumerate() {
+        match phase {
+            1 => failing_entries(system, &writer, part, random).await,
+            2 => table_outage(system, &writer, part, random).await,
+            3 => bus_outage(system, &writer, part, random).await,
+            4 => deleted_bus(system, &writer, part).await,
+            6 => everything(system, &writer, part, random).await,
+            _ => store(&writer, part).await,
+        }
+        system.catch_up().await;
+    }
+    system.settle().await;
+}
+
+/// Stores deliveries, many at a time.
+async fn store(writer: &Writer, deliveries: &[Delivery]) {
+    let queue = Arc::new(Mutex::new(deliveries.to_vec().into_iter()));
+    let mut writers = JoinSet::new();
+    for _ in 0..WRITERS {
+        let (writer, queue) = (writer.clone(), Arc::clone(&queue));
+        let next = move || queue.lock().unwrap().next();
+        writers.spawn(async move {
+            while let Some(delivery) = next() {
+                writer.store(delivery).await;
+            }
+        });
+    }
+    writers.join_all().await;
+}
+
+/// The bus fails entries and requests.
+async fn failing_entries(system: &System, writer: &Writer, part: &[Delivery], random: &mut Rng) {
+    system.fail_entries(true);
+    let bus = async {
+        loop {
+            if let Some(fault) = next_fault(&system.publish_mapping, random).await {
+                system.publish.bus_proxy.set(fault);
+            }
+        }
+    };
+    while_storing(system, writer, part, bus).await;
+    system.fail_entries(false);
+}
+
+/// Neither function can reach the tables.
+async fn table_outage(system: &System, writer: &Writer, part: &[Delivery], random: &mut Rng) {
+    let proxies = [&system.publish.table.proxy, &system.sessions.table.proxy];
+    let mut outages = [
+        Fault::refuse(),
+        Fault::throttled(),
+        Fault::status(500),
+        Fault::access_denied(),
+        Fault::aws_error("ResourceNotFoundException"),
+    ];
+    random.shuffle(&mut outages);
+    for (outage, deliveries) in outages.into_iter().zip(part.chunks(part.len().div_ceil(5))) {
+        for proxy in proxies {
+            proxy.set(outage.clone());
+        }
+        tokio::join!(
+            store(writer, deliveries),
+            system.wait_for_failures(&system.publish_mapping, OUTAGE / 5),
+            system.wait_for_failures(&system.sessions_mapping, OUTAGE / 5),
+        );
+    }
+    for proxy in proxies {
+        proxy.clear();
+    }
+}
+
+/// `publish` can reach neither the bus nor the queues, in turn and together.
+async fn bus_outage(system: &System, writer: &Writer, part: &[Delivery], random: &mut Rng) {
+    let (bus, queues) = (&system.publish.bus_proxy, &system.publish.sqs_proxy);
+    let outages = [Fault::refuse(), Fault::status(500), Fault::access_denied()];
+    for (number, deliveries) in part.chunks(part.len().div_ceil(3)).enumerate() {
+        for (place, proxy) in [bus, queues].into_iter().enumerate() {
+            if number == 2 || number == place {
+                proxy.set(outages[random.usize(..outages.len())].clone());
+            }
+        }
+        tokio::join!(store(writer, deliveries), system.wait_for_failures(&system.publish_mapping, OUTAGE / 3));
+        bus.clear();
+        queues.clear();
+    }
+}
+
+/// The bus is deleted and created again; the last time so soon that no environment may see it missing.
+async fn deleted_bus(system: &System, writer: &Writer, part: &[Delivery]) {
+    // What an environment that ends has published since it last saw the bus, nobody reports.
+    system.publishers.ends.store(false, Ordering::Relaxed);
+    let mut deliveries = part.chunks(part.len().div_ceil(3 * DELETIONS));
+    for deletion in 1..=DELETIONS {
+        let mut next = async || store(writer, deliveries.next().unwrap_or_default()).await;
+        next().await;
+        // At once, while environments rely on having seen the bus.
+        system.publish_mapping.wait_until_caught_up().await.unwrap();
+        let (requests, reports) = (system.requests(), system.log.counts().ranges.len());
+        let is_reported = || system.log.counts().ranges.len() > reports;
+        system.delete_bus().await;
+        tokio::join!(next(), system.wait_for_publication_or_report(requests, reports));
+        if deletion < DELETIONS {
+            // Environments look for the bus when records come after its time.
+            let _ = timeout(CHECK_BUS_EVERY, until(async || is_reported())).await;
+            tokio::join!(next(), until(async || is_reported()));
+            system.create_bus().await;
+        } else {
+            system.create_bus().await;
+            next().await;
+        }
+        system.catch_up().await;
+    }
+}
+
+/// All that fails by chance: the tables, the bus, the queues and entries.
+async fn everything(system: &System, writer: &Writer, part: &[Delivery], random: &mut Rng) {
+    system.publishers.ends.store(true, Ordering::Relaxed);
+    system.fail_entries(true);
+    let faults = async {
+        loop {
+            let mapping = if random.bool() { &system.publish_mapping } else { &system.sessions_mapping };
+            let fault = next_fault(mapping, random).await;
+            let proxy = system.proxies()[random.usize(..4)];
+            fault.map_or_else(|| proxy.clear(), |fault| proxy.set(fault));
+        }
+    };
+    while_storing(system, writer, part, faults).await;
+    system.fail_entries(false);
+}
+
+/// Stores deliveries and waits until they are done. Meanwhile there are `faults`.
+async fn while_storing(system: &System, writer: &Writer, part: &[Delivery], faults: impl Future<Output = ()>) {
+    tokio::select! {
+        () = faults => {}
+        () = async {
+            store(writer, part).await;
+            system.catch_up().await;
+        } => {}
+    }
+    for proxy in system.proxies() {
+        proxy.clear();
+    }
+}
+
+/// The next fault, after some invocations of a function. It passes by itself.
+async fn next_fault(mapping: &StreamMapping, random: &mut Rng) -> Option<Fault> {
+    let next = mapping.progress().invocations + random.usize(1..4);
+    mapping.wait_for(|progress| progress.invocations >= next).await.unwrap();
+    let fault = match random.u8(..12) {
+        0 => Fault::throttled(),
+        1 => Fault::hot_key(),
+        2 => Fault::status(500),
+        3 => Fault::refuse(),
+        4 => Fault::access_denied(),
+        5..=6 => Fault::drop_response(),
+        7 => return Some(Fault::hang().after(random.u32(..6)).times(1)),
+        8..=10 => Fault::delay(Duration::from_millis(random.u64(10..80))),
+        _ => return None,
+    };
+    Some(fault.after(random.u32(..6)).times(random.u32(1..12)))
+}
