@@ -494,7 +494,7 @@ impl Story {
         assert_eq!(erased.len(), 2, "{erased:?}");
         assert_eq!(deployed.items().await, kept);
         assert_eq!(deployed.row(head, session).await, None);
-        let output = String::from_utf8_lossy(&output.stdout);
+        let output = String::from_utf8_lossy(&output.stdout).replace(' ', "");
         assert!(output.contains(r#""deleted":1"#) && output.contains(r#""status":"not_found""#), "{output}");
         self.report("erased: one session with its summary, and nothing else");
     }
