@@ -1,4 +1,4 @@
-//! The batches of one shard of the stream: conversations of START, INACTIVITY_WARNING, TIMEOUT and END.
+//! The batches of one shard of the stream: conversations of START, warning, time-out and END.
 //!
 //! Invariants: the same mix and numbers give the same batches. The records of a conversation are in order.
 

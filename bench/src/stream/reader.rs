@@ -19,7 +19,7 @@ pub const NAMES: [&str; 7] = [
 ];
 
 /// The time-out of both functions in the template.
-const TIMEOUT: Duration = Duration::from_secs(660);
+const TIMEOUT: Duration = Duration::from_mins(11);
 
 /// What a function makes of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
