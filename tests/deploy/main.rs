@@ -78,7 +78,7 @@ async fn a_stack_works_from_its_first_deployment_to_its_deletion() {
     story.takes_commands(&deployed).await;
     story.refuses_a_stale_request(&stack, &deployed).await;
     let count = documents::run_harmless_commands(&stack, &deployed).await;
-    assert!(count >= 15, "{count}");
+    assert!(count >= 30, "{count}");
     story.report(&format!("the documents' commands work as they are written: {count}"));
     story.rotates(&deployed).await;
     story.repairs_drift_on_schedule(&deployed).await;
@@ -434,7 +434,7 @@ impl Story {
         self.report("deployed an edit without effect, with another Release");
     }
 
-    /// Deliveries continue meanwhile, and each succeeds at its first attempt. The ring is copied with the document's commands.
+    /// Deliveries continue meanwhile, each succeeds at its first attempt, and none lacks a permission. The ring is copied with the document's commands.
     async fn moves_to_another_table_and_ring(&self, stack: &Stack<'_>, deployed: &Deployed<'_>) {
         let ring = documents::copy_key_ring(stack, deployed.output("KeyRingSecret")).await;
         let (table, stream) = documents::create_another_table(stack).await;
@@ -448,7 +448,7 @@ impl Story {
             ("KmsKeyArn", key),
             ("OrderedQueue", "create"),
         ];
-        let mut sent = Vec::new();
+        let (mut sent, begun) = (Vec::new(), Timestamp::now());
         let delivering = async {
             let mut interval = tokio::time::interval(Duration::from_millis(300));
             loop {
@@ -466,8 +466,12 @@ impl Story {
             let attempts = sent.attempts.await.unwrap();
             let statuses: Vec<_> =
                 attempts.iter().map(|attempt| attempt.response.as_ref().map(|response| response.status).ok()).collect();
-            assert_eq!(statuses, [Some(200)]);
+            // The emulator may be slow while it deploys. Then an event is spilled.
+            assert!(matches!(statuses[..], [Some(200 | 202)]), "{statuses:?}");
         }
+        within(REDRIVE_PATIENCE, until(async || deployed.spilled().await == [0, 0])).await;
+        let denied = deployed.logged_since("ReceiveLogGroup", "AccessDenied", begun).await;
+        assert!(denied.is_empty(), "{denied:?}");
         let moved = stack.deployed().await;
         let (before, after) = (deployed.items().await, moved.items().await);
         let of_the_move = |items: &[String]| items.iter().filter(|item| item.contains("moving-")).count();

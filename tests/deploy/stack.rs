@@ -9,7 +9,7 @@ use tests::{
     table::{Item, text},
     wait::{until, within},
 };
-use unith_events::key_ring::KeyRing;
+use unith_events::{key_ring::KeyRing, timestamp::Timestamp};
 
 use crate::emulator::Emulator;
 
@@ -243,14 +243,19 @@ impl Deployed<'_> {
             .unwrap();
     }
 
-    /// Waits until the log of a function, by the output with its group, has a line with this text.
+    /// Waits until the log of a function, by the output with its group, has a line with these words.
     pub(crate) async fn wait_for_log(&self, output: &str, words: &str) {
-        let pattern = format!("\"{words}\"");
+        let begin = Timestamp::from_epoch_milliseconds(0).unwrap();
+        within(PATIENCE, until(async || !self.logged_since(output, words, begin).await.is_empty())).await;
+    }
+
+    /// The lines with these words in the log of a function, from an instant on.
+    pub(crate) async fn logged_since(&self, output: &str, words: &str, begin: Timestamp) -> Vec<Value> {
+        let (pattern, begin) = (format!("\"{words}\""), begin.epoch_milliseconds().to_string());
         let filter =
             ["logs", "filter-log-events", "--log-group-name", self.output(output), "--filter-pattern", &pattern];
-        let has_it =
-            async || self.emulator.aws(&filter).await["events"].as_array().is_some_and(|events| !events.is_empty());
-        within(PATIENCE, until(has_it)).await;
+        let lines = self.emulator.aws(&[&filter[..], &["--start-time", &begin]].concat()).await;
+        lines["events"].as_array().unwrap().clone()
     }
 
     /// The number of versions of the key ring's secret.
