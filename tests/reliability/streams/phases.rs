@@ -36,6 +36,7 @@ pub(crate) async fn run(system: &System, writer: Writer, plan: &Plan, random: &m
             3 => bus_outage(system, &writer, part, random).await,
             4 => deleted_bus(system, &writer, part).await,
             6 => everything(system, &writer, part, random).await,
+            7 => late_writers(system, &writer, part, random).await,
             _ => store(&writer, part).await,
         }
         system.catch_up().await;
@@ -156,6 +157,24 @@ async fn everything(system: &System, writer: &Writer, part: &[Delivery], random:
     };
     while_storing(system, writer, part, faults).await;
     system.fail_entries(false);
+}
+
+/// Some requests of `sessions` to its tables take long. Meanwhile further events of the same sessions come.
+async fn late_writers(system: &System, writer: &Writer, part: &[Delivery], random: &mut Rng) {
+    let (proxy, mapping) = (&system.sessions.table.proxy, &system.sessions_mapping);
+    for deliveries in part.chunks(WRITERS) {
+        let delay = Fault::delay(Duration::from_millis(random.u64(50..300)));
+        proxy.set(delay.after(random.u32(..8)).times(random.u32(1..6)));
+        let before = mapping.progress().invocations;
+        store(writer, deliveries).await;
+        // None comes if all of them were stored before.
+        let done = tokio::select! {
+            done = mapping.wait_for(|progress| progress.invocations > before) => done,
+            done = mapping.wait_until_caught_up() => done,
+        };
+        done.unwrap();
+    }
+    proxy.clear();
 }
 
 /// Stores deliveries and waits until they are done. Meanwhile there are `faults`.

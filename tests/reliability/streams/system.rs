@@ -176,7 +176,7 @@ fn with_faults(settings: Settings, seed: u64) -> Settings {
     let faults = Faults {
         seed,
         throttled: 0.03,
-        late_invocations: 0.06,
+        late_invocations: 0.1,
         late_by: Duration::from_millis(40),
         lost_responses: 0.03,
         partial_failures: 0.04,
