@@ -89,6 +89,11 @@ impl EventBridge {
         lock(&self.state.contents).events(bus)
     }
 
+    /// The events that were put on a bus while it did not exist, in order. At AWS nobody sees them.
+    pub fn lost(&self, bus: &str) -> Vec<PublishedEvent> {
+        lock(&self.state.contents).lost(bus)
+    }
+
     /// Waits until `holds` is true for the events of a bus. It looks after every request.
     pub async fn wait_for(&self, bus: &str, mut holds: impl FnMut(&[PublishedEvent]) -> bool) {
         loop {

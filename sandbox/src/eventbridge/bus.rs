@@ -73,6 +73,8 @@ pub(super) struct Contents {
     buses: BTreeMap<String, Timestamp>,
     /// The events that reached each bus.
     events: BTreeMap<String, Vec<PublishedEvent>>,
+    /// The events that were put on each bus while it did not exist.
+    lost: BTreeMap<String, Vec<PublishedEvent>>,
     requests: usize,
     faults: Faults,
     random: Rng,
@@ -89,7 +91,8 @@ impl Contents {
     pub(super) fn new(faults: Faults) -> Self {
         let random = Rng::with_seed(faults.seed);
         let buses = BTreeMap::from([(DEFAULT.to_owned(), Timestamp::now())]);
-        Self { buses, events: BTreeMap::new(), requests: 0, faults, random, rule: None }
+        let (events, lost) = Default::default();
+        Self { buses, events, lost, requests: 0, faults, random, rule: None }
     }
 
     pub(super) fn call(&mut self, operation: &str, body: &[u8]) -> Result<Value, EventBridgeError> {
@@ -104,6 +107,10 @@ impl Contents {
 
     pub(super) fn events(&self, bus: &str) -> Vec<PublishedEvent> {
         self.events.get(bus).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn lost(&self, bus: &str) -> Vec<PublishedEvent> {
+        self.lost.get(bus).cloned().unwrap_or_default()
     }
 
     pub(super) fn set_rule(&mut self, rule: Rule) {
@@ -195,9 +202,8 @@ impl Contents {
         }
         let response = json!({"EventId": event.id});
         let bus = bus_name(entry.event_bus_name.as_deref());
-        if self.exists(bus) {
-            self.events.entry(bus.to_owned()).or_default().push(event);
-        }
+        let events = if self.exists(bus) { &mut self.events } else { &mut self.lost };
+        events.entry(bus.to_owned()).or_default().push(event);
         response
     }
 }

@@ -109,7 +109,7 @@ impl Writer {
     pub(crate) async fn store(&self, delivery: Delivery) {
         let (body, way) = match delivery {
             Delivery::Body { body, way } => (body, way),
-            Delivery::Broken { pk, sk } => return self.put_by_hand(broken(pk, sk)).await,
+            Delivery::Broken { pk, sk } => return self.put_by_hand(item((pk, sk))).await,
         };
         let now = Timestamp::now();
         match way {
@@ -149,7 +149,7 @@ impl Writer {
     }
 }
 
-fn broken(pk: String, sk: String) -> Item {
-    let attributes = [("pk", pk), ("sk", sk), ("note", "written by hand".to_owned())];
-    attributes.map(|(name, value)| (name.to_owned(), AttributeValue::S(value))).into()
+/// An item that has a key alone.
+pub(crate) fn item((pk, sk): (String, String)) -> Item {
+    [("pk", pk), ("sk", sk)].map(|(name, value)| (name.to_owned(), AttributeValue::S(value))).into()
 }

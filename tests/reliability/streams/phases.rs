@@ -1,17 +1,28 @@
 //! The phases: in each of them something else fails while events are stored.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use fastrand::Rng;
 use sandbox::stream_mapping::StreamMapping;
-use tests::{proxy::Fault, wait::until};
-use tokio::{task::JoinSet, time::timeout};
+use serde_json::json;
+use sessions::gate::CONCURRENCY;
+use tests::{
+    proxy::{Fault, Proxy},
+    sessions_harness::REQUEST_ID,
+    stream_record::inserted,
+    wait::{PATIENCE, until},
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 use super::{
-    delivery::{Delivery, Writer},
+    delivery::{Delivery, Writer, item},
     plan::Plan,
     system::{CHECK_BUS_EVERY, System},
 };
@@ -24,6 +35,10 @@ pub(crate) const POISONED: usize = 5;
 const WRITERS: usize = 16;
 /// How often the bus is deleted.
 const DELETIONS: usize = 2;
+/// How much later the writes of a late writer arrive than its reads.
+const LATE_BY: Duration = Duration::from_millis(500);
+/// How often there are late writers, at most.
+const WAVES: usize = 50;
 /// Invocations that an outage lasts at least.
 const OUTAGE: usize = 10;
 
@@ -36,6 +51,7 @@ pub(crate) async fn run(system: &System, writer: Writer, plan: &Plan, random: &m
             3 => bus_outage(system, &writer, part, random).await,
             4 => deleted_bus(system, &writer, part).await,
             6 => everything(system, &writer, part, random).await,
+            7 => late_writers(system, &writer, part).await,
             _ => store(&writer, part).await,
         }
         system.catch_up().await;
@@ -156,6 +172,33 @@ async fn everything(system: &System, writer: &Writer, part: &[Delivery], random:
     };
     while_storing(system, writer, part, faults).await;
     system.fail_entries(false);
+}
+
+/// Invocations of `sessions` that timed out go on: they have read sessions, whose last events then come, and write late.
+async fn late_writers(system: &System, writer: &Writer, part: &[Delivery]) {
+    let slow = Proxy::start(&system.publish.table.endpoint).await;
+    let (updater, mut late) = (Arc::new(system.updater_behind(&slow)), JoinSet::new());
+    let waves: Vec<_> = part.chunks((part.len() / WAVES).max(WRITERS)).collect();
+    let keys = |wave: usize| waves[wave].iter().filter_map(Delivery::key);
+    let last: HashMap<_, _> = (0..waves.len()).flat_map(|wave| keys(wave).map(move |(pk, _)| (pk, wave))).collect();
+    for (wave, deliveries) in waves.iter().enumerate() {
+        store(writer, deliveries).await;
+        system.sessions_mapping.wait_until_caught_up().await.unwrap();
+        let ending: BTreeMap<_, _> = keys(wave)
+            .filter(|(pk, _)| last[pk] == wave + 1 && !pk.contains("#self-test:"))
+            .take(CONCURRENCY)
+            .collect();
+        let reads = u32::try_from(ending.len()).unwrap();
+        let records: Vec<_> = ending.into_iter().map(|key| inserted(&item(key), 1)).collect();
+        if reads > 0 {
+            slow.set(Fault::delay(LATE_BY).after(reads));
+            let requests = slow.requests() + u64::from(reads);
+            let (updater, batch) = (Arc::clone(&updater), json!({"Records": records}));
+            late.spawn(async move { updater.handle(batch, REQUEST_ID, Instant::now() + PATIENCE).await.unwrap() });
+            until(async || slow.requests() >= requests).await;
+        }
+    }
+    late.join_all().await;
 }
 
 /// Stores deliveries and waits until they are done. Meanwhile there are `faults`.

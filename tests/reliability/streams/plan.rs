@@ -25,9 +25,9 @@ const ODD: &str = r#""odd":"#;
 /// The mean distance between the starts of two sessions, in deliveries. A session has about as many events.
 const SPACING: usize = 5;
 /// The distance between two events of a session, in deliveries.
-const STEP: usize = 40;
+const STEP: usize = 10;
 /// How far an event moves at most. It is more than a step, so that events of a session change places.
-const JITTER: usize = 120;
+const JITTER: usize = 40;
 /// Every so many sessions, one has many events.
 const BUSY: usize = 400;
 const BUSY_EVENTS: u64 = 150;

@@ -1,10 +1,10 @@
 //! What reached an outlet, compared with what was stored.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use event_store::item::{Body, Via};
-use sandbox::{eventbridge::PublishedEvent, sqs::StoredMessage};
+use sandbox::{eventbridge::EventBridge, services::EVENT_BUS, sqs::StoredMessage};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use sha2::{Digest, Sha256};
@@ -45,18 +45,27 @@ pub(crate) struct Published {
     pub(crate) duplicates: usize,
     /// Publications by a replay.
     pub(crate) replayed: usize,
-    seen: BTreeSet<String>,
-    /// The first publications of each session that were not by a replay: the places of the events in it.
-    firsts: HashMap<String, Vec<usize>>,
+    /// The events that arrived.
+    arrived: BTreeSet<String>,
+    /// The events that were put on the bus while it did not exist, some of them once more later.
+    lost: BTreeSet<String>,
+    /// The events that arrived or were lost.
+    taken: BTreeSet<String>,
+    /// Of each session, the place of the last one that was taken for the first time.
+    last: HashMap<String, usize>,
 }
 
 impl Published {
-    /// What reached the bus.
-    pub(crate) fn on_bus(events: &[PublishedEvent], truth: &Truth) -> Self {
-        let (mut published, mut requests) = (Self::default(), BTreeMap::new());
-        for event in events {
-            let pk = published.add(&event.to_json(), truth).item.pk.clone();
-            assert!(requests.insert((event.request, pk), ()).is_none(), "a request has two events of one session");
+    /// What EventBridge took for the bus, and what became of it.
+    pub(crate) fn on_bus(eventbridge: &EventBridge, truth: &Truth) -> Self {
+        let (mut published, mut requests) = (Self::default(), BTreeSet::new());
+        let [arrived, lost] = [eventbridge.events(EVENT_BUS), eventbridge.lost(EVENT_BUS)];
+        let mut taken: Vec<_> =
+            arrived.iter().map(|event| (event, true)).chain(lost.iter().map(|event| (event, false))).collect();
+        taken.sort_by_key(|(event, _)| event.request);
+        for (event, has_arrived) in taken {
+            let item = &published.add(&event.to_json(), has_arrived, truth).item;
+            assert!(requests.insert((event.request, &item.pk)), "a request has two events of one session");
         }
         published
     }
@@ -66,7 +75,7 @@ impl Published {
         let mut published = Self::default();
         for message in messages {
             let replays = published.replayed;
-            let Stored { item, .. } = published.add(&message.body, truth);
+            let Stored { item, .. } = published.add(&message.body, true, truth);
             assert_eq!(message.group.as_deref(), Some(&*hex::encode(Sha256::digest(&item.pk))));
             let is_event_id = message.deduplication_id.as_deref() == Some(item.event_id.as_str());
             assert_eq!(is_event_id, published.replayed == replays, "{:?}", message.deduplication_id);
@@ -74,30 +83,34 @@ impl Published {
         published
     }
 
-    /// The events that can be published, and were not.
+    /// The events that can be published, and did not arrive.
     pub(crate) fn missing<'t>(&self, truth: &'t Truth) -> Vec<&'t Stored> {
-        let missing = truth.events.iter().filter(|(id, event)| event.is_published && !self.seen.contains(*id));
+        let missing = truth.events.iter().filter(|(id, event)| event.is_published && !self.arrived.contains(*id));
         missing.map(|(_, event)| event).collect()
     }
 
-    fn add<'t>(&mut self, json: &str, truth: &'t Truth) -> &'t Stored {
+    /// The events that were put on the bus while it did not exist.
+    pub(crate) fn lost<'t>(&self, truth: &'t Truth) -> Vec<&'t Stored> {
+        self.lost.iter().filter_map(|id| truth.events.get(id)).collect()
+    }
+
+    fn add<'t>(&mut self, json: &str, has_arrived: bool, truth: &'t Truth) -> &'t Stored {
         let publication: Publication = serde_json::from_str(json).unwrap();
         let metadata = &publication.detail.metadata;
-        let (id, is_replay) = (metadata["id"].as_str().unwrap().to_owned(), !metadata["replay"].is_null());
-        let stored = truth.events.get(&id).unwrap_or_else(|| panic!("nobody stored {json}"));
+        let (id, is_replay) = (metadata["id"].as_str().unwrap(), !metadata["replay"].is_null());
+        let (id, stored) = truth.events.get_key_value(id).unwrap_or_else(|| panic!("nobody stored {json}"));
         publication.check(stored, truth);
+        if self.taken.insert(id.clone()) {
+            let last = self.last.insert(stored.item.pk.clone(), stored.place);
+            assert!(last < Some(stored.place) && !is_replay, "{} comes after its later one", stored.item.sk);
+        }
+        if !has_arrived {
+            self.lost.insert(id.clone());
+            return stored;
+        }
         self.publications += 1;
         self.replayed += usize::from(is_replay);
-        if self.seen.insert(id) {
-            if !is_replay {
-                let firsts = self.firsts.entry(stored.item.pk.clone()).or_default();
-                let last = firsts.last().copied();
-                assert!(last < Some(stored.place), "{} comes after its later one", stored.item.sk);
-                firsts.push(stored.place);
-            }
-        } else {
-            self.duplicates += 1;
-        }
+        self.duplicates += usize::from(!self.arrived.insert(id.clone()));
         stored
     }
 }

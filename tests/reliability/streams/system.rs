@@ -10,6 +10,7 @@ use std::{
 };
 
 use fastrand::Rng;
+use lambda_support::{aws, env::Env};
 use sandbox::{
     clients::{sqs_client, streams_client},
     eventbridge::PublishedEvent,
@@ -19,6 +20,7 @@ use sandbox::{
 };
 use serde::Deserialize;
 use serde_json::Value;
+use sessions::{config::Config, handler::SessionUpdater};
 use tests::{log, proxy::Proxy, publish_harness::PublishHarness, sessions_harness::SessionsHarness, wait::until};
 
 use super::{
@@ -122,6 +124,14 @@ impl System {
         [&self.publish.table.proxy, &self.sessions.table.proxy, &self.publish.bus_proxy, &self.publish.sqs_proxy]
     }
 
+    /// `sessions` in an environment of its own, which reaches the tables through another proxy.
+    pub(crate) fn updater_behind(&self, proxy: &Proxy) -> SessionUpdater {
+        let own = ("AWS_ENDPOINT_URL_DYNAMODB", proxy.url().to_owned());
+        let env: Env = self.sessions.env().clone().into_iter().chain([own]).collect();
+        let updater = SessionUpdater::new(Config::from_env(&env).unwrap(), &aws::config(&env).unwrap());
+        updater.with_log(log::assert_known)
+    }
+
     /// Waits until each record that is in the stream is done.
     pub(crate) async fn catch_up(&self) {
         self.publish_mapping.wait_until_caught_up().await.unwrap();
@@ -176,7 +186,7 @@ fn with_faults(settings: Settings, seed: u64) -> Settings {
     let faults = Faults {
         seed,
         throttled: 0.03,
-        late_invocations: 0.06,
+        late_invocations: 0.1,
         late_by: Duration::from_millis(40),
         lost_responses: 0.03,
         partial_failures: 0.04,
