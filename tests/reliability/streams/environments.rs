@@ -82,6 +82,15 @@ impl Environments {
         }
         response
     }
+
+    /// An invocation in each idle environment.
+    pub(crate) async fn invoke_each(&self, event: &Value) {
+        let environments = std::mem::take(&mut *self.idle.lock().unwrap());
+        for environment in &environments {
+            environment(event.clone(), Instant::now() + MUCH_TIME).await.unwrap();
+        }
+        self.idle.lock().unwrap().extend(environments);
+    }
 }
 
 /// An environment of `publish`.

@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sessions::{config::Config, handler::SessionUpdater};
 use tests::{log, proxy::Proxy, publish_harness::PublishHarness, sessions_harness::SessionsHarness, wait::until};
+use tokio::time::Instant;
 
 use super::{
     environments::{self, Environments},
@@ -50,6 +51,8 @@ pub(crate) struct System {
     pub(crate) log: Arc<Log>,
     /// Whether entries fail.
     entries_fail: Arc<AtomicBool>,
+    /// When the bus was last created.
+    created_at: Mutex<Instant>,
 }
 
 /// What the lines of `publish` come to.
@@ -111,7 +114,18 @@ impl System {
         let publish_mapping = map(&publish, with_faults(settings, seed ^ 3), &publishers).await;
         let settings = sessions_settings(on_failure(sessions.sqs.url(), &sessions.env()["FAILURE_QUEUE_URL"]));
         let sessions_mapping = map(&publish, with_faults(settings, seed ^ 4), &updaters).await;
-        Self { publish, sessions, publishers, updaters, publish_mapping, sessions_mapping, log, entries_fail }
+        let created_at = Mutex::new(Instant::now());
+        Self {
+            publish,
+            sessions,
+            publishers,
+            updaters,
+            publish_mapping,
+            sessions_mapping,
+            log,
+            entries_fail,
+            created_at,
+        }
     }
 
     /// Whether the bus fails some entries of requests that succeed otherwise.
@@ -158,6 +172,12 @@ impl System {
 
     pub(crate) async fn create_bus(&self) {
         self.publish.bus_client.create_event_bus().name(EVENT_BUS).send().await.unwrap();
+        *self.created_at.lock().unwrap() = Instant::now();
+    }
+
+    /// Waits until no environment relies on having seen the bus before it was last created.
+    pub(crate) async fn wait_until_looks_are_old(&self) {
+        until(async || self.created_at.lock().unwrap().elapsed() > CHECK_BUS_EVERY).await;
     }
 
     /// Waits until `publish` has sent a request to the bus, or has reported that the bus is missing.
