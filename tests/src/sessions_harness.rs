@@ -35,7 +35,7 @@ use crate::{
     log,
     proxy::Proxy,
     stream_record::inserted,
-    table::{Item, Table, text},
+    table::{Item, SCAN_PAGE, Table, text},
     wait::PATIENCE,
 };
 
@@ -188,7 +188,7 @@ impl SessionsHarness {
 
     /// All items of the sessions table, in the order of their keys.
     pub async fn items(&self) -> Vec<Item> {
-        let scan = self.table.client.scan().table_name(&self.sessions_table).consistent_read(true);
+        let scan = self.table.client.scan().table_name(&self.sessions_table).consistent_read(true).limit(SCAN_PAGE);
         let mut items = scan.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await.unwrap();
         items.sort_by_key(|item| text(item, "pk").to_owned());
         items

@@ -2,12 +2,18 @@
 
 use std::collections::HashMap;
 
-use aws_sdk_dynamodb::types::{AttributeValue, StreamSpecification};
+use aws_sdk_dynamodb::{
+    config::timeout::TimeoutConfig,
+    types::{AttributeValue, StreamSpecification},
+};
 use sandbox::dynamodb;
 use sandbox::server::ServerHandle;
 use sandbox::server::listen;
 
-use crate::proxy::Proxy;
+use crate::{proxy::Proxy, wait::PATIENCE};
+
+/// The items of a page. Without a limit, the embedded DynamoDB reads all items for each page.
+pub(crate) const SCAN_PAGE: i32 = 1_000;
 
 /// An item of the table.
 pub type Item = HashMap<String, AttributeValue>;
@@ -37,6 +43,9 @@ impl Table {
             embedded.insert(served).url().to_owned()
         };
         let client = sandbox::clients::dynamodb_client(&endpoint).unwrap();
+        // It bypasses all faults, so it has time.
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(PATIENCE).build();
+        let client = aws_sdk_dynamodb::Client::from_conf(client.config().to_builder().timeout_config(timeouts).build());
         let name = format!("events-{:08x}", fastrand::u32(..));
         dynamodb::create_table(&client, &name).await.unwrap();
         Self { proxy: Proxy::start(&endpoint).await, name, client, endpoint, _embedded: embedded }
@@ -57,7 +66,8 @@ impl Table {
 
     /// All items, in the order of their keys.
     pub async fn items(&self) -> Vec<Item> {
-        let pages = self.client.scan().table_name(&self.name).consistent_read(true).into_paginator().items().send();
+        let scan = self.client.scan().table_name(&self.name).consistent_read(true).limit(SCAN_PAGE);
+        let pages = scan.into_paginator().items().send();
         let mut items = pages.collect::<Result<Vec<_>, _>>().await.unwrap();
         items.sort_by_key(|item| (text(item, "pk").to_owned(), text(item, "sk").to_owned()));
         items
