@@ -36,7 +36,7 @@ use crate::{
     proxy::Proxy,
     secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN, Secrets},
     stream_record::inserted,
-    table::{Item, Table, text},
+    table::{Item, SCAN_PAGE, Table, text},
     wait::PATIENCE,
 };
 
@@ -197,7 +197,7 @@ impl SessionsHarness {
 
     /// All items of the sessions table, in the order of their keys.
     pub async fn items(&self) -> Vec<Item> {
-        let scan = self.table.client.scan().table_name(&self.sessions_table).consistent_read(true);
+        let scan = self.table.client.scan().table_name(&self.sessions_table).consistent_read(true).limit(SCAN_PAGE);
         let mut items = scan.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await.unwrap();
         items.sort_by_key(|item| text(item, "pk").to_owned());
         items

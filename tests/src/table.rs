@@ -12,6 +12,9 @@ use sandbox::server::listen;
 
 use crate::{proxy::Proxy, wait::PATIENCE};
 
+/// The items of a page. Without a limit, the embedded DynamoDB reads all items for each page.
+pub(crate) const SCAN_PAGE: i32 = 1_000;
+
 /// An item of the table.
 pub type Item = HashMap<String, AttributeValue>;
 
@@ -63,7 +66,8 @@ impl Table {
 
     /// All items, in the order of their keys.
     pub async fn items(&self) -> Vec<Item> {
-        let pages = self.client.scan().table_name(&self.name).consistent_read(true).into_paginator().items().send();
+        let scan = self.client.scan().table_name(&self.name).consistent_read(true).limit(SCAN_PAGE);
+        let pages = scan.into_paginator().items().send();
         let mut items = pages.collect::<Result<Vec<_>, _>>().await.unwrap();
         items.sort_by_key(|item| (text(item, "pk").to_owned(), text(item, "sk").to_owned()));
         items

@@ -65,7 +65,7 @@ impl Publisher {
         let queue = config.ordered_queue_url.map(|url| Outlet::Queue(OrderedQueue::new(aws, url, attempt)));
         let pipeline = Pipeline {
             // It writes nothing, so no item lives for the retention.
-            store: EventStore::new(aws::dynamodb(aws), config.table_name, Retention::Forever),
+            store: EventStore::new(aws::patient_dynamodb(aws), config.table_name, Retention::Forever),
             outlets: bus.into_iter().chain(queue).collect(),
             failure_queue: FailureQueue::new(aws.clone(), config.failure_queue_url),
             timing,

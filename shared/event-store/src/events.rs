@@ -6,7 +6,7 @@ use unith_events::timestamp::Timestamp;
 use crate::{
     item::EventItem,
     session::{from_item, to_item, units},
-    store::{EventStore, Item, Operation, StoreError},
+    store::{EventStore, Item, Operation, SCAN_PAGE, StoreError},
     stream::ItemKey,
 };
 
@@ -77,6 +77,7 @@ impl EventStore {
             .expression_attribute_values(":event", text("EVENT#"))
             .expression_attribute_values(":from", instant(received.from, EARLIEST))
             .expression_attribute_values(":to", instant(received.to, LATEST))
+            .limit(SCAN_PAGE)
             .set_exclusive_start_key(after.map(to_item))
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         let page = Box::pin(scan.send()).await.map_err(|error| self.failed(Operation::SCAN_EVENTS, &error))?;

@@ -5,7 +5,7 @@ use unith_events::session::{MAX_EVENTS, SessionEvent};
 
 use crate::{
     keys::{PK, SK},
-    store::{EventStore, Item, Operation, StoreError},
+    store::{EventStore, Item, Operation, SCAN_PAGE, StoreError},
     stream::ItemKey,
 };
 
@@ -100,6 +100,7 @@ impl EventStore {
             .expression_attribute_values(":session", AttributeValue::S("SESSION#".to_owned()))
             .expression_attribute_values(":event", AttributeValue::S("EVENT#".to_owned()))
             .projection_expression("pk, sk")
+            .limit(SCAN_PAGE)
             .set_exclusive_start_key(after.map(to_item))
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         let page = Box::pin(scan.send()).await.map_err(|error| self.failed(Operation::SCAN_KEYS, &error))?;

@@ -40,6 +40,9 @@ const NEVER: &str = "attribute_exists(pk) AND attribute_not_exists(pk)";
 /// The partition of the warm-up write: within those that the function's role may write.
 const WARM_UP: &str = "SESSION#warm-up";
 
+/// The most items of a page of a scan. As many events are about the 1 MB that DynamoDB reads at most.
+pub(crate) const SCAN_PAGE: i32 = 1_000;
+
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
 /// The result of writing an event.

@@ -1,7 +1,7 @@
 //! The phases: in each of them something else fails while events are stored.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
@@ -61,11 +61,12 @@ pub(crate) async fn run(system: &System, writer: Writer, plan: &Plan, random: &m
 
 /// Stores deliveries, many at a time.
 async fn store(writer: &Writer, deliveries: &[Delivery]) {
-    let queue = Arc::new(Mutex::new(deliveries.to_vec().into_iter()));
+    let queue: VecDeque<_> = deliveries.iter().cloned().collect();
+    let queue = Arc::new(Mutex::new(queue));
     let mut writers = JoinSet::new();
     for _ in 0..WRITERS {
         let (writer, queue) = (writer.clone(), Arc::clone(&queue));
-        let next = move || queue.lock().unwrap().next();
+        let next = move || queue.lock().unwrap().pop_front();
         writers.spawn(async move {
             while let Some(delivery) = next() {
                 writer.store(delivery).await;
