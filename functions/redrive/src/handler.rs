@@ -121,7 +121,8 @@ impl Redriver {
         facts.trace_id.clone_from(&spilled.trace);
         let verified = spilled.verified()?;
         let event = facts.event.insert(Event::parse(&verified));
-        let arrival = Arrival { received_at, now: Timestamp::now(), via: Some(via(source)) };
+        let is_first = message.receive_count() == 1;
+        let arrival = Arrival { received_at, now: Timestamp::now(), via: Some(via(source)), is_first };
         let outcome = self.store.ingest(&verified, event, arrival).await?;
         if source == Source::Quarantine && matches!(outcome, Outcome::Stored { .. } | Outcome::Duplicate { .. }) {
             self.store.delete_unreadable_body(verified.body(), received_at).await?;

@@ -22,12 +22,14 @@ pub struct Arrival {
     pub now: Timestamp,
     /// The way here; `None` if `receive` ingests it.
     pub via: Option<Via>,
+    /// Whether it is ingested for the first time. A message that comes again may have been, without having been confirmed.
+    pub is_first: bool,
 }
 
 impl Arrival {
     /// The arrival of a delivery that `receive` ingests itself.
     pub fn direct(received_at: Timestamp) -> Self {
-        Self { received_at, now: received_at, via: None }
+        Self { received_at, now: received_at, via: None, is_first: true }
     }
 }
 
@@ -104,7 +106,7 @@ impl EventStore {
             head_id: unreadable.head_id,
             session_id: unreadable.session_id,
         };
-        let is_new = self.quarantine(verified.body(), quarantined, arrival.received_at).await?;
+        let is_new = self.quarantine(verified.body(), quarantined, arrival).await?;
         Ok(Outcome::Quarantined { reason, is_new })
     }
 
@@ -120,8 +122,9 @@ impl EventStore {
         &self,
         verified: &Verified<'_>,
         event: &Event,
-        Arrival { received_at, now, via }: Arrival,
+        arrival: Arrival,
     ) -> Result<Outcome, StoreError> {
+        let Arrival { received_at, now, via, .. } = arrival;
         if let Some(outcome) = self.expired(event, now) {
             return Ok(outcome);
         }
@@ -137,7 +140,7 @@ impl EventStore {
                     head_id: Some(event.identity.head_id.clone()),
                     session_id: Some(event.identity.session_id.clone()),
                 };
-                self.quarantine(verified.body(), quarantined, received_at).await?;
+                self.quarantine(verified.body(), quarantined, arrival).await?;
                 Ok(Outcome::Conflict { event_id })
             }
         }

@@ -4,18 +4,11 @@
 //!
 //! Invariants: the item of an event is written once and never changed. A write that is reported as done is durable.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{
     Client,
-    config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextRef},
-    error::{BoxError, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     operation::{
         delete_item::DeleteItemError,
         get_item::GetItemError,
@@ -29,6 +22,7 @@ use lambda_support::errors::causes;
 use unith_events::{content::same_content, event::Event, timestamp::Timestamp};
 
 use crate::{
+    ingest::Arrival,
     item::{EventItem, QuarantineItem, Quarantined, Via},
     keys::{PK, SK},
     retention::Retention,
@@ -208,32 +202,6 @@ enum Written {
     Present(Option<Item>),
 }
 
-/// Counts the attempts of an operation.
-#[derive(Debug, Clone, Default)]
-struct Attempts(Arc<AtomicU32>);
-
-impl Attempts {
-    fn is_repeated(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 1
-    }
-}
-
-impl Intercept for Attempts {
-    fn name(&self) -> &'static str {
-        "Attempts"
-    }
-
-    fn read_before_attempt(
-        &self,
-        _: &BeforeTransmitInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
 impl EventStore {
     /// The table called `table`. Items live for `retention`.
     pub fn new(client: Client, table: String, retention: Retention) -> Self {
@@ -277,20 +245,18 @@ impl EventStore {
         &self,
         body: &[u8],
         quarantined: Quarantined,
-        received_at: Timestamp,
+        Arrival { received_at, is_first, .. }: Arrival,
     ) -> Result<bool, StoreError> {
         let item = QuarantineItem::new(quarantined, body, received_at, self.retention);
         let item = serde_dynamo::to_item(item)
             .map_err(|error| StoreError::invalid_item(&self.table, Operation::QUARANTINE, &error))?;
-        let attempts = Attempts::default();
-        let put = self.put(item, IF_ABSENT).customize().interceptor(attempts.clone());
-        match self.written(Box::pin(put.send()).await, Operation::QUARANTINE)? {
+        match self.written(Box::pin(self.put(item, IF_ABSENT).send()).await, Operation::QUARANTINE)? {
             Written::New => Ok(true),
-            // A repeated attempt may meet the first one's write, whose response was lost: then it is new. A message that comes
-            // again has the same time, but its first attempt meets the write.
+            // The SDK may meet its own write, whose response was lost: then it is new. A message that comes again has the same
+            // time, and may meet the write of an earlier try, which was counted.
             Written::Present(stored) => {
                 let stored_at = stored.as_ref().and_then(|item| item.get("received_at"));
-                Ok(attempts.is_repeated() && stored_at == Some(&AttributeValue::S(received_at.to_string())))
+                Ok(is_first && stored_at == Some(&AttributeValue::S(received_at.to_string())))
             }
         }
     }

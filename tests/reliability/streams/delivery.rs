@@ -121,7 +121,7 @@ impl Writer {
                     let received_at = now.minus(SPILLED_FOR.mul_f64(f64::from(body[body.len() / 2]) / 255.0));
                     let spilled = SpillMessage::new(&verified, received_at, SpillReason::Throttled, None);
                     let verified = spilled.verified().unwrap();
-                    let arrival = Arrival { received_at, now, via: Some(Via::Redrive) };
+                    let arrival = Arrival { received_at, now, via: Some(Via::Redrive), is_first: true };
                     self.store.ingest(&verified, &Event::parse(&verified), arrival).await
                 } else {
                     self.store.ingest(&verified, &Event::parse(&verified), Arrival::direct(now)).await
