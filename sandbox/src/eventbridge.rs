@@ -14,7 +14,6 @@ mod request;
 use std::{
     collections::HashMap,
     io,
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -36,7 +35,7 @@ pub use self::{
 };
 use crate::{
     clients::{ACCOUNT, REGION},
-    server::ServerHandle,
+    server::{ServerHandle, wait_until},
 };
 
 /// A detail may come with six bytes of JSON per byte.
@@ -96,14 +95,7 @@ impl EventBridge {
 
     /// Waits until `holds` is true for the events of a bus. It looks after every request.
     pub async fn wait_for(&self, bus: &str, mut holds: impl FnMut(&[PublishedEvent]) -> bool) {
-        loop {
-            let mut changed = pin!(self.state.changed.notified());
-            changed.as_mut().enable();
-            if holds(&self.events(bus)) {
-                return;
-            }
-            changed.await;
-        }
+        wait_until(&self.state.changed, || holds(&self.events(bus))).await;
     }
 
     /// Fails each entry for which `code` returns an error code from now on, in place of any other such rule.

@@ -1,10 +1,19 @@
 //! HTTP servers on loopback.
 
-use std::{future::Future, io, net::Ipv4Addr, pin::Pin};
+use std::{
+    future::Future,
+    io,
+    net::Ipv4Addr,
+    pin::{Pin, pin},
+};
 
 use anyhow::anyhow;
 use axum::Router;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, oneshot},
+    task::JoinSet,
+};
 
 /// Listens on a port of loopback, or on a free one for port 0.
 pub async fn listen(service: &str, port: u16) -> anyhow::Result<TcpListener> {
@@ -49,6 +58,18 @@ impl ServerHandle {
     /// The base URL: `http://127.0.0.1:<port>`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+}
+
+/// Waits until `holds` is true. It looks after every notification of `changed`.
+pub(crate) async fn wait_until(changed: &Notify, mut holds: impl FnMut() -> bool) {
+    loop {
+        let mut next = pin!(changed.notified());
+        next.as_mut().enable();
+        if holds() {
+            return;
+        }
+        next.await;
     }
 }
 

@@ -42,7 +42,7 @@ use self::{
     error::SqsError,
     request::{ReceiveMessage, parse},
 };
-use crate::server::ServerHandle;
+use crate::server::{ServerHandle, wait_until};
 
 /// The largest message and the largest batch, in bytes of bodies and attributes.
 pub const MAX_MESSAGE_SIZE: usize = 1_048_576;
@@ -120,14 +120,7 @@ impl Sqs {
 
     /// Waits until `holds` is true for the messages of a queue. It looks after every change to a message.
     pub async fn wait_for(&self, queue: &str, mut holds: impl FnMut(&[StoredMessage]) -> bool) {
-        loop {
-            let mut changed = pin!(self.state.changed.notified());
-            changed.as_mut().enable();
-            if holds(&self.messages(queue)) {
-                return;
-            }
-            changed.await;
-        }
+        wait_until(&self.state.changed, || holds(&self.messages(queue))).await;
     }
 
     /// Puts the clock forward by this time: messages become visible or expire.

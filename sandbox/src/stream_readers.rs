@@ -85,14 +85,14 @@ impl StreamReaders {
         Ok(Self { publish, sessions: sessions.await? })
     }
 
-    /// Waits until both functions are through with all events that are stored now.
+    /// Waits until both functions have processed all events that are stored now.
     ///
     /// # Errors
     /// They are not after `limit`.
     pub async fn wait_until_caught_up(&self, limit: Duration) -> anyhow::Result<()> {
         for (name, mapping) in [("publish", &self.publish), ("sessions", &self.sessions)] {
             let caught_up = timeout(limit, mapping.wait_until_caught_up()).await;
-            let late = || format!("{name} is not through with the stored events after {} s", limit.as_secs());
+            let late = || format!("{name} has not processed the stored events after {} s", limit.as_secs());
             caught_up.with_context(late)??;
         }
         Ok(())

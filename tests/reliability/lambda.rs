@@ -77,7 +77,6 @@ impl Lambda {
     /// No environment yet, and at most `limit` of them.
     pub(crate) async fn new(limit: usize, breaker: Periods) -> Arc<Self> {
         let harness = RedriveHarness::start().await;
-        harness.table.end_stream().await;
         Arc::new(Self { harness, breaker, limit, environments: Mutex::default() })
     }
 

@@ -17,6 +17,7 @@ pub mod delivery;
 pub mod gateway_event;
 pub mod key_ring;
 pub mod log;
+pub mod process;
 pub mod provision_harness;
 pub mod proxy;
 pub mod publish_harness;

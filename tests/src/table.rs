@@ -2,10 +2,7 @@
 
 use std::collections::HashMap;
 
-use aws_sdk_dynamodb::{
-    config::timeout::TimeoutConfig,
-    types::{AttributeValue, StreamSpecification},
-};
+use aws_sdk_dynamodb::{config::timeout::TimeoutConfig, types::AttributeValue};
 use sandbox::dynamodb;
 use sandbox::server::ServerHandle;
 use sandbox::server::listen;
@@ -56,12 +53,6 @@ impl Table {
         let Self { name, client, endpoint, .. } = self;
         let proxy = Proxy::start(endpoint).await;
         Self { proxy, name: name.clone(), client: client.clone(), endpoint: endpoint.clone(), _embedded: None }
-    }
-
-    /// Ends the table's stream, for thousands of writes: the embedded DynamoDB reads all records of the stream at each of them.
-    pub async fn end_stream(&self) {
-        let off = StreamSpecification::builder().stream_enabled(false).build().unwrap();
-        self.client.update_table().table_name(&self.name).stream_specification(off).send().await.unwrap();
     }
 
     /// All items, in the order of their keys.

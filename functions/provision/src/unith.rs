@@ -346,7 +346,7 @@ impl UnithClient {
         let body = json!({"email": email, "secretKey": secret_key, "secretkey": secret_key});
         let call = Call { body: Some(&body), ..Call::new(Method::POST, &["auth", "token"]) };
         let response = self.send(&call, None).await?;
-        parse_token(&response).ok_or_else(|| unusable(&call.name(), "there is no token in it"))
+        parse_token(&response).ok_or_else(|| unusable(&call.name(), "it has no token"))
     }
 
     async fn send(&self, call: &Call<'_>, token: Option<&str>) -> Result<Zeroizing<String>, UnithError> {

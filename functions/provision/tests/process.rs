@@ -8,31 +8,25 @@
     reason = "a failed assumption should stop the test where it is, in helpers too"
 )]
 
-use std::process::Stdio;
-
 use sandbox::{
     clients::REGION,
     platform::account::{EMAIL, HEAD_ID},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{
+    process::{lambda_variables, lines},
     provision_harness::ProvisionHarness,
     runtime_api::RuntimeApi,
     secrets::{SECRET_ACCESS_KEY, SESSION_TOKEN},
     wait::{PATIENCE, within},
 };
-use tokio::process::Command;
 
 #[tokio::test]
 async fn commands_are_reported_and_logged_without_secrets() {
     let harness = ProvisionHarness::start().await;
     let mut api = RuntimeApi::start().await;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_provision"));
-    command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).envs(harness.env()).envs([
-        ("AWS_LAMBDA_RUNTIME_API", api.address()),
-        ("AWS_LAMBDA_FUNCTION_NAME", "provision"),
-        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
+    let mut command = tests::process::command("PROVISION_BINARY", env!("CARGO_BIN_EXE_provision"));
+    command.envs(harness.env()).envs(lambda_variables(&api, "provision")).envs([
         ("AWS_REGION", REGION),
         ("AWS_ACCESS_KEY_ID", "test"),
         ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY),
@@ -54,9 +48,10 @@ async fn commands_are_reported_and_logged_without_secrets() {
     process.start_kill().unwrap();
     let output = within(PATIENCE, process.wait_with_output()).await.unwrap();
     harness.known.assert_absent_in_process(&output);
-    let text = String::from_utf8(output.stdout).unwrap();
-    harness.record(format!("{text}{}", String::from_utf8_lossy(&output.stderr)));
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for written in [&output.stdout, &output.stderr] {
+        harness.record(String::from_utf8_lossy(written));
+    }
+    let lines = lines(&output);
     let commands = lines.iter().filter(|line| line["action"].is_string());
     let actions: Vec<_> = commands.map(|line| line["action"].as_str().unwrap()).collect();
     assert_eq!(actions, ["apply", "status", "apply"], "{lines:?}");

@@ -171,7 +171,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the body is, a strict parser reads the whole, and the body can be had back from it.
+        /// Whatever the body is, a strict parser reads the whole, and the body can be recovered from it.
         #[test]
         fn the_members_are_always_readable_and_hold_the_body(text in json(), as_text: bool) {
             let body = Body::Text(text.clone());

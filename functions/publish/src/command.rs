@@ -37,7 +37,7 @@ pub struct Command {
     pub(crate) reason: Option<String>,
     pub(crate) apply: bool,
     pub(crate) cursor: Option<Cursor>,
-    /// Tells this command from any other one.
+    /// Distinguishes this command from any other one.
     pub(crate) hash: String,
 }
 

@@ -1,4 +1,4 @@
-//! The cursor of a replay: where the next call goes on, and which replay it belongs to.
+//! The cursor of a replay: where the next call continues, and which replay it belongs to.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use event_store::stream::ItemKey;

@@ -27,7 +27,6 @@ use crate::{
     outlet::Outlet,
     pipeline::{Outcome, Pipeline},
     progress::Progress,
-    replay::CommandLine,
     rounds::{Fate, Job},
 };
 
@@ -85,7 +84,7 @@ impl Publisher {
         self
     }
 
-    /// Looks whether the bus exists, during init. A failure is logged, and left to the first batch.
+    /// Checks whether the bus exists, during init. A failure is logged, and left to the first batch.
     pub async fn warm_up(&self) {
         if let Err(error) = self.pipeline.confirm_bus().await {
             error!("{error}");
@@ -103,7 +102,7 @@ impl Publisher {
         } else {
             let command = Command::parse(input)?;
             let report = command.run(&self.pipeline, request_id, deadline, |line| self.write(&line)).await;
-            self.write(&CommandLine::new(request_id, &report, self.metrics_namespace.as_deref()));
+            self.write(&report.log_line(request_id, self.metrics_namespace.as_deref()));
             serde_json::to_value(report)
         };
         Ok(response.unwrap_or_default())

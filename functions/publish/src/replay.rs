@@ -10,11 +10,13 @@ use event_store::{
     store::{EventStore, StoreError},
     stream::ItemKey,
 };
-use lambda_support::metrics::{Metric, Metrics};
+use lambda_support::{
+    log::CommandLine,
+    metrics::{Metric, Metrics},
+};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep_until};
-use tracing::Level;
 use unith_events::timestamp::Timestamp;
 
 use crate::{
@@ -31,7 +33,7 @@ use crate::{
 
 /// EventBridge bills an event for each 64 KiB of it.
 const BILLED_BYTES: usize = 65_536;
-/// The first events of a call may take this long after its time is up: each call gets on.
+/// The first events of a call may take this long after its time is up, so that each call makes progress.
 const FIRST_EVENTS: Duration = Duration::from_secs(5);
 const ID_DIGITS: usize = 32;
 
@@ -229,6 +231,15 @@ async fn read(store: &EventStore, filter: &Filter, after: Option<&ItemKey>) -> R
 }
 
 impl Report {
+    /// The line of the command. Its metrics go to `namespace`.
+    pub fn log_line<'r>(&'r self, request_id: &'r str, namespace: Option<&str>) -> CommandLine<'r, &'r Self> {
+        let counts = [("Replayed", self.published), ("PublishPoison", self.poison)];
+        let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+        let counts = counts.map(|(name, count)| Metric::counts(name, count)).collect();
+        let metrics = namespace.map(|namespace| Metrics::new(namespace, SERVICE, Timestamp::now(), counts));
+        CommandLine::new(request_id, self.action, self.ok, self).with_metrics(metrics)
+    }
+
     fn of(command: &Command, replay: &Replay) -> Self {
         Self {
             action: "replay",
@@ -246,39 +257,6 @@ impl Report {
             cursor: None,
             error: None,
             replay: None,
-        }
-    }
-}
-
-/// The line of a command.
-#[derive(Debug, Serialize)]
-pub struct CommandLine<'r> {
-    timestamp: String,
-    level: &'static str,
-    message: &'static str,
-    request_id: &'r str,
-    action: &'static str,
-    result: &'r Report,
-    #[serde(flatten)]
-    metrics: Option<Metrics>,
-}
-
-impl<'r> CommandLine<'r> {
-    /// The line of a command with this report. Its metrics go to `namespace`.
-    pub fn new(request_id: &'r str, report: &'r Report, namespace: Option<&str>) -> Self {
-        let (level, message) = if report.ok { (Level::INFO, "command done") } else { (Level::ERROR, "command failed") };
-        let now = Timestamp::now();
-        let counts = [("Replayed", report.published), ("PublishPoison", report.poison)];
-        let counts = counts.into_iter().filter(|(_, count)| *count > 0);
-        let counts = counts.map(|(name, count)| Metric::counts(name, count)).collect();
-        Self {
-            timestamp: now.to_string(),
-            level: level.as_str(),
-            message,
-            request_id,
-            action: report.action,
-            result: report,
-            metrics: namespace.map(|namespace| Metrics::new(namespace, SERVICE, now, counts)),
         }
     }
 }

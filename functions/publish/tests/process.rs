@@ -10,10 +10,9 @@
     reason = "a failed assumption should stop the test where it is, in helpers too"
 )]
 
-use std::process::{Output, Stdio};
-
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{
+    process::{lambda_variables, lines},
     publish_harness::{PublishHarness, START},
     runtime_api::RuntimeApi,
     wait::{PATIENCE, until, within},
@@ -21,15 +20,7 @@ use tests::{
 use tokio::process::Command;
 
 fn command() -> Command {
-    let binary = std::env::var("PUBLISH_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_publish").to_owned());
-    let mut command = Command::new(binary);
-    command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
+    tests::process::command("PUBLISH_BINARY", env!("CARGO_BIN_EXE_publish"))
 }
 
 #[tokio::test]
@@ -75,13 +66,7 @@ async fn a_batch_is_published_after_the_bus_was_looked_up_at_start() {
     ];
     let mut api = RuntimeApi::start().await;
     let mut command = command();
-    let lambda = [
-        ("AWS_LAMBDA_RUNTIME_API", api.address()),
-        ("AWS_LAMBDA_FUNCTION_NAME", "publish"),
-        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
-    ];
-    let mut process = command.envs(harness.env()).envs(lambda).spawn().unwrap();
+    let mut process = command.envs(harness.env()).envs(lambda_variables(&api, "publish")).spawn().unwrap();
     within(PATIENCE, until(async || harness.eventbridge.calls("DescribeEventBus") == 1)).await;
     let event = json!({"Records": records}).to_string();
     let invocation = within(PATIENCE, api.invoke(event)).await.unwrap();

@@ -23,6 +23,7 @@ use tests::{
     delivery::{KEY, event, sign},
     gateway_event::http_api_event,
     key_ring::RING_SECRET,
+    process::{lambda_variables, lines},
     proxy::Fault,
     receive_harness::ReceiveHarness,
     runtime_api::RuntimeApi,
@@ -35,9 +36,8 @@ use tokio::process::{Child, Command};
 const UNITH_ATTEMPTS: usize = 4;
 
 fn command(env: &[(&str, &str)]) -> Command {
-    let binary = std::env::var("RECEIVE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_receive").to_owned());
-    let mut command = Command::new(binary);
-    command.env_clear().envs(env.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut command = tests::process::command("RECEIVE_BINARY", env!("CARGO_BIN_EXE_receive"));
+    command.envs(env.iter().copied());
     command
 }
 
@@ -50,11 +50,6 @@ async fn run(env: &[(&str, &str)]) -> Output {
     }
     known.assert_absent_in_process(&output);
     output
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
 }
 
 /// A function that runs against a Runtime API and a table, with the guide's key in its environment.
@@ -109,10 +104,6 @@ async fn start(table: &Table) -> (RuntimeApi, Child) {
 async fn start_with(table: &Table, keys: &[(&str, &str)], log: Stdio) -> (RuntimeApi, Child) {
     let mut api = RuntimeApi::start().await;
     let mut command = command(&[
-        ("AWS_LAMBDA_RUNTIME_API", api.address()),
-        ("AWS_LAMBDA_FUNCTION_NAME", "receive"),
-        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
         ("AWS_REGION", "us-east-1"),
         ("AWS_ACCESS_KEY_ID", "test"),
         ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY),
@@ -121,7 +112,8 @@ async fn start_with(table: &Table, keys: &[(&str, &str)], log: Stdio) -> (Runtim
         ("TABLE_NAME", &table.name),
         ("RETENTION_DAYS", "0"),
     ]);
-    let process = command.envs(keys.iter().copied()).stdout(log).spawn().unwrap();
+    let process =
+        command.envs(lambda_variables(&api, "receive")).envs(keys.iter().copied()).stdout(log).spawn().unwrap();
     within(PATIENCE, api.wait_for_poll()).await.unwrap();
     (api, process)
 }

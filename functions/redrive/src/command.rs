@@ -8,7 +8,7 @@
 //! the bodies that can be read now. With it, it sends them: the item of such a body is deleted once its event is in the
 //! table. A body that names another head than its key stays.
 //!
-//! A call works for 10 minutes at most. If its report has a `cursor`, the next call with that cursor goes on from there.
+//! A call works for 10 minutes at most. If its report has a `cursor`, the next call with that cursor continues from there.
 //! Sending a body twice is harmless.
 
 use std::time::Duration;
@@ -19,10 +19,10 @@ use event_store::{
     spill_queue::{SpillError, SpillQueue},
     store::{EventStore, StoreError},
 };
+use lambda_support::log::CommandLine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
-use tracing::Level;
 use unith_events::{event::Event, spill::SpillMessage, timestamp::Timestamp};
 
 const LONGEST_CALL: Duration = Duration::from_mins(10);
@@ -87,6 +87,13 @@ pub struct Report {
     cursor: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+}
+
+impl Report {
+    /// The line of the command.
+    pub fn log_line<'r>(&'r self, request_id: &'r str) -> CommandLine<'r, &'r Self> {
+        CommandLine::new(request_id, self.action, self.ok, self)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -182,26 +189,6 @@ impl Report {
         }
         self.examined += 1;
         Ok(())
-    }
-}
-
-/// The line of a command.
-#[derive(Debug, Serialize)]
-pub struct CommandLog<'r> {
-    timestamp: String,
-    level: &'static str,
-    message: &'static str,
-    request_id: &'r str,
-    action: &'static str,
-    result: &'r Report,
-}
-
-impl<'r> CommandLog<'r> {
-    /// The line of a command with this report.
-    pub fn new(request_id: &'r str, report: &'r Report) -> Self {
-        let (level, message) = if report.ok { (Level::INFO, "command done") } else { (Level::ERROR, "command failed") };
-        let timestamp = Timestamp::now().to_string();
-        Self { timestamp, level: level.as_str(), message, request_id, action: report.action, result: report }
     }
 }
 

@@ -26,7 +26,7 @@ use unith_events::{
 use crate::{
     backoff::{self, JITTER},
     batch::Batch,
-    command::{Command, CommandError, CommandLog},
+    command::{Command, CommandError},
     config::Config,
     error::RedriveError,
     fate::Fate,
@@ -86,7 +86,7 @@ impl Redriver {
             serde_json::to_value(self.handle_batch(event, request_id, deadline).await)
         } else {
             let report = Command::parse(input)?.run(&self.store, &self.spill_queue, deadline).await;
-            self.write(&CommandLog::new(request_id, &report));
+            self.write(&report.log_line(request_id));
             serde_json::to_value(report)
         };
         Ok(response.unwrap_or_default())

@@ -10,11 +10,10 @@
     reason = "a failed assumption should stop the test where it is, in helpers too"
 )]
 
-use std::process::{Output, Stdio};
-
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{
     delivery::event,
+    process::{lambda_variables, lines},
     redrive_harness::RedriveHarness,
     runtime_api::RuntimeApi,
     secrets::Secrets,
@@ -23,15 +22,7 @@ use tests::{
 use tokio::process::Command;
 
 fn command() -> Command {
-    let binary = std::env::var("REDRIVE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_redrive").to_owned());
-    let mut command = Command::new(binary);
-    command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
+    tests::process::command("REDRIVE_BINARY", env!("CARGO_BIN_EXE_redrive"))
 }
 
 #[tokio::test]
@@ -70,13 +61,7 @@ async fn a_batch_is_handled_and_each_message_leaves_a_line() {
     harness.send("not a message").await;
     let mut api = RuntimeApi::start().await;
     let mut command = command();
-    let lambda = [
-        ("AWS_LAMBDA_RUNTIME_API", api.address()),
-        ("AWS_LAMBDA_FUNCTION_NAME", "redrive"),
-        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
-    ];
-    let mut process = command.envs(harness.env()).envs(lambda).spawn().unwrap();
+    let mut process = command.envs(harness.env()).envs(lambda_variables(&api, "redrive")).spawn().unwrap();
     let event = json!({"Records": harness.receive().await});
     harness.known.add_all(&Secrets::of_sqs_event(&event));
     let invocation = within(PATIENCE, api.invoke(event.to_string())).await.unwrap();

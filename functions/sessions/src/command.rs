@@ -7,14 +7,14 @@
 //! {"action": "rebuild", "head_id": "…", "session_id": "…"}
 //! ```
 //!
-//! A call works for 10 minutes at most. If its report has a `cursor`, the next call with that cursor goes on from there.
+//! A call works for 10 minutes at most. If its report has a `cursor`, the next call with that cursor continues from there.
 
 use std::time::Duration;
 
+use lambda_support::log::CommandLine;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tracing::Level;
 use unith_events::timestamp::Timestamp;
 
 use crate::{
@@ -89,6 +89,12 @@ impl Command {
 }
 
 impl Report {
+    /// The line of the command.
+    pub fn log_line<'r>(&self, request_id: &'r str) -> CommandLine<'r, Value> {
+        let (action, ok) = self.verdict();
+        CommandLine::new(request_id, action, ok, self.in_short())
+    }
+
     /// The action, and whether all went well.
     fn verdict(&self) -> (&'static str, bool) {
         match self {
@@ -105,27 +111,6 @@ impl Report {
             *sessions = sessions.as_array().map_or(0, Vec::len).into();
         }
         report
-    }
-}
-
-/// The line of a command.
-#[derive(Debug, Serialize)]
-pub struct CommandLog<'r> {
-    timestamp: String,
-    level: &'static str,
-    message: &'static str,
-    request_id: &'r str,
-    action: &'static str,
-    result: Value,
-}
-
-impl<'r> CommandLog<'r> {
-    /// The line of a command with this report.
-    pub fn new(request_id: &'r str, report: &Report) -> Self {
-        let (action, ok) = report.verdict();
-        let (level, message) = if ok { (Level::INFO, "command done") } else { (Level::ERROR, "command failed") };
-        let (timestamp, result) = (Timestamp::now().to_string(), report.in_short());
-        Self { timestamp, level: level.as_str(), message, request_id, action, result }
     }
 }
 

@@ -22,7 +22,7 @@ use unith_events::timestamp::Timestamp;
 use crate::{
     batch::{Batch, ChangedSession, Failures, PoisonRecord, poison},
     batch_log::{BatchLog, Counts, SessionLog},
-    command::{Command, CommandError, CommandLog},
+    command::{Command, CommandError},
     config::Config,
     error::SessionError,
     gate::{CONCURRENCY, Gate},
@@ -87,7 +87,7 @@ impl SessionUpdater {
             serde_json::to_value(self.handle_batch(&event, request_id, deadline).await)
         } else {
             let report = Command::parse(input)?.run(&self.updater, (self.clock)(), deadline).await?;
-            self.write(&CommandLog::new(request_id, &report));
+            self.write(&report.log_line(request_id));
             serde_json::to_value(report)
         };
         Ok(response.unwrap_or_default())

@@ -66,7 +66,7 @@ pub struct ListReport {
     examined: usize,
     /// Rows that have another form, e.g. because somebody edited them.
     invalid: usize,
-    /// Where the next call goes on; `None` after the last session.
+    /// Where the next call continues; `None` after the last session.
     cursor: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -92,7 +92,7 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// A list that begins `now`, or goes on from its cursor.
+    /// A list that begins `now`, or continues from its cursor.
     ///
     /// # Errors
     /// A limit or a range that cannot be, or the cursor of another list.

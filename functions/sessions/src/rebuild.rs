@@ -59,7 +59,7 @@ pub struct RebuildReport {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failures: Vec<FailedSession>,
     units: Units,
-    /// Where the next call goes on; `None` after the last session.
+    /// Where the next call continues; `None` after the last session.
     cursor: Option<ItemKey>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,

@@ -10,10 +10,9 @@
     reason = "a failed assumption should stop the test where it is, in helpers too"
 )]
 
-use std::process::{Output, Stdio};
-
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::{
+    process::{lambda_variables, lines},
     runtime_api::RuntimeApi,
     sessions_harness::{END, START, SessionsHarness},
     wait::{PATIENCE, within},
@@ -21,15 +20,7 @@ use tests::{
 use tokio::process::Command;
 
 fn command() -> Command {
-    let binary = std::env::var("SESSIONS_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sessions").to_owned());
-    let mut command = Command::new(binary);
-    command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
+    tests::process::command("SESSIONS_BINARY", env!("CARGO_BIN_EXE_sessions"))
 }
 
 #[tokio::test]
@@ -72,13 +63,7 @@ async fn a_batch_and_a_command_are_handled_and_leave_their_lines() {
     records.push(poison);
     let mut api = RuntimeApi::start().await;
     let mut command = command();
-    let lambda = [
-        ("AWS_LAMBDA_RUNTIME_API", api.address()),
-        ("AWS_LAMBDA_FUNCTION_NAME", "sessions"),
-        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
-    ];
-    let mut process = command.envs(harness.env()).envs(lambda).spawn().unwrap();
+    let mut process = command.envs(harness.env()).envs(lambda_variables(&api, "sessions")).spawn().unwrap();
     let invocation = within(PATIENCE, api.invoke(json!({"Records": records}).to_string())).await.unwrap();
     assert_eq!(invocation.json(), json!({"batchItemFailures": []}));
     assert_eq!(harness.rows().await, harness.expected_rows().await);

@@ -151,7 +151,7 @@ impl StoreFault {
         let Operation { permission, variable, .. } = operation;
         match self {
             Self::Missing => {
-                format!("; there is no such table in this account and region: check {variable} and AWS_REGION")
+                format!("; the table does not exist in this account and region: check {variable} and AWS_REGION")
             }
             Self::Denied => format!("; the function's role needs {permission} on the table"),
             Self::Throttled => "; the table is throttled: check its capacity mode and limits".into(),

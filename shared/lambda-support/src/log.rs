@@ -24,7 +24,10 @@ use unith_events::{
     timestamp::Timestamp,
 };
 
-use crate::env::{Env, EnvError};
+use crate::{
+    env::{Env, EnvError},
+    metrics::Metrics,
+};
 
 /// The crates whose lines follow `LOG_LEVEL`.
 const OURS: [&str; 8] =
@@ -110,6 +113,33 @@ impl From<Result<event::Event, ParseError>> for EventFields {
             },
             Err(ParseError { head_id, session_id, .. }) => Self { head_id, session_id, ..Self::default() },
         }
+    }
+}
+
+/// The line of a command, with its report.
+#[derive(Debug, Serialize)]
+pub struct CommandLine<'r, R> {
+    timestamp: String,
+    level: &'static str,
+    message: &'static str,
+    request_id: &'r str,
+    action: &'static str,
+    result: R,
+    #[serde(flatten)]
+    metrics: Option<Metrics>,
+}
+
+impl<'r, R> CommandLine<'r, R> {
+    /// The line of a command that succeeded or failed.
+    pub fn new(request_id: &'r str, action: &'static str, ok: bool, result: R) -> Self {
+        let (level, message) = if ok { (Level::INFO, "command done") } else { (Level::ERROR, "command failed") };
+        let timestamp = Timestamp::now().to_string();
+        Self { timestamp, level: level.as_str(), message, request_id, action, result, metrics: None }
+    }
+
+    /// The same with metrics.
+    pub fn with_metrics(self, metrics: Option<Metrics>) -> Self {
+        Self { metrics, ..self }
     }
 }
 
