@@ -12,6 +12,7 @@ use lambda_support::{
     aws::{self, SdkConfig},
     errors::causes,
 };
+use unith_events::json::without_noncharacters;
 
 use crate::{
     bus_event::BusEvent,
@@ -72,15 +73,6 @@ fn sqs(aws: &SdkConfig, attempt_timeout: Duration) -> Client {
     Client::from_conf(config.build())
 }
 
-/// The same JSON with the two characters escaped that SQS refuses and JSON allows. They occur within its strings only.
-fn without_noncharacters(json: String) -> String {
-    if json.contains(['\u{fffe}', '\u{ffff}']) {
-        json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
-    } else {
-        json
-    }
-}
-
 fn result(response: &SendMessageBatchOutput, id: &str) -> Result<(), EntryError> {
     if response.successful.iter().any(|entry| entry.id == id) {
         return Ok(());
@@ -106,17 +98,4 @@ fn is_malformed(code: &str) -> bool {
 
 fn request_error(is_refused: bool, cause: String) -> RequestError {
     RequestError { outlet: OrderedQueue::NAME, is_refused, cause }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn characters_that_sqs_refuses_are_escaped() {
-        let json = without_noncharacters("{\"a\":\"\u{ffff}\u{fffe}ü\"}".to_owned());
-        assert_eq!(json, r#"{"a":"\uffff\ufffeü"}"#);
-        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(value["a"], "\u{ffff}\u{fffe}ü");
-    }
 }

@@ -2,14 +2,11 @@
 //!
 //! Lambda sends the records that it gives up to the same queue, in another form.
 
-use std::{fmt, sync::OnceLock};
-
-use aws_sdk_sqs::Client;
-use lambda_support::{
-    aws::{self, SdkConfig},
-    errors::causes,
-};
+use lambda_support::aws::SdkConfig;
 use serde::Serialize;
+use unith_events::json::without_noncharacters;
+
+use crate::queue::Queue;
 
 /// A record that no retry can help. It names the item, and has no body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,25 +21,15 @@ pub struct Poison {
 }
 
 impl Poison {
-    /// The text of the message: JSON without the two characters that SQS refuses and JSON does not escape.
+    /// The text of the message.
     fn to_message(&self) -> String {
-        let json = serde_json::to_string(self).unwrap_or_default();
-        json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
+        without_noncharacters(serde_json::to_string(self).unwrap_or_default())
     }
 }
 
 /// A queue in SQS. Its client is made when it is first needed.
-pub struct FailureQueue {
-    url: String,
-    aws: SdkConfig,
-    client: OnceLock<Client>,
-}
-
-impl fmt::Debug for FailureQueue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FailureQueue").field("url", &self.url).finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub struct FailureQueue(Queue);
 
 /// The queue did not take a message.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +42,7 @@ pub struct FailureQueueError {
 impl FailureQueue {
     /// The queue at `url`.
     pub fn new(aws: SdkConfig, url: String) -> Self {
-        Self { url, aws, client: OnceLock::new() }
+        Self(Queue::new(aws, url))
     }
 
     /// Sends a record's key. An `Ok` is durable.
@@ -63,12 +50,8 @@ impl FailureQueue {
     /// # Errors
     /// The queue did not take it.
     pub async fn send(&self, poison: &Poison) -> Result<(), FailureQueueError> {
-        let client = self.client.get_or_init(|| aws::sqs(&self.aws));
-        let send = client.send_message().queue_url(&self.url).message_body(poison.to_message()).send();
-        match Box::pin(send).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(FailureQueueError { url: self.url.clone(), cause: causes(&error) }),
-        }
+        let sent = self.0.send(poison.to_message()).await;
+        sent.map_err(|cause| FailureQueueError { url: self.0.url().to_owned(), cause })
     }
 }
 

@@ -6,6 +6,7 @@ pub mod ingest;
 pub mod item;
 pub mod keys;
 pub mod quarantine;
+mod queue;
 pub mod retention;
 pub mod session;
 pub mod spill_queue;

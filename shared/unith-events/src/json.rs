@@ -136,9 +136,26 @@ impl<'de: 't, 't> Deserialize<'de> for Name<'t> {
     }
 }
 
+/// The same JSON with the two characters escaped that SQS refuses and JSON allows. They occur within its strings only.
+pub fn without_noncharacters(json: String) -> String {
+    if json.contains(['\u{fffe}', '\u{ffff}']) {
+        json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
+    } else {
+        json
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn characters_that_sqs_refuses_are_escaped() {
+        let json = without_noncharacters("{\"a\":\"\u{ffff}\u{fffe}ü\"}".to_owned());
+        assert_eq!(json, r#"{"a":"\uffff\ufffeü"}"#);
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["a"], "\u{ffff}\u{fffe}ü");
+    }
 
     #[test]
     fn a_member_is_found_beside_members_that_cannot_be_parsed() {

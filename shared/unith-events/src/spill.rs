@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     ids::HeadId,
+    json::without_noncharacters,
     timestamp::Timestamp,
     verify::{Verified, VerifyError},
 };
@@ -121,9 +122,8 @@ impl SpillMessage {
             trace: self.trace.clone(),
             source: self.source,
         };
-        // Strings and numbers always serialise. SQS refuses two characters that an id may have.
-        let json = serde_json::to_string(&document).unwrap_or_default();
-        json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
+        // Strings and numbers always serialise.
+        without_noncharacters(serde_json::to_string(&document).unwrap_or_default())
     }
 
     /// Reads a message's JSON.
