@@ -1,6 +1,8 @@
 //! The event patterns of the examples and of `docs/events.md`, against events that the real publisher puts on a bus.
 
-use event_store::item::EventItem;
+use std::time::Duration;
+
+use event_store::{item::EventItem, retention::Retention};
 use serde_json::{Value, json};
 use tests::{
     delivery::HEAD,
@@ -37,7 +39,13 @@ fn conversation(session: &str, events: &[(&str, u32)]) -> Vec<EventItem> {
             "event_type": event_type,
         });
         let item = event_item_of(HEAD, session, event_type, &at, body.to_string().as_bytes(), None);
-        EventItem { received_at: Timestamp::parse(&at).unwrap().plus(std::time::Duration::from_millis(412)), ..item }
+        let at = Timestamp::parse(&at).unwrap();
+        EventItem {
+            received_at: at.plus(Duration::from_millis(412)),
+            public_org_id: Some("acme".to_owned()),
+            expires_at: Retention::Days(365).expires_at(at),
+            ..item
+        }
     };
     events.iter().map(item).collect()
 }
@@ -70,6 +78,8 @@ async fn all_kinds() -> Vec<Value> {
         items.extend(conversation(session, &[(START, 0), (WARNING, 30), (TIMEOUT, 45), (END, 45)]));
     }
     items.extend(conversation("by-user", &[(START, 0), (END, 20)]));
+    // The user never said anything, so START is missing.
+    items.extend(conversation("silent", &[(WARNING, 30), (TIMEOUT, 45), (END, 45)]));
     // The user comes back after a time-out, and leaves.
     items.extend(conversation("came-back", &[(START, 0), (TIMEOUT, 45), (START, 50), (END, 70)]));
     items.push(event_item("another-head", "another", END, "2026-01-15T09:57:00Z"));
@@ -83,17 +93,20 @@ async fn the_workflow_starts_when_a_conversation_ends_by_time_out_and_at_no_othe
     let rule = &template["Resources"]["Workflow"]["Properties"]["Events"]["TimedOut"]["Properties"];
     let pattern = serde_json::to_value(&rule["Pattern"]).unwrap();
     let events = all_kinds().await;
-    assert_eq!(matching(&pattern, &events), [("timed-out".to_owned(), END.to_owned())]);
+    let mut sessions = matching(&pattern, &events);
+    sessions.sort();
+    assert_eq!(sessions, ["silent", "timed-out"].map(|session| (session.to_owned(), END.to_owned())));
 
-    // The paths of the states are in the event that they get.
+    // The paths of the states are in every event that they get.
     assert_eq!(rule["InputPath"].as_str(), Some("$.detail"));
-    let detail = &events.iter().find(|event| matches(&pattern, Some(event))).unwrap()["detail"];
+    let details: Vec<_> =
+        events.iter().filter(|event| matches(&pattern, Some(event))).map(|event| &event["detail"]).collect();
     let states = &template["Resources"]["Workflow"]["Properties"]["Definition"]["States"];
     let states = serde_json::to_string(states).unwrap();
     let mut paths = 0;
     for path in states.split("\"$.").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         let pointer = format!("/{}", path.replace('.', "/"));
-        assert!(detail.pointer(&pointer).is_some(), "{pointer}");
+        assert!(details.iter().all(|detail| detail.pointer(&pointer).is_some()), "{pointer}");
         paths += 1;
     }
     assert_eq!(paths, 4);
@@ -130,13 +143,13 @@ async fn the_documents_example_is_what_the_publisher_sends() {
 #[tokio::test]
 async fn the_documents_patterns_match_what_they_say() {
     let events = all_kinds().await;
-    let ends = ["timed-out", "self-test:1", "by-user", "came-back", "another"];
+    let ends = ["timed-out", "self-test:1", "by-user", "silent", "came-back", "another"];
     let of = |label: &str| matching(&block(label), &events);
     let expect = |events: &[(&str, &str)]| -> Vec<(String, String)> {
         events.iter().map(|(session, event_type)| ((*session).to_owned(), (*event_type).to_owned())).collect()
     };
     assert_eq!(of("Every conversation that ended"), expect(&ends.map(|session| (session, END))));
-    assert_eq!(of("Conversations that ended by time-out"), expect(&[("timed-out", END)]));
+    assert_eq!(of("Conversations that ended by time-out"), expect(&[("timed-out", END), ("silent", END)]));
     assert_eq!(of("Everything that happens to one digital human").len(), events.len() - 1);
     assert_eq!(of("No tests and no replays").len(), events.len() - 4, "a self-test has four events");
     assert_eq!(of("Replays only"), vec![]);

@@ -137,6 +137,33 @@ async fn a_bus_that_is_deleted_within_a_batch_acknowledges_nothing_of_it() {
     assert_eq!(harness.published().len(), 5, "two of them twice");
 }
 
+/// Of an event that waits for the second outlet, the first one may have lost what it took.
+#[tokio::test]
+async fn an_event_that_waits_for_the_queue_is_sent_to_the_bus_again_after_the_bus_was_missing() {
+    for is_deleted_within_a_batch in [false, true] {
+        let harness = PublishHarness::start().await.with_ordered_queue();
+        let publisher = harness.publisher();
+        let records = stored(&harness, &["a"]).await;
+        if is_deleted_within_a_batch {
+            // The first look succeeds, although the bus is gone, and so does the request. The second look finds nothing.
+            delete_bus(&harness).await;
+            harness.bus_proxy.set(Fault::status(200).times(1));
+        } else {
+            harness.sqs_proxy.set(Fault::status(500));
+            assert_eq!(harness.deliver_to(&publisher, &records).await, Some(number(&records[0])));
+            assert_eq!(harness.published().len(), 1);
+            harness.sqs_proxy.clear();
+            delete_bus(&harness).await;
+        }
+        assert_eq!(harness.deliver_to(&publisher, &records).await, Some(number(&records[0])));
+        assert_eq!(harness.last_line()["BusMissing"], 1);
+        let before = harness.published().len();
+        create_bus(&harness).await;
+        assert_eq!(harness.deliver_to(&publisher, &records).await, None);
+        assert_eq!((harness.published().len() - before, harness.ordered().len()), (1, 1));
+    }
+}
+
 #[tokio::test]
 async fn a_bus_that_cannot_be_checked_holds_everything_back_with_a_sentence() {
     for (fault, reason) in [

@@ -25,7 +25,8 @@ async fn an_item_that_is_not_an_event_is_poison_and_the_others_are_published() {
     assert_eq!(harness.deliver(&records).await, None);
     assert_eq!(sessions(&harness), ["b", "a"], "its session goes on");
     let sk = "EVENT#2026-01-15T09:00:00.000Z#1#START_CONVERSATION";
-    let poison = json!({"pk": "SESSION#h#a", "sk": sk, "reason": "the item is not an event"});
+    let id = &records[0]["dynamodb"]["NewImage"]["event_id"]["S"];
+    let poison = json!({"pk": "SESSION#h#a", "sk": sk, "event_id": id, "reason": "the item is not an event"});
     assert_eq!(harness.failures(), [poison]);
     let lines = harness.lines();
     assert_eq!((&lines[0]["level"], &lines[0]["outcome"]), (&json!("ERROR"), &json!("poison")));
@@ -154,17 +155,24 @@ async fn poison_that_the_on_failure_queue_does_not_take_is_held_back_with_its_se
 #[tokio::test]
 async fn poison_is_reported_once_while_an_earlier_session_is_held_back() {
     let harness = PublishHarness::start().await;
-    let mut broken = harness.store("b", START, "2026-01-15T09:00:01Z").await;
-    broken["dynamodb"]["NewImage"]["event_type"] = json!({"S": "X".repeat(129)});
     let held = harness.store("a", END, NINE).await;
-    broken["dynamodb"]["SequenceNumber"] = json!("9");
-    let records = [held, broken];
+    let mut of_unknown_type = harness.store("b", START, "2026-01-15T09:00:01Z").await;
+    of_unknown_type["dynamodb"]["NewImage"]["event_type"] = json!({"S": "X".repeat(129)});
+    let mut no_event = harness.store("c", START, "2026-01-15T09:00:01Z").await;
+    no_event["dynamodb"]["NewImage"] = json!({"pk": {"S": "SESSION#h#c"}});
+    let records = [held, of_unknown_type, no_event];
     harness.table.proxy.set(Fault::access_denied());
     let publisher = harness.publisher();
     for _ in 0..3 {
         assert_eq!(harness.deliver_to(&publisher, &records).await, Some(number(&records[0])));
     }
-    assert_eq!(harness.failures().len(), 1);
+    assert_eq!(harness.failures().len(), 2);
+    // The look at the bus fails: what was reported stays reported.
+    harness.bus_proxy.set(Fault::access_denied());
+    assert_eq!(harness.deliver_to(&publisher, &records).await, Some(number(&records[0])));
+    harness.bus_proxy.clear();
+    assert_eq!(harness.deliver_to(&publisher, &records).await, Some(number(&records[0])));
+    assert_eq!(harness.failures().len(), 2);
 }
 
 #[tokio::test]

@@ -83,18 +83,23 @@ async fn a_rebuild_goes_on_from_its_cursor_however_short_its_calls_are() {
 
 #[tokio::test]
 async fn a_table_that_fails_ends_the_rebuild_at_the_session_to_go_on_with() {
-    let harness = SessionsHarness::start().await;
-    store(&harness, 20, 10).await;
-    // The scan, and some sessions.
-    harness.table.proxy.set(Fault::access_denied().after(1 + 8));
-    let report = rebuild(&harness, &json!({})).await;
-    assert_eq!((&report["ok"], &report["failed"]), (&json!(false), &json!(0)));
-    assert!(report["error"].as_str().unwrap().contains("the function's role needs"), "{report}");
-    harness.table.proxy.clear();
-    let next = rebuild(&harness, &json!({"cursor": report["cursor"]})).await;
-    assert_eq!((&next["ok"], &next["cursor"]), (&json!(true), &Value::Null));
-    assert_eq!(report["sessions"].as_u64().unwrap() + next["sessions"].as_u64().unwrap(), 20);
-    assert_eq!(harness.rows().await, harness.expected_rows().await);
+    // A throttled partition too: it takes the session a while later.
+    for (fault, error) in
+        [(Fault::access_denied(), "the function's role needs"), (Fault::hot_key(), "ThrottlingException")]
+    {
+        let harness = SessionsHarness::start().await;
+        store(&harness, 20, 10).await;
+        // The scan, and some sessions.
+        harness.table.proxy.set(fault.after(1 + 8));
+        let report = rebuild(&harness, &json!({})).await;
+        assert_eq!((&report["ok"], &report["failed"]), (&json!(false), &json!(0)));
+        assert!(report["error"].as_str().unwrap().contains(error), "{report}");
+        harness.table.proxy.clear();
+        let next = rebuild(&harness, &json!({"cursor": report["cursor"]})).await;
+        assert_eq!((&next["ok"], &next["cursor"]), (&json!(true), &Value::Null));
+        assert_eq!(report["sessions"].as_u64().unwrap() + next["sessions"].as_u64().unwrap(), 20);
+        assert_eq!(harness.rows().await, harness.expected_rows().await);
+    }
 }
 
 #[tokio::test]
@@ -109,9 +114,6 @@ async fn sessions_that_fail_alone_are_named_and_do_not_hold_up_the_others() {
     assert_eq!(report["cursor"], Value::Null);
     let reason = "none of the session's 1 items can be read as an event";
     assert_eq!(report["failures"], json!([{"head_id": "h", "session_id": "edited", "reason": reason}]));
-    harness.table.proxy.set(Fault::hot_key().after(1));
-    let report = rebuild(&harness, &json!({})).await;
-    assert_eq!((&report["failed"], &report["cursor"]), (&json!(4), &Value::Null));
 }
 
 #[tokio::test]
@@ -147,20 +149,23 @@ async fn one_session_is_rebuilt_whatever_its_row_says_and_deleted_with_its_last_
 
 #[tokio::test]
 async fn the_rebuild_of_one_session_does_not_undo_an_update_that_overtakes_it() {
-    let harness = SessionsHarness::start().await;
-    let start = harness.store("s", START, "2026-01-15T10:00:00Z").await;
-    assert_eq!(harness.deliver(&[start]).await, None);
-    tamper(&harness, "warnings", AttributeValue::N("9".into())).await;
-    // It reads the row and the events, and its write is held up on the way.
-    let before = harness.table.proxy.requests();
-    harness.table.proxy.set(Fault::delay(Duration::from_millis(400)).after(2).times(1));
-    let rebuild = harness.invoke(json!({"action": "rebuild", "head_id": "h", "session_id": "s"}));
-    let update = async {
-        within(PATIENCE, until(async || harness.table.proxy.requests() == before + 3)).await;
-        let end = harness.store("s", END, "2026-01-15T10:01:00Z").await;
-        harness.deliver(&[end]).await
-    };
-    let (report, failed) = tokio::join!(rebuild, update);
-    assert_eq!((&report.unwrap()["ok"], failed), (&json!(true), None));
-    assert_eq!(harness.rows().await, harness.expected_rows().await);
+    // The second row cannot be read.
+    for warnings in [AttributeValue::N("9".into()), AttributeValue::S("many".into())] {
+        let harness = SessionsHarness::start().await;
+        let start = harness.store("s", START, "2026-01-15T10:00:00Z").await;
+        assert_eq!(harness.deliver(&[start]).await, None);
+        tamper(&harness, "warnings", warnings).await;
+        // It reads the row and the events, and its write is held up on the way.
+        let before = harness.table.proxy.requests();
+        harness.table.proxy.set(Fault::delay(Duration::from_millis(400)).after(2).times(1));
+        let rebuild = harness.invoke(json!({"action": "rebuild", "head_id": "h", "session_id": "s"}));
+        let update = async {
+            within(PATIENCE, until(async || harness.table.proxy.requests() == before + 3)).await;
+            let end = harness.store("s", END, "2026-01-15T10:01:00Z").await;
+            harness.deliver(&[end]).await
+        };
+        let (report, failed) = tokio::join!(rebuild, update);
+        assert_eq!((&report.unwrap()["ok"], failed), (&json!(true), None));
+        assert_eq!(harness.rows().await, harness.expected_rows().await);
+    }
 }

@@ -4,7 +4,7 @@ use event_store::{
     failure_queue::FailureQueue,
     retention::Retention,
     store::EventStore,
-    stream::{SequenceNumber, StreamEvent, StreamRecord},
+    stream::{ItemKey, SequenceNumber, StreamEvent, StreamRecord},
 };
 use lambda_support::{
     aws::{self, SdkConfig},
@@ -15,7 +15,6 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{Level, error};
-use unith_events::ids::EventId;
 
 use crate::{
     bus::Bus,
@@ -51,6 +50,7 @@ pub enum HandlerError {
 /// A record of a new event, for the log and the response.
 struct Place<'r> {
     at: SequenceNumber<'r>,
+    key: ItemKey,
     /// Empty if the item is not an event.
     event: EventFields,
 }
@@ -150,17 +150,17 @@ impl Publisher {
     fn job<'r>(&self, record: &'r StreamRecord) -> Option<(Place<'r>, Job)> {
         let key = record.key().filter(|_| record.is_new_event())?;
         let item = record.event();
-        let taken = item.as_ref().map(|item| self.progress.of(&item.event_id)).unwrap_or_default();
-        let place = Place { at: record.position(), event: item.as_ref().map(event_fields).unwrap_or_default() };
-        Some((place, Job { key, item, taken }))
+        let (event_id, taken) = (record.event_id().map(str::to_owned), self.progress.of(&key));
+        let event = item.as_ref().map(event_fields).unwrap_or_default();
+        let place = Place { at: record.position(), key: key.clone(), event };
+        Some((place, Job { key, event_id, item, taken }))
     }
 
     /// Remembers what outlets took of the records that come again.
     fn remember(&self, places: &[Place<'_>], outcome: &Outcome, held_from: Option<SequenceNumber<'_>>) {
         let comes_again = |place: &Place<'_>| held_from.is_some_and(|from| from <= place.at);
         let taken = places.iter().zip(&outcome.fates).filter(|(place, (_, taken))| *taken > 0 && comes_again(place));
-        let taken = taken.filter_map(|(place, (_, taken))| Some((place.event.event_id.clone()?, *taken)));
-        self.progress.replace(taken.collect::<Vec<(EventId, usize)>>());
+        self.progress.replace(taken.map(|(place, (_, taken))| (place.key.clone(), *taken)));
     }
 
     fn write(&self, line: &impl Serialize) {

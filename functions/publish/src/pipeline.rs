@@ -215,8 +215,7 @@ impl Pipeline {
     /// Sends an event that can never be published to the on-failure queue. If that fails, it is held back.
     async fn report_poison(&self, rounds: &mut Rounds, index: usize, error: PublishError) {
         let Some(head) = rounds.heads().find(|head| head.index == index) else { return };
-        let event_id = head.item.as_ref().ok().map(|item| item.event_id.to_string());
-        let ItemKey { pk, sk } = head.key.clone();
+        let (ItemKey { pk, sk }, event_id) = (head.key.clone(), head.event_id.clone());
         let poison = Poison { pk, sk, event_id, reason: error.to_string() };
         match self.failure_queue.send(&poison).await {
             Ok(()) => rounds.poisoned(index, error),

@@ -10,20 +10,20 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use unith_events::ids::EventId;
+use event_store::stream::ItemKey;
 
-/// How many outlets took each event of the last batch that comes again.
+/// How many outlets took each record of the last batch that comes again, by the key of its item.
 #[derive(Debug, Default)]
-pub struct Progress(Mutex<HashMap<EventId, usize>>);
+pub struct Progress(Mutex<HashMap<ItemKey, usize>>);
 
 impl Progress {
-    /// How many outlets took an event.
-    pub fn of(&self, id: &EventId) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied().unwrap_or_default()
+    /// How many outlets took a record.
+    pub fn of(&self, key: &ItemKey) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or_default()
     }
 
     /// Forgets the last batch, and remembers this one.
-    pub fn replace(&self, taken: impl IntoIterator<Item = (EventId, usize)>) {
+    pub fn replace(&self, taken: impl IntoIterator<Item = (ItemKey, usize)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = taken.into_iter().collect();
     }
 }

@@ -180,7 +180,7 @@ impl<L: Fn(RecordLine<'_>)> Call<'_, L> {
         let until = if is_first { self.until.max(now + FIRST_EVENTS) } else { self.until };
         let jobs = events.iter().map(|item| {
             let key = ItemKey { pk: item.pk.clone(), sk: item.sk.clone() };
-            Job { key, item: Ok(item.clone()), taken: 0 }
+            Job { key, event_id: Some(item.event_id.to_string()), item: Ok(item.clone()), taken: 0 }
         });
         let outcome = self.pipeline.publish(jobs.collect(), Some(&self.replay), until).await;
         self.report.replay = outcome.bus_error.as_ref().and_then(BusError::unconfirmed).cloned();

@@ -24,10 +24,15 @@ use crate::{
 #[derive(Debug)]
 pub struct Job {
     pub key: ItemKey,
+    /// The event's id, which an item that is not an event may have too.
+    pub event_id: Option<String>,
     pub item: Result<EventItem, InvalidImage>,
-    /// How many outlets took it already.
+    /// How many outlets took it already. [`REPORTED`] if it is poison that was reported before.
     pub taken: usize,
 }
+
+/// Stands for the number of outlets that took an event: the failure queue has it instead.
+pub const REPORTED: usize = usize::MAX;
 
 /// What became of a record.
 #[derive(Debug)]
@@ -48,6 +53,7 @@ pub struct Pending {
     /// Its position in the batch.
     pub index: usize,
     pub key: ItemKey,
+    pub event_id: Option<String>,
     pub item: Result<EventItem, InvalidImage>,
     /// How it is sent; `None` before it is prepared.
     pub event: Option<BusEvent>,
@@ -83,7 +89,7 @@ impl Rounds {
         let mut sessions: Vec<VecDeque<Pending>> = Vec::new();
         let mut by_pk: HashMap<String, usize> = HashMap::new();
         let (mut session_of, mut taken, mut fates) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, Job { key, item, taken: outlet }) in jobs.into_iter().enumerate() {
+        for (index, Job { key, event_id, item, taken: outlet }) in jobs.into_iter().enumerate() {
             let session = *by_pk.entry(key.pk.clone()).or_insert_with(|| {
                 sessions.push(VecDeque::new());
                 sessions.len() - 1
@@ -94,7 +100,7 @@ impl Rounds {
             fates.push(is_done.then_some(Fate::DoneBefore));
             if let Some(session) = sessions.get_mut(session).filter(|_| !is_done) {
                 let (event, as_text, alone, tries) = (None, false, false, 0);
-                session.push_back(Pending { index, key, item, event, outlet, as_text, alone, tries });
+                session.push_back(Pending { index, key, event_id, item, event, outlet, as_text, alone, tries });
             }
         }
         Self { sessions, session_of, taken, fates, max_tries, failed_tries: 0, retried: 0 }
@@ -180,7 +186,7 @@ impl Rounds {
     /// An event is poison, and was reported as such.
     pub fn poisoned(&mut self, index: usize, error: PublishError) {
         if let Some(taken) = self.taken.get_mut(index) {
-            *taken = usize::MAX;
+            *taken = REPORTED;
         }
         self.finish(index, Fate::Poison(error));
     }
@@ -201,13 +207,13 @@ impl Rounds {
         }
     }
 
-    /// Holds everything back, also what the outlets took: the bus may have lost it.
+    /// Holds everything back, and takes nothing for taken: the bus may have lost it. Only what is reported as poison is done.
     pub fn hold_all(&mut self, error: &BusError) {
         self.hold_rest(|| PublishError::Bus(error.clone()));
-        for (fate, taken) in self.fates.iter_mut().zip(&mut self.taken) {
-            if !matches!(fate, Some(Fate::Poison(_) | Fate::Held(_))) {
+        for (fate, taken) in self.fates.iter_mut().zip(&mut self.taken).filter(|(_, taken)| **taken != REPORTED) {
+            *taken = 0;
+            if !matches!(fate, Some(Fate::Held(_))) {
                 *fate = Some(Fate::Held(PublishError::Bus(error.clone())));
-                *taken = 0;
             }
         }
     }

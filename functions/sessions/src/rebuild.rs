@@ -173,7 +173,8 @@ impl RebuildReport {
                 Ok(folded) => self.add(&folded),
                 Err(SessionError::OutOfTime) if self.cursor.is_some() => return Ok(false),
                 Err(SessionError::OutOfTime) => return Err(SessionError::OutOfTime),
-                Err(error) if error.is_of_the_table() => return Err(error),
+                // The next call begins with it.
+                Err(error) if !error.is_final() => return Err(error),
                 Err(error) => self.fail(key, &error),
             }
             self.cursor = Some(last);

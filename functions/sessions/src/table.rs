@@ -1,7 +1,8 @@
 //! The sessions table.
 //!
-//! Invariants: [`put_if_newer`](SessionsTable::put_if_newer) never replaces the summary of more events by one of fewer. So
-//! the order in which concurrent writers finish does not matter.
+//! Invariants: [`put_if_newer`](SessionsTable::put_if_newer) replaces a summary only by one with a later last event, or with
+//! the same last event and more events. So the order in which concurrent writers finish does not matter. Of an oversized session
+//! it may: `docs/sessions.md` has that limit.
 
 use std::{collections::HashMap, ops::AddAssign};
 

@@ -56,7 +56,8 @@ impl Updater {
 
     /// Makes the row of a session anew, whatever the present one says, and deletes it if no event is left.
     ///
-    /// A row that is written meanwhile has newer events, so the events are read again.
+    /// A row that is written meanwhile has newer events, so the events are read again. Of a row that cannot be read, nothing
+    /// says whether it is the same: newer events are looked for afterwards.
     ///
     /// # Errors
     /// The row may differ from the session's events.
@@ -75,6 +76,9 @@ impl Updater {
             };
             let written = written.transpose().map_err(SessionError::Write)?;
             units.write += written.map_or(0.0, |written| written.write_units);
+            if matches!(row, Row::Unreadable) {
+                units += self.update(key).await?.units;
+            }
             if written.is_none_or(|written| written.is_done) {
                 (folded.outcome, folded.units) = (outcome, units);
                 return Ok(folded);
