@@ -149,6 +149,7 @@ async fn run_harmless_command(stack: &Stack<'_>, deployed: &Deployed<'_>, comman
         ("SPILL_QUEUE", "SpillQueueUrl"),
         ("SPILL_DEAD_LETTERS", "SpillDeadLetterQueueUrl"),
         ("FAILURE_QUEUE", "FailureQueueUrl"),
+        ("REDRIVE", "RedriveFunction"),
         ("SESSIONS", "SessionsFunction"),
         ("PUBLISH", "PublishFunction"),
     ] {

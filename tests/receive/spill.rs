@@ -142,6 +142,26 @@ async fn one_hot_session_does_not_keep_others_from_the_table() {
 }
 
 #[tokio::test]
+async fn a_probe_of_a_hot_session_shows_that_the_table_is_available() {
+    let harness = Harness::start().await;
+    let receiver = harness.receiving.receiver().await;
+    let table = &harness.receiving.table.proxy;
+    table.set(Fault::access_denied());
+    assert_eq!(receiver.deliver(&of_session("s"), KEY).await.status, 202);
+    table.set(Fault::hot_key());
+    let asked = table.requests();
+    let probe = async {
+        while table.requests() == asked {
+            assert_eq!(receiver.deliver(&of_session("hot"), KEY).await.status, 202);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within(Duration::from_secs(10), probe).await;
+    table.clear();
+    assert_eq!(receiver.deliver(&of_session("other"), KEY).await.outcome(), (200, "stored".to_owned()));
+}
+
+#[tokio::test]
 async fn a_delivery_with_little_time_left_goes_to_the_queue_at_once() {
     let harness = Harness::start().await;
     let receiver = harness.receiving.receiver().await;

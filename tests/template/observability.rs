@@ -75,8 +75,7 @@ fn every_failure_raises_an_alarm_by_this_rule() {
     let template = Template::read();
     let rules: BTreeSet<_> = alarms(&template).map(|(id, alarm)| format!("{id}: {}", rule(alarm))).collect();
     let expected = [
-        "RejectedAlarm: IF(rejected >= 4, 100 * rejected / (rejected + FILL(stored, 0) + FILL(duplicate, 0)), 0): \
-             Sum in 900 s > RejectedPercent, 1 times",
+        "RejectedAlarm: IF(rejected >= 4, 100 * rejected / invocations, 0): Sum in 900 s > RejectedPercent, 1 times",
         "BadRequestAlarm: BadRequest receive: Sum in 900 s >= 4, 1 times",
         "UnavailableAlarm: Unavailable receive: Sum in 300 s >= 1, 1 times",
         "SpilledAlarm: Spilled receive: Sum in 300 s >= 1, 1 times",
@@ -91,7 +90,7 @@ fn every_failure_raises_an_alarm_by_this_rule() {
         "ExpiredAlarm: FILL(expired, 0) + FILL(redrive, 0): Sum in 300 s >= 1, 1 times",
         "ReceiveErrorsAlarm: AWS/Lambda Errors Receive: Sum in 300 s >= 1, 1 times",
         "ReceiveThrottlesAlarm: AWS/Lambda Throttles Receive: Sum in 300 s >= 1, 1 times",
-        "ReceiveDurationAlarm: AWS/Lambda Duration Receive: p99 in 300 s >= 3000, 1 times",
+        "ReceiveDurationAlarm: AWS/Lambda Duration Receive: p99 in 300 s >= 1500, 1 times",
         "ApiThrottledAlarm: ApiThrottled: Sum in 300 s >= 1, 1 times",
         "ApiErrorsAlarm: api - FILL(unavailable, 0) - FILL(errors, 0) - FILL(throttles, 0): Sum in 300 s >= 4, 1 times",
         "NoEventsAlarm: FILL(stored, 0) + FILL(redriven, 0): Sum in 3600 s < 1, or nothing, NoEventsHours times",
@@ -112,7 +111,8 @@ fn every_failure_raises_an_alarm_by_this_rule() {
     ];
     assert_eq!(rules, expected.map(str::to_owned).into());
     let rejected = looks_at(&template.0["Resources"]["RejectedAlarm"]);
-    assert_eq!(rejected, ["Duplicate", "Rejected", "Stored"].map(|name| format!("{NAMESPACE} {name} receive")).into());
+    let of_all = "AWS/Lambda Invocations Receive".to_owned();
+    assert_eq!(rejected, [of_all, format!("{NAMESPACE} Rejected receive")].into());
     // A failure with an alarm of its own is not reported twice.
     let of_the_api = looks_at(&template.0["Resources"]["ApiErrorsAlarm"]);
     let others = ["AWS/ApiGateway 5xx Api", "AWS/Lambda Errors Receive", "AWS/Lambda Throttles Receive"];

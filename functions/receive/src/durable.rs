@@ -145,8 +145,14 @@ impl DurableStore {
                 self.breaker.succeeded(admission);
                 return Ok(outcome);
             }
-            // One hot session says nothing about the others.
-            Ok(Err(error)) => (error.fault != StoreFault::HotKey, (reason(error.fault), error.to_string())),
+            Ok(Err(error)) => {
+                // One hot session says nothing about the others, but that the table responds.
+                let is_hot = error.fault == StoreFault::HotKey;
+                if is_hot {
+                    self.breaker.succeeded(admission);
+                }
+                (!is_hot, (reason(error.fault), error.to_string()))
+            }
             Err(_) => (is_full, (SpillReason::Timeout, format!("out of time while {WRITING}"))),
         };
         if failed {
