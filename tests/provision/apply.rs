@@ -317,3 +317,17 @@ async fn check_converges(start: StartState) {
         harness.assert_provisioned(HEAD_ID).await;
     }
 }
+
+#[tokio::test]
+async fn the_key_of_a_webhook_that_got_the_id_of_a_deleted_one_stays_active() {
+    let harness = ProvisionHarness::start().await;
+    harness.faults(json!({"reuse_ids": true}));
+    harness.platform.register_in_console(HEAD_ID, URL, EventTypes::ALL);
+    let by_hand = harness.platform.webhooks()[0].shared_key.clone();
+    let result = harness.command("apply").await;
+    assert_eq!(result["ok"], true, "{result}");
+    let webhooks = harness.platform.webhooks();
+    assert_eq!((webhooks.len(), webhooks[0].id), (1, 1), "the id is used again");
+    assert_ne!(webhooks[0].shared_key, by_hand);
+    harness.assert_provisioned(HEAD_ID).await;
+}

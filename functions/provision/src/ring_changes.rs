@@ -69,7 +69,12 @@ impl Reconciler {
     pub(crate) async fn retire_keys(&self, heads: &[Head], left: &[Left]) -> Result<(), RingError> {
         let now = Timestamp::now();
         let until = now.plus(self.timing.key_grace);
-        let deleted: Vec<_> = heads.iter().flat_map(|head| head.deleted.iter().map(|id| (&head.id, id))).collect();
+        let deleted = heads.iter().flat_map(|head| {
+            // UNITH may have given the id of a deleted webhook to the new one.
+            let own = head.own_id();
+            head.deleted.iter().filter(move |id| own.as_ref() != Some(*id)).map(|id| (&head.id, id))
+        });
+        let deleted: Vec<_> = deleted.collect();
         let left: Vec<_> = left.iter().filter(|left| left.report.ok).collect();
         if deleted.is_empty() && left.is_empty() {
             // A deletion of the owner may have removed what this run made.
