@@ -17,6 +17,7 @@ use sandbox::{
 };
 use serde_json::{Value, json};
 use tests::{
+    key_ring::RING_SECRET,
     provision_harness::{MORE_HEADS, ProvisionHarness, QUICK, URL},
     receive_harness::ReceiveHarness,
     wait::{PATIENCE, within},
@@ -267,4 +268,67 @@ async fn a_rotation_reports_its_steps_in_order() {
             "delete webhook 1; its key stays valid for a while",
         ])
     );
+}
+
+const SLOW_RECEIVERS: Timing = Timing { propagation_delay: Duration::from_millis(600), ..QUICK };
+
+#[tokio::test]
+async fn a_webhook_that_had_to_be_registered_live_waits_for_receivers_before_it_replaces_another() {
+    let harness = ProvisionHarness::start().await.with_timing(SLOW_RECEIVERS);
+    harness.command("apply").await;
+    let refused = json!({"call": "POST /head-events", "how": {"status": [422, null]}, "times": 2});
+    harness.faults(json!({"failing": [refused]}));
+    let result = harness.command("rotate").await;
+    assert!(result["ok"] == true && result.to_string().contains("without subscriptions"), "{result}");
+    harness.assert_replaced_late(1);
+    harness.assert_provisioned(HEAD_ID).await;
+}
+
+#[tokio::test]
+async fn a_key_that_changed_with_the_subscription_waits_for_receivers() {
+    let harness = ProvisionHarness::start().await.with_timing(SLOW_RECEIVERS);
+    harness.command("apply").await;
+    harness.faults(json!({"patch_changes_key": true}));
+    let result = harness.command("rotate").await;
+    assert_eq!(result["ok"], true, "{result}");
+    harness.assert_replaced_late(1);
+    harness.assert_provisioned(HEAD_ID).await;
+}
+
+#[tokio::test]
+async fn a_corrected_key_waits_for_receivers_before_a_duplicate_that_verifies_is_deleted() {
+    let harness = ProvisionHarness::start().await.with_timing(SLOW_RECEIVERS);
+    harness.command("apply").await;
+    harness.faults(
+        json!({"failing": [{"call": "DELETE /head-events/{id}", "how": {"status": [422, null]}, "times": 1_000}]}),
+    );
+    assert_eq!(harness.command("rotate").await["ok"], false);
+    harness.faults(json!({}));
+    // The ring has another key of webhook 2, for example from a backup.
+    let key = harness.platform.webhooks()[1].shared_key.clone();
+    let ring = harness.ring_text().await.replace(&key, "0123456789abcdef0123456789abcdef");
+    harness.set_secret(RING_SECRET, &ring).await;
+    let result = harness.command("apply").await;
+    assert_eq!(result["ok"], true, "{result}");
+    harness.assert_replaced_late(1);
+    harness.assert_provisioned(HEAD_ID).await;
+}
+
+/// The next run deletes it.
+#[tokio::test]
+async fn a_replaced_webhook_stays_if_the_wait_for_receivers_does_not_fit() {
+    let harness = ProvisionHarness::start().await.with_timing(QUICK);
+    harness.command("apply").await;
+    harness.faults(json!({"patch_changes_key": true}));
+    // There is time for the wait before the subscription, and not for another one behind it.
+    let harness = harness.with_timing(Timing { propagation_delay: Duration::from_secs(2), ..QUICK });
+    let result = harness.invoke_within(json!({"action": "rotate"}), Duration::from_secs(7)).await.unwrap();
+    let error = result["heads"][0]["error"].as_str().unwrap();
+    assert!(error.contains("raise the function's time-out"), "{result}");
+    assert_eq!(harness.platform.webhooks().len(), 2, "the old webhook delivers, and its key verifies");
+    harness.assert_never_deaf(HEAD_ID).await;
+    harness.faults(json!({}));
+    let harness = harness.with_timing(QUICK);
+    assert_eq!(harness.command("apply").await["ok"], true);
+    harness.assert_provisioned(HEAD_ID).await;
 }

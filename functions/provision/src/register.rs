@@ -26,7 +26,7 @@ const REGISTER_PAUSE: Duration = Duration::from_millis(500);
 /// A refusal of the missing subscriptions comes again after this pause; another one may not.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
 /// The time that is kept for the calls after the wait for receivers.
-const TIME_FOR_CALLS: Duration = Duration::from_secs(5);
+pub(crate) const TIME_FOR_CALLS: Duration = Duration::from_secs(5);
 
 impl Reconciler {
     /// Registers the webhook for each head that needs it. A head that is not finished at `until` fails.

@@ -1,5 +1,6 @@
 //! The changes of the key ring during a run: one write before anything is subscribed, one after the deletions.
 
+use tokio::time::Instant;
 use unith_events::{
     ids::WebhookId,
     key_ring::{
@@ -59,6 +60,7 @@ impl Reconciler {
         let stored = self.ring.change(now, |ring| keys.iter().for_each(|key| ring.put_active(key, now, until))).await;
         for head in heads.iter_mut().filter(|head| head.changed_key.is_some()) {
             if head.value_of(stored.clone()).is_some() {
+                head.key_stored_at = Some(Instant::now());
                 head.notes.push("the change gave the webhook another key, which is stored".to_owned());
             }
         }

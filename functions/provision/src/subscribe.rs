@@ -1,4 +1,7 @@
 //! The steps behind the ring write: wait for receivers, subscribe, delete what was replaced.
+//!
+//! Invariants:
+//! - No webhook that delivers is deleted before each receiver can have the key of the one that replaces it.
 
 use std::time::Duration;
 
@@ -11,6 +14,7 @@ use crate::{
     declared::Declared,
     head::Head,
     reconciler::Reconciler,
+    register::TIME_FOR_CALLS,
     report::HeadError,
     step::{DeleteReason, Step},
     unith::{UnithClient, webhook::Webhook},
@@ -40,16 +44,40 @@ impl Reconciler {
             let waits = had_keys && registered.id.is_some() && !registered.is_live;
             return if waits { delay } else { Duration::ZERO };
         }
-        // Another run may have stored the keeper's key just now.
         match plan.keeper.as_ref().filter(|_| plan.subscribe_from.is_some()) {
             None => Duration::ZERO,
             Some(_) if plan.key_to_store.is_some() => delay,
-            Some(keeper) => {
-                let since = head.entry_of(&keeper.id).and_then(|entry| entry.since);
-                let age = since.and_then(|since| Timestamp::now().checked_since(since));
-                delay.saturating_sub(age.unwrap_or_default())
-            }
+            Some(keeper) => delay.saturating_sub(age_of_key(head, keeper)),
         }
+    }
+
+    /// Waits until each receiver can have the present keys of the webhooks that replace others: until then only those
+    /// others are verified everywhere. Returns whether it waited. A head for which it does not fit keeps the others.
+    pub(crate) async fn wait_before_deletions(&self, heads: &mut [Head]) -> bool {
+        let wait = heads.iter().map(|head| self.wait_before_deletion(head)).max().unwrap_or_default();
+        if wait.is_zero() {
+            return false;
+        }
+        let needs = wait + TIME_FOR_CALLS.min(self.timing.propagation_delay);
+        if Instant::now() + needs < self.unith.deadline() {
+            tokio::time::sleep(wait).await;
+            return true;
+        }
+        for head in heads.iter_mut().filter(|head| !self.wait_before_deletion(head).is_zero()) {
+            head.error = Some(HeadError::TooLittleTime { needs_s: needs.as_secs() });
+        }
+        false
+    }
+
+    fn wait_before_deletion(&self, head: &Head) -> Duration {
+        let Some(plan) = head.open_plan().filter(|plan| !plan.delete_last.is_empty()) else { return Duration::ZERO };
+        let age = match (head.key_stored_at, &plan.keeper) {
+            (Some(stored_at), _) => stored_at.elapsed(),
+            (None, Some(keeper)) if plan.key_to_store.is_none() => age_of_key(head, keeper),
+            // The ring was empty: a receiver without any key refreshes its ring at once.
+            (None, _) => return Duration::ZERO,
+        };
+        self.timing.propagation_delay.saturating_sub(age)
     }
 
     pub(crate) async fn subscribe_all(&self, declared: &Declared, heads: &mut [Head], unith: &UnithClient) {
@@ -116,4 +144,11 @@ impl Reconciler {
         })
         .await;
     }
+}
+
+/// How long the ring has had a webhook's key: another run may have stored it just now.
+fn age_of_key(head: &Head, webhook: &Webhook) -> Duration {
+    let entries = head.entries.iter().filter(|entry| entry.is_of_webhook(&webhook.id));
+    let since = entries.filter_map(|entry| entry.since).max();
+    since.and_then(|since| Timestamp::now().checked_since(since)).unwrap_or_default()
 }
