@@ -203,6 +203,16 @@ impl Registration<'_> {
             let mut new = ours(&self.unith.webhooks(self.head_id).await?, &self.declared.webhook_url);
             new.retain(|webhook| self.before.iter().all(|known| known.id != webhook.id));
             if let Some(found) = pick(&new, key_in_response)? {
+                if let Err(error) = HeadError::check_spelling(found, self.head_id) {
+                    // If it stays, the run with the right spelling replaces it.
+                    if let Err(cause) = self.unith.delete(&found.id).await {
+                        tracing::warn!(
+                            "webhook {} of a head with another spelling stays registered: {cause}",
+                            found.id
+                        );
+                    }
+                    return Err(error);
+                }
                 return self.with_key(found, key_in_response).await.map(Some);
             }
             if Instant::now() + wait >= until {

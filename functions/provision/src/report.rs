@@ -3,7 +3,11 @@
 use serde::Serialize;
 use unith_events::{ids::HeadId, timestamp::Timestamp};
 
-use crate::{ring::RingError, step::Step, unith::UnithError};
+use crate::{
+    ring::RingError,
+    step::Step,
+    unith::{UnithError, webhook::Webhook},
+};
 
 /// How many heads a run looks after.
 pub const MAX_HEADS: usize = 100;
@@ -26,6 +30,11 @@ pub enum HeadError {
         "several runs registered the webhook at once, and UNITH shows no keys that tell them apart; run this again"
     )]
     Ambiguous,
+    #[error(
+        "UNITH spells head `{named}` as `{listed}`, and so do its deliveries; write `{listed}` in HeadIds, HEAD_IDS or \
+         head_ids"
+    )]
+    OtherSpelling { named: String, listed: String },
     #[error(
         "UNITH accepted a registration at {since} and does not list it; its key is stored, and no other webhook is \
          registered for 24 h: run this again later, or ask UNITH"
@@ -51,6 +60,12 @@ pub enum HeadError {
 }
 
 impl HeadError {
+    /// Fails if UNITH spells the webhook's head in another way: a key for one spelling verifies no delivery of another.
+    pub(crate) fn check_spelling(webhook: &Webhook, head_id: &str) -> Result<(), Self> {
+        let Some(listed) = webhook.other_spelling_of(head_id) else { return Ok(()) };
+        Err(Self::OtherSpelling { named: head_id.to_owned(), listed: listed.to_owned() })
+    }
+
     /// Whether UNITH refuses this head, and nothing else is wrong.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Unith(error) if error.is_refusal())

@@ -201,9 +201,9 @@ impl UnithClient {
             let call = Call { query: &query, ..Call::new(Method::GET, &["head-events"]) };
             let response = self.call(&call).await?;
             let (listed, next) = parse_webhooks(&response).ok_or_else(|| unusable(&call.name(), "it is not a list"))?;
-            for (webhook, of_head) in listed {
+            for webhook in listed {
                 self.keep_secret(&webhook.key);
-                if of_head.is_none_or(|listed| listed.eq_ignore_ascii_case(head_id)) {
+                if webhook.head_id.as_ref().is_none_or(|listed| listed.eq_ignore_ascii_case(head_id)) {
                     webhooks.push(webhook);
                 }
             }
