@@ -231,3 +231,33 @@ async fn a_refusal_of_a_subscription_fails_a_run_over_all_heads_too() {
     harness.faults(json!({}));
     assert_eq!(harness.command("apply").await["ok"], true);
 }
+
+/// The commands of the documentation set no owner.
+#[tokio::test]
+async fn a_removal_without_an_owner_removes_what_nobody_owns_and_reports_that_nothing_was_there() {
+    let harness = all_heads().await.with("OWNER", "");
+    assert_eq!(harness.command("apply").await["ok"], true);
+    let others = r#"{"head_id":"head-of-another","webhook_id":77,"key":"0123456789abcdef0123456789abcdef","owner":"A@1"},{"head_id":"by-hand","key":"fedcba9876543210fedcba9876543210"}"#;
+    let ring = harness.ring_text().await.replace("\"keys\":[", &format!("\"keys\":[{others},"));
+    harness.set_secret(tests::key_ring::RING_SECRET, &ring).await;
+    let removed = harness.command("remove").await;
+    assert_eq!((&removed["ok"], removed["heads"].as_array().unwrap().len()), (&json!(true), 3), "{removed}");
+    assert!(harness.platform.webhooks().is_empty() && !harness.platform.events_enabled(HEAD_ID));
+    let left = harness.ring().await;
+    let left: Vec<_> = left.keys().iter().filter_map(|key| key.head_id.as_deref()).collect();
+    assert_eq!(left, ["head-of-another", "by-hand"]);
+    let again = harness.command("remove").await;
+    let note = "the key ring has no entry without an owner, so there was no head to remove";
+    assert_eq!((&again["ok"], &again["heads"], &again["note"]), (&json!(true), &json!([]), &json!(note)));
+}
+
+#[tokio::test]
+async fn a_removal_by_an_owner_without_entries_reports_that_nothing_was_there() {
+    let harness = all_heads().await;
+    harness.command("apply").await;
+    let harness = harness.with("OWNER", "Other@1");
+    let removed = harness.command("remove").await;
+    let note = "the key ring has no entry of Other@1, so there was no head to remove";
+    assert_eq!((&removed["heads"], &removed["note"]), (&json!([]), &json!(note)), "{removed}");
+    assert_eq!(harness.platform.webhooks().len(), 3);
+}

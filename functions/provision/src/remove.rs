@@ -157,7 +157,7 @@ impl Reconciler {
     async fn clear_again(&self, removal: &Removal<'_>, cleared: &mut Vec<Cleared>, after: &RingDocument) -> bool {
         let again = cleared.iter().filter(|head| head.result.is_ok());
         let mut heads: Vec<_> = again.map(|head| (head.id.clone(), head.listed.clone())).collect();
-        let new = self.deleted_owner(removal).map(|owner| after.heads_of(owner)).unwrap_or_default();
+        let new = self.deleted_owner(removal).map(|owner| after.heads_of(Some(owner))).unwrap_or_default();
         let new = new.into_iter().filter(|id| cleared.iter().all(|head| head.id != *id));
         heads.extend(new.map(|id| (id, Vec::new())));
         let mut has_removed = false;
