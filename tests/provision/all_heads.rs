@@ -261,3 +261,20 @@ async fn a_removal_by_an_owner_without_entries_reports_that_nothing_was_there() 
     assert_eq!((&removed["heads"], &removed["note"]), (&json!([]), &json!(note)), "{removed}");
     assert_eq!(harness.platform.webhooks().len(), 3);
 }
+
+#[tokio::test]
+async fn a_refusal_of_the_switch_fails_a_disabling_of_all_heads() {
+    let harness = all_heads().await;
+    harness.command("apply").await;
+    let refused = |call: &str, status: u16| json!({"failing": [{"call": call, "how": {"status": [status, null]}, "head_id": MORE_HEADS[0], "times": 1_000}]});
+    for status in [400, 403] {
+        harness.faults(refused("PUT /head/{head_id}/enable-events", status));
+        let result = harness.command("disable").await;
+        assert_eq!(result["ok"], false, "{result}");
+        harness.faults(json!({}));
+        harness.command("enable").await;
+    }
+    harness.faults(refused("GET /head/{head_id}/enable-events", 403));
+    let result = harness.command("disable").await;
+    assert_eq!(result["ok"], true, "a head that UNITH refuses is reported, and does not fail the run: {result}");
+}

@@ -26,7 +26,7 @@ use crate::{
     report::{HeadError, HeadReport, MAX_HEADS, all_ok},
     ring::RingError,
     step::Step,
-    unith::UnithClient,
+    unith::{UnithClient, UnithError},
 };
 
 impl Reconciler {
@@ -206,12 +206,15 @@ impl Reconciler {
     pub async fn disable(&self, heads: &[HeadId]) -> Vec<HeadReport> {
         for_each(heads, |head_id| {
             Box::pin(async move {
-                let (was_on, result) = match self.unith.events_on(head_id).await {
+                let looked = self.unith.events_on(head_id).await;
+                let is_refused = looked.as_ref().is_err_and(UnithError::is_refusal);
+                let (was_on, result) = match looked {
                     Ok(true) => (true, switch_events(&self.unith, head_id, false).await),
-                    is_on => (false, is_on.map(drop).map_err(HeadError::from)),
+                    looked => (false, looked.map(drop).map_err(HeadError::from)),
                 };
                 let done = if was_on && result.is_ok() { vec![Step::Switch(false)] } else { Vec::new() };
-                HeadReport::new(head_id.clone(), done, result.err().as_ref())
+                let report = HeadReport::new(head_id.clone(), done, result.err().as_ref());
+                HeadReport { is_refused, ..report }
             })
         })
         .await

@@ -98,7 +98,7 @@ pub struct HeadReport {
     pub notes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Whether UNITH refuses the head.
+    /// Whether UNITH refuses the head already when it is looked at. A later refusal is about what was requested.
     #[serde(skip)]
     pub is_refused: bool,
     /// Whether the account got the head since the last run over all heads: its steps are not drift.
@@ -113,7 +113,7 @@ impl HeadReport {
             done,
             notes: Vec::new(),
             error: error.map(|error| explained(&head_id, error)),
-            is_refused: error.is_some_and(HeadError::is_refusal),
+            is_refused: false,
             is_new: false,
             head_id,
         }
