@@ -20,7 +20,7 @@ use tests::{
     key_ring::RING_SECRET,
     provision_harness::{MORE_HEADS, ProvisionHarness, QUICK, URL},
     receive_harness::ReceiveHarness,
-    wait::{PATIENCE, within},
+    wait::{PATIENCE, until, within},
 };
 use tokio::{net::TcpListener, time::Instant};
 use unith_events::{
@@ -331,4 +331,45 @@ async fn a_replaced_webhook_stays_if_the_wait_for_receivers_does_not_fit() {
     let harness = harness.with_timing(QUICK);
     assert_eq!(harness.command("apply").await["ok"], true);
     harness.assert_provisioned(HEAD_ID).await;
+}
+
+/// A run that looks after another one has registered its webhook, and before that one has stored its key, takes the
+/// webhook for a duplicate.
+#[tokio::test]
+async fn a_run_that_another_one_overtakes_does_not_delete_the_webhook_that_the_other_made() {
+    for has_deleted in [true, false] {
+        let harness = ProvisionHarness::start().await;
+        harness.command("apply").await;
+        harness.platform.register_in_console(HEAD_ID, URL, EventTypes::NONE);
+        let ring = harness.ring_text().await;
+        let new_key = harness.platform.webhooks()[1].shared_key.clone();
+        let entry =
+            json!({"head_id": HEAD_ID, "webhook_id": 2, "key": new_key, "state": "active", "made_while_on": true});
+        let ring = ring.replace("\"keys\":[", &format!("\"keys\":[{entry},"));
+
+        // The key of webhook 1 is young, so the run waits for receivers before it deletes.
+        let harness = harness.with_timing(Timing { propagation_delay: Duration::from_secs(3), ..QUICK });
+        let read = harness.secrets.calls("GetSecretValue");
+        let run = harness.command("apply");
+        let other = async {
+            // Credentials, two readings before the plan, and one for the first write.
+            within(PATIENCE, until(async || harness.secrets.calls("GetSecretValue") >= read + 4)).await;
+            harness.set_secret(RING_SECRET, &ring).await;
+            harness.platform.change_in_console(2, EventTypes::ALL);
+            if has_deleted {
+                harness.platform.delete_in_console(1);
+            }
+        };
+        let (result, ()) = tokio::join!(run, other);
+        let ids: Vec<_> = harness.platform.webhooks().iter().map(|webhook| webhook.id).collect();
+        let (left, says): (&[u64], _) = if has_deleted {
+            (&[2], "the webhook that stays no longer delivers")
+        } else {
+            (&[1, 2], "webhook 2 stays: another run has stored its key meanwhile")
+        };
+        assert!(ids == left && result.to_string().contains(says), "{has_deleted}: {ids:?} {result}");
+        let harness = harness.with_timing(QUICK);
+        assert_eq!(harness.command("apply").await["ok"], true);
+        harness.assert_provisioned(HEAD_ID).await;
+    }
 }

@@ -72,7 +72,7 @@ impl Reconciler {
         self.store_changed_keys(heads).await?;
         let has_waited = self.wait_before_deletions(heads).await;
         let first_round = if has_waited { self.first_of_two_rounds() } else { first_round };
-        self.delete_replaced(heads, &first_round).await;
+        self.delete_replaced(task.declared, heads, &first_round).await?;
         for_each(&mut *heads, |head| Box::pin(self.set_switch(task, head))).await;
         self.check_all(task, heads).await?;
         if all_ok(heads, task.is_all, |head| (head.is_ok(), head.is_refused())) {

@@ -55,6 +55,11 @@ pub enum HeadError {
     NotRegistered,
     #[error("{0} heads are more than a run can look after, which is {MAX_HEADS}; divide them among stacks")]
     TooManyHeads(usize),
+    #[error(
+        "the webhook that stays no longer delivers, so those that it replaces stay too; is somebody else changing the \
+         same webhooks? run this again"
+    )]
+    Overtaken,
     #[error("not as declared afterwards: {}; is somebody else changing the same webhooks? run this again", listed(.0))]
     NotAsDeclared(Vec<Step>),
 }

@@ -1,12 +1,21 @@
 //! The steps behind the ring write: wait for receivers, subscribe, delete what was replaced.
 //!
 //! Invariants:
-//! - No webhook that delivers is deleted before each receiver can have the key of the one that replaces it.
+//! - No webhook that delivers is deleted before each receiver can have the key of the one that replaces it, nor while
+//!   that one does not deliver.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
-use unith_events::{event_type::EventTypes, key_ring::document::NewKey, timestamp::Timestamp};
+use unith_events::{
+    event_type::EventTypes,
+    ids::WebhookId,
+    key_ring::{
+        KeyState, RingKey,
+        document::{NewKey, RingDocument},
+    },
+    timestamp::Timestamp,
+};
 
 use crate::{
     concurrent::for_each,
@@ -16,6 +25,7 @@ use crate::{
     reconciler::Reconciler,
     register::TIME_FOR_CALLS,
     report::HeadError,
+    ring::RingError,
     step::{DeleteReason, Step},
     unith::{UnithClient, webhook::Webhook},
 };
@@ -129,12 +139,21 @@ impl Reconciler {
         Some(self.new_key(head, Some(webhook.id), key, true))
     }
 
-    /// Deletes the webhooks that a head's own one replaces.
-    pub(crate) async fn delete_replaced(&self, heads: &mut [Head], unith: &UnithClient) {
+    /// Deletes the webhooks that a head's own one replaces, unless another run has overtaken this one since it looked.
+    pub(crate) async fn delete_replaced(
+        &self,
+        declared: &Declared,
+        heads: &mut [Head],
+        unith: &UnithClient,
+    ) -> Result<(), RingError> {
+        let has_any = |head: &Head| head.open_plan().is_some_and(|plan| !plan.delete_last.is_empty());
+        let ring = &if heads.iter().any(has_any) { self.ring.read_guarded().await? } else { RingDocument::default() };
         for_each(heads, |head| {
             Box::pin(async move {
                 let Some(plan) = head.open_plan().cloned() else { return };
-                let deletion = delete_webhooks(unith, &head.id, &plan.delete_last).await;
+                let replaced = still_replaced(declared, head, plan.delete_last, ring, unith).await;
+                let Some(replaced) = head.value_of(replaced) else { return };
+                let deletion = delete_webhooks(unith, &head.id, &replaced).await;
                 head.done.extend(deletion.steps(DeleteReason::Replaced));
                 head.deleted.extend(deletion.gone);
                 if head.value_of(deletion.listed).is_some() {
@@ -143,7 +162,39 @@ impl Reconciler {
             })
         })
         .await;
+        Ok(())
     }
+}
+
+/// The webhooks that the head's own one still replaces. Fails if that one no longer delivers: another run may have
+/// replaced it by one of these.
+async fn still_replaced(
+    declared: &Declared,
+    head: &mut Head,
+    replaced: Vec<Webhook>,
+    ring: &RingDocument,
+    unith: &UnithClient,
+) -> Result<Vec<Webhook>, HeadError> {
+    if replaced.is_empty() {
+        return Ok(replaced);
+    }
+    let own = head.own_id();
+    let delivers =
+        |webhook: &Webhook| own.as_ref() == Some(&webhook.id) && webhook.subscriptions == declared.subscriptions;
+    if !unith.webhooks(&head.id).await?.iter().any(delivers) {
+        return Err(HeadError::Overtaken);
+    }
+    // Another run subscribes the webhook whose key it has stored, and then deletes this run's.
+    let counts = |entries: &[RingKey], id: &WebhookId| {
+        let is_used = |entry: &RingKey| entry.state == KeyState::Active && entry.made_while_on;
+        entries.iter().any(|entry| entry.is_of_webhook(id) && is_used(entry))
+    };
+    let now = ring.of_head(&head.id);
+    let (kept, replaced): (Vec<_>, Vec<_>) =
+        replaced.into_iter().partition(|webhook| counts(&now, &webhook.id) && !counts(&head.entries, &webhook.id));
+    let note = |webhook: Webhook| format!("webhook {} stays: another run has stored its key meanwhile", webhook.id);
+    head.notes.extend(kept.into_iter().map(note));
+    Ok(replaced)
 }
 
 /// How long the ring has had a webhook's key: another run may have stored it just now.
