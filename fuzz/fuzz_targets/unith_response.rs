@@ -78,7 +78,7 @@ fn read_body(body: &str) {
         assert!(!key.expose().contains("xxxxxxxx") && !key.expose().contains("........"));
     };
     if let Some((webhooks, _)) = parse_webhooks(body) {
-        webhooks.iter().filter_map(|(webhook, _)| webhook.key.as_ref()).for_each(is_sound);
+        webhooks.iter().filter_map(|webhook| webhook.key.as_ref()).for_each(is_sound);
     }
     if let Some(webhook) = parse_webhook(body) {
         webhook.key.iter().for_each(is_sound);

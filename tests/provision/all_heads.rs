@@ -29,6 +29,58 @@ async fn a_star_stands_for_every_head_on_every_page_of_the_account() {
     harness.assert_never_early(&[]);
 }
 
+/// Heads beyond the list would count as gone, and their keys would be dropped while their webhooks deliver.
+#[tokio::test]
+async fn a_list_of_heads_that_ends_before_its_own_count_fails_the_run_and_drops_no_key() {
+    let harness = all_heads().await;
+    assert_eq!(harness.command("apply").await["ok"], true);
+    let ring = harness.ring_text().await;
+    let first = |meta: &str| {
+        let text = format!(r#"{{"data":[{{"id":"{HEAD_ID}"}}],"meta":{meta}}}"#);
+        json!({"call": "GET /head/all", "how": {"body": [200, text]}, "times": 1})
+    };
+    let second = |how: Value| json!({"call": "GET /head/all", "how": how, "times": 1});
+    let empty = || json!({"body": [200, r#"{"data":[]}"#]});
+    let refused = |status: u16| json!({"status": [status, null]});
+    let counted = "it ends before all heads that it counts were listed";
+    for (meta, how, reason) in [
+        (r#"{"pageCount":2}"#, refused(403), "403"),
+        (r#"{"itemCount":3}"#, refused(403), "403"),
+        (r#"{"itemCount":3}"#, refused(404), "404"),
+        (r#"{"pageCount":2}"#, empty(), counted),
+        (r#"{"pageCount":2,"itemCount":3}"#, empty(), counted),
+        (r#"{"itemCount":3}"#, json!({"body": [200, format!(r#"[{{"id":"{HEAD_ID}"}}]"#)]}), counted),
+        (r#"{"pageCount":1,"itemCount":3}"#, empty(), counted),
+        // Without a count, a page that the account may not see is not one behind the last.
+        ("{}", refused(403), "403"),
+    ] {
+        harness.faults(json!({"failing": [first(meta), second(how)]}));
+        let error = harness.invoke(json!({"action": "apply"})).await.unwrap_err().to_string();
+        assert!(error.contains(reason), "{meta}: {error}");
+        assert_eq!(harness.ring_text().await, ring, "{meta}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_heads_that_times_out_is_read_again() {
+    let harness = all_heads().await;
+    harness.faults(json!({"failing": [{"call": "GET /head/all", "how": {"status": [408, null]}, "times": 2}]}));
+    let result = harness.command("apply").await;
+    assert_eq!((&result["ok"], result["heads"].as_array().unwrap().len()), (&json!(true), 3), "{result}");
+}
+
+#[tokio::test]
+async fn a_list_of_heads_without_a_count_ends_behind_its_last_page() {
+    let harness = all_heads().await;
+    let ids = [HEAD_ID, MORE_HEADS[0], MORE_HEADS[1]].map(|id| json!({"id": id}));
+    let page = json!({"call": "GET /head/all", "how": {"body": [200, json!(ids).to_string()]}, "times": 1});
+    for end in [json!({"status": [400, null]}), json!({"status": [404, null]}), json!({"body": [200, "[]"]})] {
+        harness.faults(json!({"failing": [page, {"call": "GET /head/all", "how": end, "times": 1}]}));
+        let result = harness.command("apply").await;
+        assert_eq!((&result["ok"], result["heads"].as_array().unwrap().len()), (&json!(true), 3), "{result}");
+    }
+}
+
 #[tokio::test]
 async fn a_scheduled_run_finds_an_added_head_and_does_not_count_it_as_drift() {
     let harness = all_heads().await;
@@ -178,4 +230,51 @@ async fn a_refusal_of_a_subscription_fails_a_run_over_all_heads_too() {
     assert_eq!(result["ok"], false, "{result}");
     harness.faults(json!({}));
     assert_eq!(harness.command("apply").await["ok"], true);
+}
+
+/// The commands of the documentation set no owner.
+#[tokio::test]
+async fn a_removal_without_an_owner_removes_what_nobody_owns_and_reports_that_nothing_was_there() {
+    let harness = all_heads().await.with("OWNER", "");
+    assert_eq!(harness.command("apply").await["ok"], true);
+    let others = r#"{"head_id":"head-of-another","webhook_id":77,"key":"0123456789abcdef0123456789abcdef","owner":"A@1"},{"head_id":"by-hand","key":"fedcba9876543210fedcba9876543210"}"#;
+    let ring = harness.ring_text().await.replace("\"keys\":[", &format!("\"keys\":[{others},"));
+    harness.set_secret(tests::key_ring::RING_SECRET, &ring).await;
+    let removed = harness.command("remove").await;
+    assert_eq!((&removed["ok"], removed["heads"].as_array().unwrap().len()), (&json!(true), 3), "{removed}");
+    assert!(harness.platform.webhooks().is_empty() && !harness.platform.events_enabled(HEAD_ID));
+    let left = harness.ring().await;
+    let left: Vec<_> = left.keys().iter().filter_map(|key| key.head_id.as_deref()).collect();
+    assert_eq!(left, ["head-of-another", "by-hand"]);
+    let again = harness.command("remove").await;
+    let note = "the key ring has no entry without an owner, so there was no head to remove";
+    assert_eq!((&again["ok"], &again["heads"], &again["note"]), (&json!(true), &json!([]), &json!(note)));
+}
+
+#[tokio::test]
+async fn a_removal_by_an_owner_without_entries_reports_that_nothing_was_there() {
+    let harness = all_heads().await;
+    harness.command("apply").await;
+    let harness = harness.with("OWNER", "Other@1");
+    let removed = harness.command("remove").await;
+    let note = "the key ring has no entry of Other@1, so there was no head to remove";
+    assert_eq!((&removed["heads"], &removed["note"]), (&json!([]), &json!(note)), "{removed}");
+    assert_eq!(harness.platform.webhooks().len(), 3);
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_switch_fails_a_disabling_of_all_heads() {
+    let harness = all_heads().await;
+    harness.command("apply").await;
+    let refused = |call: &str, status: u16| json!({"failing": [{"call": call, "how": {"status": [status, null]}, "head_id": MORE_HEADS[0], "times": 1_000}]});
+    for status in [400, 403] {
+        harness.faults(refused("PUT /head/{head_id}/enable-events", status));
+        let result = harness.command("disable").await;
+        assert_eq!(result["ok"], false, "{result}");
+        harness.faults(json!({}));
+        harness.command("enable").await;
+    }
+    harness.faults(refused("GET /head/{head_id}/enable-events", 403));
+    let result = harness.command("disable").await;
+    assert_eq!(result["ok"], true, "a head that UNITH refuses is reported, and does not fail the run: {result}");
 }

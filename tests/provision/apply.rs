@@ -5,7 +5,7 @@ use sandbox::platform::{account::HEAD_ID, call::Call, settings::Settings, webhoo
 use serde_json::{Value, json};
 use tests::{
     key_ring::{RING_SECRET, ring},
-    provision_harness::{MORE_HEADS, ProvisionHarness, URL},
+    provision_harness::{MORE_HEADS, ProvisionHarness, URL, request},
     wait::PATIENCE,
 };
 use tokio::time::Instant;
@@ -316,4 +316,59 @@ async fn check_converges(start: StartState) {
     if start.declared_on && !start.masked {
         harness.assert_provisioned(HEAD_ID).await;
     }
+}
+
+#[tokio::test]
+async fn the_key_of_a_webhook_that_got_the_id_of_a_deleted_one_stays_active() {
+    let harness = ProvisionHarness::start().await;
+    harness.faults(json!({"reuse_ids": true}));
+    harness.platform.register_in_console(HEAD_ID, URL, EventTypes::ALL);
+    let by_hand = harness.platform.webhooks()[0].shared_key.clone();
+    let result = harness.command("apply").await;
+    assert_eq!(result["ok"], true, "{result}");
+    let webhooks = harness.platform.webhooks();
+    assert_eq!((webhooks.len(), webhooks[0].id), (1, 1), "the id is used again");
+    assert_ne!(webhooks[0].shared_key, by_hand);
+    harness.assert_provisioned(HEAD_ID).await;
+}
+
+/// Deliveries have UNITH's spelling of the head's id, and a key of another spelling does not verify them.
+#[tokio::test]
+async fn a_head_id_in_another_case_fails_with_the_spelling_to_use_and_changes_nothing() {
+    let upper = HEAD_ID.to_ascii_uppercase();
+    let harness = ProvisionHarness::start().await.with("HEAD_IDS", &upper);
+    harness.faults(json!({"any_case_of_head_ids": true}));
+    let expected = format!("UNITH spells head `{upper}` as `{HEAD_ID}`");
+    for webhooks in [0, 1] {
+        let result = harness.command("apply").await;
+        assert!(result["ok"] == false && result.to_string().contains(&expected), "{result}");
+        assert_eq!(harness.platform.webhooks().len(), webhooks, "{result}");
+        assert!(!harness.platform.events_enabled(HEAD_ID) && harness.ring().await.keys().is_empty(), "{result}");
+        // From now on the list shows the spelling before anything is registered.
+        harness.platform.register_in_console(HEAD_ID, "https://other.example.com/x", EventTypes::ALL);
+    }
+    assert_eq!(harness.platform.calls(Call::Register), 1);
+    let status = harness.command("status").await;
+    assert!(status["ok"] == false && status.to_string().contains(&expected), "{status}");
+    let harness = harness.with("HEAD_IDS", HEAD_ID);
+    assert_eq!(harness.command("apply").await["ok"], true);
+    harness.assert_provisioned(HEAD_ID).await;
+}
+
+/// The ring may have been written under another spelling.
+#[tokio::test]
+async fn a_head_that_was_provisioned_in_another_case_is_replaced_when_the_spelling_is_corrected() {
+    let upper = HEAD_ID.to_ascii_uppercase();
+    let harness = ProvisionHarness::start().await;
+    harness.command("apply").await;
+    let ring = harness.ring_text().await.replace(HEAD_ID, &upper);
+    harness.set_secret(RING_SECRET, &ring).await;
+    harness.faults(json!({"any_case_of_head_ids": true}));
+    let mut update = request("update");
+    update["ResourceProperties"]["HeadIds"] = json!([HEAD_ID]);
+    update["OldResourceProperties"]["HeadIds"] = json!([upper]);
+    let response = harness.respond(update).await;
+    assert_eq!(response["Status"], "SUCCESS", "{response}");
+    harness.assert_provisioned(HEAD_ID).await;
+    assert!(!harness.ring_text().await.contains(&upper));
 }

@@ -357,3 +357,42 @@ async fn a_deployment_waits_for_a_late_permission_and_a_command_does_not() {
     assert_eq!(response["Status"], "SUCCESS", "{response}");
     harness.assert_provisioned(HEAD_ID).await;
 }
+
+/// Otherwise a head whose access was withdrawn could never leave the stack: the update and its rollback would fail.
+#[tokio::test]
+async fn a_head_that_unith_refuses_can_leave_and_its_keys_retire() {
+    let update = || {
+        let mut update = request("update");
+        update["ResourceProperties"]["HeadIds"] = json!([HEAD_ID]);
+        update["OldResourceProperties"]["HeadIds"] = json!([HEAD_ID, MORE_HEADS[0]]);
+        update
+    };
+    for status in [401, 403] {
+        let harness = ProvisionHarness::start().await.with("HEAD_IDS", "*");
+        harness.cloudformation("create", &json!({"HeadIds": [HEAD_ID, MORE_HEADS[0]]})).await;
+        harness.platform.change_in_console(1, EventTypes::NONE);
+        let is_leaving = json!({"call": "GET /head-events", "how": {"status": [status, null]}, "head_id": MORE_HEADS[0], "times": 1_000});
+        harness.faults(json!({"failing": [is_leaving]}));
+        let response = harness.respond(update()).await;
+        let (result, reason) = self::status(&response);
+        assert_eq!(result, "SUCCESS", "{status}: {reason}");
+        let note = format!("head {}: UNITH refuses this head: its key retires", MORE_HEADS[0]);
+        assert!(reason.contains(&note), "{reason}");
+        harness.assert_provisioned(HEAD_ID).await;
+        let ring = harness.ring().await;
+        let left = ring.keys().iter().find(|key| key.head_id.as_deref() == Some(MORE_HEADS[0])).unwrap();
+        assert!(left.state == KeyState::Retiring && left.until.is_some(), "{ring:?}");
+        // The retiring key does not make the head one of those that a deletion has to find.
+        let deleted = harness.cloudformation("delete", &json!({"HeadIds": [HEAD_ID]})).await;
+        assert_eq!(deleted["Status"], "SUCCESS", "{status}: {deleted}");
+        assert_eq!(harness.platform.webhooks().len(), 1, "the one that UNITH does not show");
+
+        // If not even the account can be read, the credentials are wrong, and nothing is known about the head.
+        let harness = ProvisionHarness::start().await.with("HEAD_IDS", "*");
+        harness.cloudformation("create", &json!({"HeadIds": [HEAD_ID, MORE_HEADS[0]]})).await;
+        let account = json!({"call": "GET /user/me", "how": {"status": [403, null]}, "times": 1_000});
+        harness.faults(json!({"failing": [is_leaving, account]}));
+        assert_eq!(harness.respond(update()).await["Status"], "FAILED", "{status}");
+        assert_eq!(harness.ring().await.keys().iter().filter(|key| key.state == KeyState::Active).count(), 2);
+    }
+}

@@ -17,9 +17,10 @@ use sandbox::{
 };
 use serde_json::{Value, json};
 use tests::{
+    key_ring::RING_SECRET,
     provision_harness::{MORE_HEADS, ProvisionHarness, QUICK, URL},
     receive_harness::ReceiveHarness,
-    wait::{PATIENCE, within},
+    wait::{PATIENCE, until, within},
 };
 use tokio::{net::TcpListener, time::Instant};
 use unith_events::{
@@ -267,4 +268,108 @@ async fn a_rotation_reports_its_steps_in_order() {
             "delete webhook 1; its key stays valid for a while",
         ])
     );
+}
+
+const SLOW_RECEIVERS: Timing = Timing { propagation_delay: Duration::from_millis(600), ..QUICK };
+
+#[tokio::test]
+async fn a_webhook_that_had_to_be_registered_live_waits_for_receivers_before_it_replaces_another() {
+    let harness = ProvisionHarness::start().await.with_timing(SLOW_RECEIVERS);
+    harness.command("apply").await;
+    let refused = json!({"call": "POST /head-events", "how": {"status": [422, null]}, "times": 2});
+    harness.faults(json!({"failing": [refused]}));
+    let result = harness.command("rotate").await;
+    assert!(result["ok"] == true && result.to_string().contains("without subscriptions"), "{result}");
+    harness.assert_replaced_late(1);
+    harness.assert_provisioned(HEAD_ID).await;
+}
+
+#[tokio::test]
+async fn a_key_that_changed_with_the_subscription_waits_for_receivers() {
+    let harness = ProvisionHarness::start().await.with_timing(SLOW_RECEIVERS);
+    harness.command("apply").await;
+    harness.faults(json!({"patch_changes_key": true}));
+    let result = harness.command("rotate").await;
+    assert_eq!(result["ok"], true, "{result}");
+    harness.assert_replaced_late(1);
+    harness.assert_provisioned(HEAD_ID).await;
+}
+
+#[tokio::test]
+async fn a_corrected_key_waits_for_receivers_before_a_duplicate_that_verifies_is_deleted() {
+    let harness = ProvisionHarness::start().await.with_timing(SLOW_RECEIVERS);
+    harness.command("apply").await;
+    harness.faults(
+        json!({"failing": [{"call": "DELETE /head-events/{id}", "how": {"status": [422, null]}, "times": 1_000}]}),
+    );
+    assert_eq!(harness.command("rotate").await["ok"], false);
+    harness.faults(json!({}));
+    // The ring has another key of webhook 2, for example from a backup.
+    let key = harness.platform.webhooks()[1].shared_key.clone();
+    let ring = harness.ring_text().await.replace(&key, "0123456789abcdef0123456789abcdef");
+    harness.set_secret(RING_SECRET, &ring).await;
+    let result = harness.command("apply").await;
+    assert_eq!(result["ok"], true, "{result}");
+    harness.assert_replaced_late(1);
+    harness.assert_provisioned(HEAD_ID).await;
+}
+
+/// The next run deletes it.
+#[tokio::test]
+async fn a_replaced_webhook_stays_if_the_wait_for_receivers_does_not_fit() {
+    let harness = ProvisionHarness::start().await.with_timing(QUICK);
+    harness.command("apply").await;
+    harness.faults(json!({"patch_changes_key": true}));
+    // There is time for the wait before the subscription, and not for another one behind it.
+    let harness = harness.with_timing(Timing { propagation_delay: Duration::from_secs(2), ..QUICK });
+    let result = harness.invoke_within(json!({"action": "rotate"}), Duration::from_secs(7)).await.unwrap();
+    let error = result["heads"][0]["error"].as_str().unwrap();
+    assert!(error.contains("raise the function's time-out"), "{result}");
+    assert_eq!(harness.platform.webhooks().len(), 2, "the old webhook delivers, and its key verifies");
+    harness.assert_never_deaf(HEAD_ID).await;
+    harness.faults(json!({}));
+    let harness = harness.with_timing(QUICK);
+    assert_eq!(harness.command("apply").await["ok"], true);
+    harness.assert_provisioned(HEAD_ID).await;
+}
+
+/// A run that looks after another one has registered its webhook, and before that one has stored its key, takes the
+/// webhook for a duplicate.
+#[tokio::test]
+async fn a_run_that_another_one_overtakes_does_not_delete_the_webhook_that_the_other_made() {
+    for has_deleted in [true, false] {
+        let harness = ProvisionHarness::start().await;
+        harness.command("apply").await;
+        harness.platform.register_in_console(HEAD_ID, URL, EventTypes::NONE);
+        let ring = harness.ring_text().await;
+        let new_key = harness.platform.webhooks()[1].shared_key.clone();
+        let entry =
+            json!({"head_id": HEAD_ID, "webhook_id": 2, "key": new_key, "state": "active", "made_while_on": true});
+        let ring = ring.replace("\"keys\":[", &format!("\"keys\":[{entry},"));
+
+        // The key of webhook 1 is young, so the run waits for receivers before it deletes.
+        let harness = harness.with_timing(Timing { propagation_delay: Duration::from_secs(3), ..QUICK });
+        let read = harness.secrets.calls("GetSecretValue");
+        let run = harness.command("apply");
+        let other = async {
+            // Credentials, two readings before the plan, and one for the first write.
+            within(PATIENCE, until(async || harness.secrets.calls("GetSecretValue") >= read + 4)).await;
+            harness.set_secret(RING_SECRET, &ring).await;
+            harness.platform.change_in_console(2, EventTypes::ALL);
+            if has_deleted {
+                harness.platform.delete_in_console(1);
+            }
+        };
+        let (result, ()) = tokio::join!(run, other);
+        let ids: Vec<_> = harness.platform.webhooks().iter().map(|webhook| webhook.id).collect();
+        let (left, says): (&[u64], _) = if has_deleted {
+            (&[2], "the webhook that stays no longer delivers")
+        } else {
+            (&[1, 2], "webhook 2 stays: another run has stored its key meanwhile")
+        };
+        assert!(ids == left && result.to_string().contains(says), "{has_deleted}: {ids:?} {result}");
+        let harness = harness.with_timing(QUICK);
+        assert_eq!(harness.command("apply").await["ok"], true);
+        harness.assert_provisioned(HEAD_ID).await;
+    }
 }

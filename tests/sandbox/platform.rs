@@ -618,6 +618,47 @@ async fn a_patch_can_change_the_key() {
 }
 
 #[tokio::test]
+async fn the_id_of_a_deleted_webhook_can_be_used_again_with_another_key() {
+    let api = Api::start().await;
+    api.platform.set_faults(Faults { reuse_ids: true, ..Faults::default() });
+    api.register(&all()).await;
+    api.register(&all()).await;
+    api.delete("1").await;
+    api.register(&all()).await;
+    api.register(&all()).await;
+    let list = api.list(HEAD_ID).await;
+    let ids: Vec<_> = list.as_array().unwrap().iter().map(|webhook| webhook["id"].clone()).collect();
+    assert_eq!(ids, [2, 1, 3]);
+    assert_ne!(list[1]["sharedKey"], FIRST_SHARED_KEY);
+}
+
+#[tokio::test]
+async fn head_ids_can_be_accepted_in_upper_case_and_keep_their_own_spelling() {
+    let api = Api::start().await;
+    let switch = format!("/head/{}/enable-events", HEAD_ID.to_ascii_uppercase());
+    assert_eq!(api.get(&switch).await.0, 404);
+    api.platform.set_faults(Faults { any_case_of_head_ids: true, ..Faults::default() });
+    let (_, set) = api.call("PUT", &format!("{switch}?enableEvents=true"), &Value::Null).await;
+    assert_eq!(set, json!({"headId": HEAD_ID, "enableEvents": true}));
+    let mut body = registration(&all());
+    body["headId"] = HEAD_ID.to_ascii_uppercase().into();
+    assert_eq!(api.call("POST", "/head-events", &body).await.0, 200);
+    assert_eq!(api.list(&HEAD_ID.to_ascii_uppercase()).await[0]["headId"], HEAD_ID);
+}
+
+#[tokio::test]
+async fn the_calls_of_one_head_can_fail() {
+    let settings = Settings { more_heads: vec![HEAD_B.to_owned()], ..Settings::default() };
+    let api = Api::start_with(settings).await;
+    let failing = FailingCall::new(Call::Any, Fault::status(403)).of_head(HEAD_B).always();
+    api.platform.set_faults(failing);
+    for (head, status) in [(HEAD_ID, 200), (HEAD_B, 403)] {
+        assert_eq!(api.get(&format!("/head/{head}/enable-events")).await.0, status);
+        assert_eq!(api.get(&format!("/head-events?headId={head}")).await.0, status);
+    }
+}
+
+#[tokio::test]
 async fn masked_keys_are_masked_wherever_a_webhook_is_shown() {
     let api = Api::start().await;
     api.register(&all()).await;

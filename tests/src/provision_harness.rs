@@ -309,6 +309,19 @@ impl ProvisionHarness {
         }
     }
 
+    /// Asserts that a webhook was deleted only when each receiver could have the key of the one that replaces it.
+    pub fn assert_replaced_late(&self, replaced: u64) {
+        let webhooks = self.platform.webhooks();
+        assert!(webhooks.len() == 1 && webhooks[0].id != replaced, "{webhooks:?}");
+        let rings = self.secrets.history(RING_SECRET);
+        let key = webhooks[0].shared_key.as_str();
+        let (stored_at, _) = rings.iter().rev().take_while(|(_, ring)| ring.contains(key)).last().unwrap();
+        let journal = self.platform.journal();
+        let deleted = journal.iter().rev().find(|change| !change.live && change.webhook.id == replaced).unwrap();
+        let waited = deleted.at.saturating_duration_since(*stored_at);
+        assert!(waited >= self.timing.propagation_delay, "webhook {replaced} was deleted after {waited:?}");
+    }
+
     /// Asserts what holds at any moment of a rotation: some webhook delivers, and its key verifies.
     pub async fn assert_never_deaf(&self, head_id: &str) {
         let ring = self.ring().await;

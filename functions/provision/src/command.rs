@@ -56,6 +56,8 @@ pub struct CommandReport {
     ok: bool,
     webhook_url: String,
     heads: HeadResults,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 /// The results per head, by kind of command.
@@ -66,6 +68,12 @@ enum HeadResults {
     Status(Vec<HeadStatus>),
     Plan(Vec<HeadPlan>),
     SelfTest(Vec<HeadSelfTest>),
+}
+
+impl HeadResults {
+    fn are_none(&self) -> bool {
+        matches!(self, Self::Changed(reports) if reports.is_empty())
+    }
 }
 
 /// A command that could not begin, or a scheduled one that did not succeed.
@@ -165,7 +173,12 @@ async fn run(
     let is_narrowed = head_ids.is_some();
     let carried_out = timeout_at(deadline, carry_out(provisioner, &run, action, &declared, is_narrowed)).await;
     let (ok, heads) = carried_out.map_err(|_| CommandError::OutOfTime)??;
-    Ok(CommandReport { action, ok, webhook_url: declared.webhook_url.as_str().to_owned(), heads })
+    // Nothing that was removed must not read like a removal.
+    let note = (action == Action::Remove && heads.are_none()).then(|| {
+        let whose = run.requester.owner.as_ref().map_or("without an owner".to_owned(), |owner| format!("of {owner}"));
+        format!("the key ring has no entry {whose}, so there was no head to remove")
+    });
+    Ok(CommandReport { action, ok, webhook_url: declared.webhook_url.as_str().to_owned(), heads, note })
 }
 
 /// Carries out a command; `is_narrowed` if it names its heads, so that it is not about all that is declared.
@@ -217,11 +230,12 @@ fn changed(reports: Vec<HeadReport>, is_all: bool) -> (bool, HeadResults) {
 
 /// Removes what is ours on the named heads, or on all that are declared or in the ring.
 async fn remove(run: &Reconciler, declared: &Declared, is_narrowed: bool) -> Result<Vec<HeadReport>, RingError> {
-    // `*` means the heads in the ring, and not those that the account has now.
-    let mut heads = declared.heads.named();
-    if declared.heads == Heads::All || !is_narrowed {
-        heads = run.with_owned(heads).await?;
-    }
+    let heads = match &declared.heads {
+        // The heads in the ring, and not those that the account has now.
+        Heads::All => run.own_heads().await?,
+        Heads::Named(heads) if is_narrowed => heads.clone(),
+        Heads::Named(heads) => run.with_owned(heads.clone()).await?,
+    };
     let removal = Removal {
         url: &declared.webhook_url,
         heads,

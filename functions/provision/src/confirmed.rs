@@ -18,9 +18,10 @@ const LIST_PAUSE: Duration = Duration::from_millis(200);
 const SWITCH_TRIES: u32 = 4;
 const SWITCH_PAUSE: Duration = Duration::from_millis(200);
 
-/// Looks at a head.
+/// Looks at a head. It fails if UNITH spells the head's id in another way.
 pub(crate) async fn look(unith: &UnithClient, head_id: &str) -> Result<Look, HeadError> {
     let listed = unith.webhooks(head_id).await?;
+    listed.iter().try_for_each(|webhook| HeadError::check_spelling(webhook, head_id))?;
     Ok(Look { listed, events_on: unith.events_on(head_id).await? })
 }
 

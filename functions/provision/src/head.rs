@@ -1,5 +1,6 @@
 //! The state of one head during a run.
 
+use tokio::time::Instant;
 use unith_events::{
     ids::{HeadId, WebhookId},
     key_ring::{RingKey, document::NewKey},
@@ -29,6 +30,8 @@ pub(crate) struct Head {
     pub(crate) deleted: Vec<WebhookId>,
     /// The webhook's key, if subscribing it gave it another one.
     pub(crate) changed_key: Option<NewKey>,
+    /// When the run stored the key of its webhook, if receivers had other keys then.
+    pub(crate) key_stored_at: Option<Instant>,
     pub(crate) done: Vec<Step>,
     pub(crate) notes: Vec<String>,
     pub(crate) error: Option<HeadError>,
@@ -56,6 +59,7 @@ impl Head {
             switched: false,
             deleted: Vec::new(),
             changed_key: None,
+            key_stored_at: None,
             done: Vec::new(),
             notes: Vec::new(),
             error: None,
@@ -79,6 +83,11 @@ impl Head {
     /// The plan, while the head has not failed.
     pub(crate) fn open_plan(&self) -> Option<&Plan> {
         self.plan.as_ref().filter(|_| self.is_ok())
+    }
+
+    /// Whether the run stores a key for the webhook that stays.
+    pub(crate) fn has_new_key(&self) -> bool {
+        self.registered.is_some() || self.open_plan().is_some_and(|plan| plan.key_to_store.is_some())
     }
 
     /// Whether its events were on when the run looked.

@@ -191,7 +191,7 @@ mod tests {
     fn webhook(id: &str, url: &str, key_name: Option<&str>, subscriptions: EventTypes) -> Webhook {
         let key = key_name.map(|name| SharedKey::parse(&key(name)).unwrap());
         let id = WebhookId::from_json(&RawValue::from_string(id.to_owned()).unwrap()).unwrap();
-        Webhook { id, url: url.into(), key, subscriptions, created_at: None }
+        Webhook { id, head_id: None, url: url.into(), key, subscriptions, created_at: None }
     }
 
     fn declared() -> Declared {

@@ -103,7 +103,7 @@ impl Provisioner {
         let ring = RingStore::new(secrets, keys_secret, denied_until, None).read().await;
         ring.is_ok_and(|ring| {
             let is_own = |key: &RingKey| key.owner.is_none() || key.owner.as_deref() == owner;
-            owner.is_none_or(|owner| ring.heads_of(owner).is_empty())
+            owner.is_none_or(|owner| ring.heads_of(Some(owner)).is_empty())
                 && head_ids.iter().all(|head_id| !ring.of_head(head_id).iter().any(is_own))
         })
     }

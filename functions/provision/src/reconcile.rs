@@ -4,7 +4,7 @@
 //! 2. Register where needed: while the head's events are on, and without subscriptions. Heads that are declared off are
 //!    switched off again at once.
 //! 3. Write all new keys into the ring at once, and wait until each receiver can have them.
-//! 4. Subscribe, then delete what was replaced, set the switch, and look again.
+//! 4. Subscribe, wait again if that changed a key, then delete what was replaced, set the switch, and look again.
 //! 5. Retire the replaced keys with one more write, and only then report success.
 //!
 //! Invariants:
@@ -26,6 +26,7 @@ use crate::{
     report::{HeadError, HeadReport, MAX_HEADS, all_ok},
     ring::RingError,
     step::Step,
+    unith::{UnithClient, UnithError},
 };
 
 impl Reconciler {
@@ -66,18 +67,24 @@ impl Reconciler {
         self.register_all(task, heads, ring.is_empty(), self.started + time / 3).await;
         let had_keys = self.store_keys_or_deregister(task, heads).await?;
         self.wait_for_receivers(heads, had_keys).await;
-        // The remaining time is for two rounds of calls.
-        let now = Instant::now();
-        let first_round = self.unith.with_time_slice(now + self.unith.deadline().saturating_duration_since(now) / 2);
+        let first_round = self.first_of_two_rounds();
         self.subscribe_all(task.declared, heads, &first_round).await;
         self.store_changed_keys(heads).await?;
-        self.delete_replaced(heads, &first_round).await;
+        let has_waited = self.wait_before_deletions(heads).await;
+        let first_round = if has_waited { self.first_of_two_rounds() } else { first_round };
+        self.delete_replaced(task.declared, heads, &first_round).await?;
         for_each(&mut *heads, |head| Box::pin(self.set_switch(task, head))).await;
         self.check_all(task, heads).await?;
         if all_ok(heads, task.is_all, |head| (head.is_ok(), head.is_refused())) {
             left.extend(self.leave(&task.leaving, &ring).await);
         }
         self.retire_keys(heads, left).await
+    }
+
+    /// A client with half of the remaining time, which is for two rounds of calls.
+    fn first_of_two_rounds(&self) -> UnithClient {
+        let now = Instant::now();
+        self.unith.with_time_slice(now + self.unith.deadline().saturating_duration_since(now) / 2)
     }
 
     async fn look_at_all(&self, heads: &mut [Head], until: Instant) {
@@ -109,8 +116,14 @@ impl Reconciler {
 
     async fn store_keys_or_deregister(&self, task: &Task<'_>, heads: &mut [Head]) -> Result<bool, RingError> {
         let stored = self.store_keys(task, heads).await;
-        if stored.is_err() {
-            for_each(heads, |head| Box::pin(self.deregister(head))).await;
+        match stored {
+            Ok(had_keys) => {
+                let now = Instant::now();
+                for head in heads.iter_mut().filter(|head| had_keys && head.has_new_key()) {
+                    head.key_stored_at = Some(now);
+                }
+            }
+            Err(_) => drop(for_each(heads, |head| Box::pin(self.deregister(head))).await),
         }
         stored
     }
@@ -193,12 +206,15 @@ impl Reconciler {
     pub async fn disable(&self, heads: &[HeadId]) -> Vec<HeadReport> {
         for_each(heads, |head_id| {
             Box::pin(async move {
-                let (was_on, result) = match self.unith.events_on(head_id).await {
+                let looked = self.unith.events_on(head_id).await;
+                let is_refused = looked.as_ref().is_err_and(UnithError::is_refusal);
+                let (was_on, result) = match looked {
                     Ok(true) => (true, switch_events(&self.unith, head_id, false).await),
-                    is_on => (false, is_on.map(drop).map_err(HeadError::from)),
+                    looked => (false, looked.map(drop).map_err(HeadError::from)),
                 };
                 let done = if was_on && result.is_ok() { vec![Step::Switch(false)] } else { Vec::new() };
-                HeadReport::new(head_id.clone(), done, result.err().as_ref())
+                let report = HeadReport::new(head_id.clone(), done, result.err().as_ref());
+                HeadReport { is_refused, ..report }
             })
         })
         .await

@@ -151,12 +151,17 @@ impl Reconciler {
         Ok(heads)
     }
 
-    /// The heads of the ring's entries that this run's owner owns. A ring that does not exist has none.
-    async fn owned_heads(&self) -> Result<Vec<HeadId>, RingError> {
-        let Some(owner) = &self.requester.owner else { return Ok(Vec::new()) };
+    /// The heads of this owner's entries; without an owner, those of entries that have none.
+    pub(crate) async fn own_heads(&self) -> Result<Vec<HeadId>, RingError> {
         match self.ring.read().await {
+            // A ring that does not exist has none.
             Err(error) if error.is_absence() => Ok(Vec::new()),
-            ring => Ok(ring?.heads_of(owner)),
+            ring => Ok(ring?.heads_of(self.requester.owner.as_deref())),
         }
+    }
+
+    /// The heads of the ring's entries that this run's owner owns: none without an owner.
+    async fn owned_heads(&self) -> Result<Vec<HeadId>, RingError> {
+        if self.requester.owner.is_none() { Ok(Vec::new()) } else { self.own_heads().await }
     }
 }

@@ -26,7 +26,7 @@ const REGISTER_PAUSE: Duration = Duration::from_millis(500);
 /// A refusal of the missing subscriptions comes again after this pause; another one may not.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(200);
 /// The time that is kept for the calls after the wait for receivers.
-const TIME_FOR_CALLS: Duration = Duration::from_secs(5);
+pub(crate) const TIME_FOR_CALLS: Duration = Duration::from_secs(5);
 
 impl Reconciler {
     /// Registers the webhook for each head that needs it. A head that is not finished at `until` fails.
@@ -203,6 +203,16 @@ impl Registration<'_> {
             let mut new = ours(&self.unith.webhooks(self.head_id).await?, &self.declared.webhook_url);
             new.retain(|webhook| self.before.iter().all(|known| known.id != webhook.id));
             if let Some(found) = pick(&new, key_in_response)? {
+                if let Err(error) = HeadError::check_spelling(found, self.head_id) {
+                    // If it stays, the run with the right spelling replaces it.
+                    if let Err(cause) = self.unith.delete(&found.id).await {
+                        tracing::warn!(
+                            "webhook {} of a head with another spelling stays registered: {cause}",
+                            found.id
+                        );
+                    }
+                    return Err(error);
+                }
                 return self.with_key(found, key_in_response).await.map(Some);
             }
             if Instant::now() + wait >= until {

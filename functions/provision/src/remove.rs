@@ -77,6 +77,8 @@ pub(crate) struct Left {
     pub(crate) listed: Vec<WebhookId>,
     /// Whether the head is no longer declared.
     pub(crate) is_whole: bool,
+    /// Whether UNITH refuses the head, so that its webhooks are not known.
+    pub(crate) is_refused: bool,
 }
 
 /// A head after a removal.
@@ -87,6 +89,8 @@ struct Cleared {
     listed: Vec<Webhook>,
     /// Whether anything of ours was there.
     had_ours: bool,
+    /// Whether UNITH refuses the head already when it is looked at.
+    is_refused: bool,
     result: Result<(), HeadError>,
 }
 
@@ -131,7 +135,9 @@ impl Reconciler {
         // If a creation failed because UNITH could not be reached, its rollback must not fail for the same reason.
         let may_be_unknown = matches!(removal.purpose, Purpose::Deletion { .. }) && no_ring.is_none();
         let reports = cleared.into_iter().map(|head| {
-            let is_known = || before.of_head(&head.id).iter().any(|key| self.is_own(key));
+            // A head that UNITH refuses may have left with its keys retiring.
+            let is_left = |key: &RingKey| head.is_refused && key.state == KeyState::Retiring;
+            let is_known = || before.of_head(&head.id).iter().any(|key| self.is_own(key) && !is_left(key));
             let is_excused = may_be_unknown && !head.had_ours && !is_known();
             HeadReport::new(head.id, head.done, head.result.as_ref().err().filter(|_| !is_excused))
         });
@@ -139,6 +145,9 @@ impl Reconciler {
     }
 
     /// Removes the heads and URLs that an update leaves behind. The update itself drops the keys.
+    ///
+    /// A head that UNITH refuses does not fail the update: its rollback would fail as well, and the head could never
+    /// leave.
     pub(crate) async fn leave(&self, leaving: &[Leaving], ring: &RingDocument) -> Vec<Left> {
         for_each(leaving, |leaving| {
             Box::pin(async move {
@@ -146,8 +155,16 @@ impl Reconciler {
                     Removal { url: &leaving.url, heads: Vec::new(), purpose: Purpose::Leaving, deleted_at: None };
                 let cleared = self.clear(&removal, &leaving.head_id, ring, None).await;
                 let listed = cleared.listed.into_iter().map(|webhook| webhook.id).collect();
-                let report = HeadReport::new(cleared.id, cleared.done, cleared.result.as_ref().err());
-                Left { report, listed, is_whole: leaving.is_whole }
+                let (is_whole, error) = (leaving.is_whole, cleared.result.as_ref().err());
+                // With credentials that are wrong, every head is refused.
+                let is_refused = cleared.is_refused && self.unith.account().await.is_ok();
+                let mut report = HeadReport::new(cleared.id, cleared.done, error.filter(|_| !is_refused));
+                if let Some(error) = error.filter(|_| is_refused) {
+                    let consequence =
+                        if is_whole { "its key retires, and a webhook" } else { "a webhook of the old URL" };
+                    report.notes.push(format!("UNITH refuses this head: {consequence} may stay registered: {error}"));
+                }
+                Left { report, listed, is_whole, is_refused }
             })
         })
         .await
@@ -157,7 +174,7 @@ impl Reconciler {
     async fn clear_again(&self, removal: &Removal<'_>, cleared: &mut Vec<Cleared>, after: &RingDocument) -> bool {
         let again = cleared.iter().filter(|head| head.result.is_ok());
         let mut heads: Vec<_> = again.map(|head| (head.id.clone(), head.listed.clone())).collect();
-        let new = self.deleted_owner(removal).map(|owner| after.heads_of(owner)).unwrap_or_default();
+        let new = self.deleted_owner(removal).map(|owner| after.heads_of(Some(owner))).unwrap_or_default();
         let new = new.into_iter().filter(|id| cleared.iter().all(|head| head.id != *id));
         heads.extend(new.map(|id| (id, Vec::new())));
         let mut has_removed = false;
@@ -172,6 +189,7 @@ impl Reconciler {
             first.done.extend(second.done);
             first.listed = second.listed;
             first.had_ours |= second.had_ours;
+            first.is_refused = second.is_refused;
             first.result = second.result;
         }
         has_removed
@@ -186,7 +204,8 @@ impl Reconciler {
         spared: Option<&[Webhook]>,
     ) -> Cleared {
         let id = head_id.clone();
-        let mut cleared = Cleared { id, done: Vec::new(), listed: Vec::new(), had_ours: false, result: Ok(()) };
+        let mut cleared =
+            Cleared { id, done: Vec::new(), listed: Vec::new(), had_ours: false, is_refused: false, result: Ok(()) };
         cleared.result = self.try_to_clear(removal, ring, spared, &mut cleared).await;
         cleared
     }
@@ -199,7 +218,9 @@ impl Reconciler {
         cleared: &mut Cleared,
     ) -> Result<(), HeadError> {
         let head_id = &cleared.id;
-        let Some(listed) = self.webhooks_of(head_id).await? else { return Ok(()) };
+        let listed = self.webhooks_of(head_id).await;
+        cleared.is_refused = listed.as_ref().is_err_and(UnithError::is_refusal);
+        let Some(listed) = listed? else { return Ok(()) };
         cleared.listed = listed;
         let mut going = ours(&cleared.listed, removal.url);
         let is_spared = |webhook: &Webhook| spared.into_iter().flatten().any(|known| known.id == webhook.id);

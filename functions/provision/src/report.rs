@@ -3,7 +3,11 @@
 use serde::Serialize;
 use unith_events::{ids::HeadId, timestamp::Timestamp};
 
-use crate::{ring::RingError, step::Step, unith::UnithError};
+use crate::{
+    ring::RingError,
+    step::Step,
+    unith::{UnithError, webhook::Webhook},
+};
 
 /// How many heads a run looks after.
 pub const MAX_HEADS: usize = 100;
@@ -27,6 +31,11 @@ pub enum HeadError {
     )]
     Ambiguous,
     #[error(
+        "UNITH spells head `{named}` as `{listed}`, and so do its deliveries; write `{listed}` in HeadIds, HEAD_IDS or \
+         head_ids"
+    )]
+    OtherSpelling { named: String, listed: String },
+    #[error(
         "UNITH accepted a registration at {since} and does not list it; its key is stored, and no other webhook is \
          registered for 24 h: run this again later, or ask UNITH"
     )]
@@ -46,11 +55,22 @@ pub enum HeadError {
     NotRegistered,
     #[error("{0} heads are more than a run can look after, which is {MAX_HEADS}; divide them among stacks")]
     TooManyHeads(usize),
+    #[error(
+        "the webhook that stays no longer delivers, so those that it replaces stay too; is somebody else changing the \
+         same webhooks? run this again"
+    )]
+    Overtaken,
     #[error("not as declared afterwards: {}; is somebody else changing the same webhooks? run this again", listed(.0))]
     NotAsDeclared(Vec<Step>),
 }
 
 impl HeadError {
+    /// Fails if UNITH spells the webhook's head in another way: a key for one spelling verifies no delivery of another.
+    pub(crate) fn check_spelling(webhook: &Webhook, head_id: &str) -> Result<(), Self> {
+        let Some(listed) = webhook.other_spelling_of(head_id) else { return Ok(()) };
+        Err(Self::OtherSpelling { named: head_id.to_owned(), listed: listed.to_owned() })
+    }
+
     /// Whether UNITH refuses this head, and nothing else is wrong.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Unith(error) if error.is_refusal())
@@ -83,7 +103,7 @@ pub struct HeadReport {
     pub notes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Whether UNITH refuses the head.
+    /// Whether UNITH refuses the head already when it is looked at. A later refusal is about what was requested.
     #[serde(skip)]
     pub is_refused: bool,
     /// Whether the account got the head since the last run over all heads: its steps are not drift.
@@ -98,7 +118,7 @@ impl HeadReport {
             done,
             notes: Vec::new(),
             error: error.map(|error| explained(&head_id, error)),
-            is_refused: error.is_some_and(HeadError::is_refusal),
+            is_refused: false,
             is_new: false,
             head_id,
         }

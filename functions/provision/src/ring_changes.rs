@@ -1,5 +1,6 @@
 //! The changes of the key ring during a run: one write before anything is subscribed, one after the deletions.
 
+use tokio::time::Instant;
 use unith_events::{
     ids::WebhookId,
     key_ring::{
@@ -59,18 +60,26 @@ impl Reconciler {
         let stored = self.ring.change(now, |ring| keys.iter().for_each(|key| ring.put_active(key, now, until))).await;
         for head in heads.iter_mut().filter(|head| head.changed_key.is_some()) {
             if head.value_of(stored.clone()).is_some() {
+                head.key_stored_at = Some(Instant::now());
                 head.notes.push("the change gave the webhook another key, which is stored".to_owned());
             }
         }
         stored.map(drop).or_else(|error| if error.is_deletion() { Err(error) } else { Ok(()) })
     }
 
-    /// Retires the keys of deleted webhooks, and drops those of the heads that are left behind.
+    /// Retires the keys of deleted webhooks, and drops those of the heads that are left behind. If UNITH refuses such a
+    /// head, its keys retire.
     pub(crate) async fn retire_keys(&self, heads: &[Head], left: &[Left]) -> Result<(), RingError> {
         let now = Timestamp::now();
         let until = now.plus(self.timing.key_grace);
-        let deleted: Vec<_> = heads.iter().flat_map(|head| head.deleted.iter().map(|id| (&head.id, id))).collect();
-        let left: Vec<_> = left.iter().filter(|left| left.report.ok).collect();
+        let deleted = heads.iter().flat_map(|head| {
+            // UNITH may have given the id of a deleted webhook to the new one.
+            let own = head.own_id();
+            head.deleted.iter().filter(move |id| own.as_ref() != Some(*id)).map(|id| (&head.id, id))
+        });
+        let deleted: Vec<_> = deleted.collect();
+        // The keys of a head that stays, and that UNITH refuses, stay as well.
+        let left: Vec<_> = left.iter().filter(|left| left.report.ok && (left.is_whole || !left.is_refused)).collect();
         if deleted.is_empty() && left.is_empty() {
             // A deletion of the owner may have removed what this run made.
             return self.ring.read_guarded().await.map(drop);
@@ -84,13 +93,17 @@ impl Reconciler {
                 let is_gone = |key: &RingKey| {
                     self.is_own(key) && key.webhook_id.as_ref().is_none_or(|id| !left.listed.contains(id))
                 };
-                if left.is_whole {
+                if left.is_whole && !left.is_refused {
                     ring.remove_keys(head_id, is_gone);
-                } else {
-                    let entries = ring.of_head(head_id);
-                    for id in entries.iter().filter(|key| is_gone(key)).filter_map(|key| key.webhook_id.as_ref()) {
-                        ring.retire(head_id, id, until);
-                    }
+                    continue;
+                }
+                if left.is_refused {
+                    // A key without a webhook cannot retire with one.
+                    ring.remove_keys(head_id, |key| self.is_own(key) && key.webhook_id.is_none());
+                }
+                let entries = ring.of_head(head_id);
+                for id in entries.iter().filter(|key| is_gone(key)).filter_map(|key| key.webhook_id.as_ref()) {
+                    ring.retire(head_id, id, until);
                 }
             }
         };

@@ -1,9 +1,21 @@
 //! The steps behind the ring write: wait for receivers, subscribe, delete what was replaced.
+//!
+//! Invariants:
+//! - No webhook that delivers is deleted before each receiver can have the key of the one that replaces it, nor while
+//!   that one does not deliver.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
-use unith_events::{event_type::EventTypes, key_ring::document::NewKey, timestamp::Timestamp};
+use unith_events::{
+    event_type::EventTypes,
+    ids::WebhookId,
+    key_ring::{
+        KeyState, RingKey,
+        document::{NewKey, RingDocument},
+    },
+    timestamp::Timestamp,
+};
 
 use crate::{
     concurrent::for_each,
@@ -11,7 +23,9 @@ use crate::{
     declared::Declared,
     head::Head,
     reconciler::Reconciler,
+    register::TIME_FOR_CALLS,
     report::HeadError,
+    ring::RingError,
     step::{DeleteReason, Step},
     unith::{UnithClient, webhook::Webhook},
 };
@@ -40,16 +54,40 @@ impl Reconciler {
             let waits = had_keys && registered.id.is_some() && !registered.is_live;
             return if waits { delay } else { Duration::ZERO };
         }
-        // Another run may have stored the keeper's key just now.
         match plan.keeper.as_ref().filter(|_| plan.subscribe_from.is_some()) {
             None => Duration::ZERO,
             Some(_) if plan.key_to_store.is_some() => delay,
-            Some(keeper) => {
-                let since = head.entry_of(&keeper.id).and_then(|entry| entry.since);
-                let age = since.and_then(|since| Timestamp::now().checked_since(since));
-                delay.saturating_sub(age.unwrap_or_default())
-            }
+            Some(keeper) => delay.saturating_sub(age_of_key(head, keeper)),
         }
+    }
+
+    /// Waits until each receiver can have the present keys of the webhooks that replace others: until then only those
+    /// others are verified everywhere. Returns whether it waited. A head for which it does not fit keeps the others.
+    pub(crate) async fn wait_before_deletions(&self, heads: &mut [Head]) -> bool {
+        let wait = heads.iter().map(|head| self.wait_before_deletion(head)).max().unwrap_or_default();
+        if wait.is_zero() {
+            return false;
+        }
+        let needs = wait + TIME_FOR_CALLS.min(self.timing.propagation_delay);
+        if Instant::now() + needs < self.unith.deadline() {
+            tokio::time::sleep(wait).await;
+            return true;
+        }
+        for head in heads.iter_mut().filter(|head| !self.wait_before_deletion(head).is_zero()) {
+            head.error = Some(HeadError::TooLittleTime { needs_s: needs.as_secs() });
+        }
+        false
+    }
+
+    fn wait_before_deletion(&self, head: &Head) -> Duration {
+        let Some(plan) = head.open_plan().filter(|plan| !plan.delete_last.is_empty()) else { return Duration::ZERO };
+        let age = match (head.key_stored_at, &plan.keeper) {
+            (Some(stored_at), _) => stored_at.elapsed(),
+            (None, Some(keeper)) if plan.key_to_store.is_none() => age_of_key(head, keeper),
+            // The ring was empty: a receiver without any key refreshes its ring at once.
+            (None, _) => return Duration::ZERO,
+        };
+        self.timing.propagation_delay.saturating_sub(age)
     }
 
     pub(crate) async fn subscribe_all(&self, declared: &Declared, heads: &mut [Head], unith: &UnithClient) {
@@ -101,12 +139,21 @@ impl Reconciler {
         Some(self.new_key(head, Some(webhook.id), key, true))
     }
 
-    /// Deletes the webhooks that a head's own one replaces.
-    pub(crate) async fn delete_replaced(&self, heads: &mut [Head], unith: &UnithClient) {
+    /// Deletes the webhooks that a head's own one replaces, unless another run has overtaken this one since it looked.
+    pub(crate) async fn delete_replaced(
+        &self,
+        declared: &Declared,
+        heads: &mut [Head],
+        unith: &UnithClient,
+    ) -> Result<(), RingError> {
+        let has_any = |head: &Head| head.open_plan().is_some_and(|plan| !plan.delete_last.is_empty());
+        let ring = &if heads.iter().any(has_any) { self.ring.read_guarded().await? } else { RingDocument::default() };
         for_each(heads, |head| {
             Box::pin(async move {
                 let Some(plan) = head.open_plan().cloned() else { return };
-                let deletion = delete_webhooks(unith, &head.id, &plan.delete_last).await;
+                let replaced = still_replaced(declared, head, plan.delete_last, ring, unith).await;
+                let Some(replaced) = head.value_of(replaced) else { return };
+                let deletion = delete_webhooks(unith, &head.id, &replaced).await;
                 head.done.extend(deletion.steps(DeleteReason::Replaced));
                 head.deleted.extend(deletion.gone);
                 if head.value_of(deletion.listed).is_some() {
@@ -115,5 +162,44 @@ impl Reconciler {
             })
         })
         .await;
+        Ok(())
     }
+}
+
+/// The webhooks that the head's own one still replaces. Fails if that one no longer delivers: another run may have
+/// replaced it by one of these.
+async fn still_replaced(
+    declared: &Declared,
+    head: &mut Head,
+    replaced: Vec<Webhook>,
+    ring: &RingDocument,
+    unith: &UnithClient,
+) -> Result<Vec<Webhook>, HeadError> {
+    if replaced.is_empty() {
+        return Ok(replaced);
+    }
+    let own = head.own_id();
+    let delivers =
+        |webhook: &Webhook| own.as_ref() == Some(&webhook.id) && webhook.subscriptions == declared.subscriptions;
+    if !unith.webhooks(&head.id).await?.iter().any(delivers) {
+        return Err(HeadError::Overtaken);
+    }
+    // Another run subscribes the webhook whose key it has stored, and then deletes this run's.
+    let counts = |entries: &[RingKey], id: &WebhookId| {
+        let is_used = |entry: &RingKey| entry.state == KeyState::Active && entry.made_while_on;
+        entries.iter().any(|entry| entry.is_of_webhook(id) && is_used(entry))
+    };
+    let now = ring.of_head(&head.id);
+    let (kept, replaced): (Vec<_>, Vec<_>) =
+        replaced.into_iter().partition(|webhook| counts(&now, &webhook.id) && !counts(&head.entries, &webhook.id));
+    let note = |webhook: Webhook| format!("webhook {} stays: another run has stored its key meanwhile", webhook.id);
+    head.notes.extend(kept.into_iter().map(note));
+    Ok(replaced)
+}
+
+/// How long the ring has had a webhook's key: another run may have stored it just now.
+fn age_of_key(head: &Head, webhook: &Webhook) -> Duration {
+    let entries = head.entries.iter().filter(|entry| entry.is_of_webhook(&webhook.id));
+    let since = entries.filter_map(|entry| entry.since).max();
+    since.and_then(|since| Timestamp::now().checked_since(since)).unwrap_or_default()
 }

@@ -49,7 +49,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// Some 12 s of pauses: a longer outage is reported, and left to the next run.
 const MAX_RETRIES: usize = 6;
 /// A list with more pages does not end.
-const MAX_PAGES: u32 = 50;
+const MAX_PAGES: usize = 50;
 const HEADS_PER_PAGE: usize = 50;
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
@@ -108,7 +108,10 @@ impl UnithError {
     /// Whether the same call may succeed later. This one may or may not have been executed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Refused { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+            Self::Refused { status, .. } => {
+                let passes = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+                status.is_server_error() || passes.contains(status)
+            }
             Self::Unreachable { .. } => true,
             Self::Unusable { .. } | Self::OutOfTime { .. } | Self::TokenNotAccepted { .. } | Self::NoToken(_) => false,
         }
@@ -198,9 +201,9 @@ impl UnithClient {
             let call = Call { query: &query, ..Call::new(Method::GET, &["head-events"]) };
             let response = self.call(&call).await?;
             let (listed, next) = parse_webhooks(&response).ok_or_else(|| unusable(&call.name(), "it is not a list"))?;
-            for (webhook, of_head) in listed {
+            for webhook in listed {
                 self.keep_secret(&webhook.key);
-                if of_head.is_none_or(|listed| listed.eq_ignore_ascii_case(head_id)) {
+                if webhook.head_id.as_ref().is_none_or(|listed| listed.eq_ignore_ascii_case(head_id)) {
                     webhooks.push(webhook);
                 }
             }
@@ -265,35 +268,47 @@ impl UnithClient {
         parse_switch(&response).ok_or_else(|| unusable(&call.name(), "it is neither true nor false"))
     }
 
-    /// The ids of all heads of the account.
+    /// The ids of all heads of the account. A list that ends before its own count is an error: a head that it left out
+    /// would count as gone.
     pub async fn heads(&self) -> Result<Vec<HeadId>, UnithError> {
         let take = HEADS_PER_PAGE.to_string();
         let mut heads: Vec<HeadId> = Vec::new();
+        let (mut page_count, mut item_count) = (None, None);
         for page in 1..=MAX_PAGES {
             let number = page.to_string();
             let query = [("order", "ASC"), ("page", number.as_str()), ("take", take.as_str())];
             let call = Call { query: &query, ..Call::new(Method::GET, &["head", "all"]) };
+            let is_counted = page_count.is_some() || item_count.is_some();
             let response = match self.call(&call).await {
-                // A page behind the last one, if the last one did not say that it is.
-                Err(error) if page > 1 && error.is_refusal() => return Ok(heads),
+                // A page behind the last one, if no page said which one that is.
+                Err(error) if page > 1 && !is_counted && (error.is_about_the_request() || error.is_not_found()) => {
+                    return Ok(heads);
+                }
                 response => response?,
             };
             let listed = HeadsPage::parse(&response).map_err(|cause| unusable(&call.name(), cause))?;
+            (page_count, item_count) = (listed.page_count.or(page_count), listed.item_count.or(item_count));
             let known = heads.len();
             for id in listed.ids {
                 if !heads.contains(&id) {
                     heads.push(id);
                 }
             }
-            let is_last = match (listed.page_count, listed.item_count) {
-                (Some(pages), _) => usize::try_from(page).is_ok_and(|page| page >= pages),
-                (None, Some(items)) => heads.len() >= items,
-                // A server may limit the page size: a short page may not be the last one.
-                (None, None) => false,
+            let has_all = item_count.is_none_or(|items| heads.len() >= items);
+            let is_same = heads.len() == known;
+            let is_last = match (page_count, item_count) {
+                // A further page that counts has heads of its own.
+                (Some(pages), _) => page > pages || (page == pages && (page == 1 || !is_same)),
+                (None, Some(_)) => has_all,
+                // A server may limit the page size: a short page may not be the last one. A page behind the last one
+                // has no new head, nor has the page that a server without paging repeats.
+                (None, None) => is_same,
             };
-            // A page behind the last one has no new head, nor has the page that a server without paging repeats.
-            if is_last || heads.len() == known {
+            if is_last && has_all {
                 return Ok(heads);
+            }
+            if is_last || is_same {
+                return Err(unusable(&call.name(), "it ends before all heads that it counts were listed"));
             }
         }
         Err(unusable("GET /head/all", "its pages do not end"))

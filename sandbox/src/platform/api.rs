@@ -106,19 +106,20 @@ fn subscriptions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EventType
 }
 
 impl Registration {
-    fn check(&self, state: &State) -> Result<(), ApiError> {
-        state.known_head(&self.head_id)?;
+    /// The head's id in its own spelling.
+    fn check(&self, state: &State) -> Result<String, ApiError> {
+        let head_id = state.known_head(&self.head_id)?.id.clone();
         if !self.webhook_url.starts_with("https://") {
             return Err(ApiError(StatusCode::BAD_REQUEST, "webhookUrl must be an https URL".to_owned()));
         }
-        Ok(())
+        Ok(head_id)
     }
 }
 
 async fn register(Shared(engine): Shared<Engine>, Json(wanted): Json<Registration>) -> ApiResult {
     let mut state = engine.lock();
-    wanted.check(&state)?;
-    let webhook = state.register(wanted.head_id, wanted.webhook_url, wanted.subscriptions);
+    let head_id = wanted.check(&state)?;
+    let webhook = state.register(head_id, wanted.webhook_url, wanted.subscriptions);
     if state.faults.no_key_on_register {
         return Ok(Json(json!({})));
     }
@@ -140,7 +141,8 @@ async fn list(Shared(engine): Shared<Engine>, Query(query): Query<ListQuery>) ->
     let faults = &state.faults;
     let unlisted_for = Duration::from_millis(faults.unlisted_for_ms);
     let is_listed = |webhook: &&Webhook| {
-        (faults.unfiltered_list || webhook.head_id == query.head_id) && webhook.made_at.elapsed() >= unlisted_for
+        (faults.unfiltered_list || faults.is_same_head(&webhook.head_id, &query.head_id))
+            && webhook.made_at.elapsed() >= unlisted_for
     };
     let listed: Vec<_> = state.webhooks.iter().filter(is_listed).map(|webhook| webhook_json(webhook, faults)).collect();
     let Some(size) = faults.page_size else {
@@ -163,10 +165,10 @@ async fn show(Shared(engine): Shared<Engine>, Path(id): Path<String>) -> ApiResu
 
 async fn change(Shared(engine): Shared<Engine>, Path(id): Path<String>, Json(wanted): Json<Registration>) -> ApiResult {
     let mut state = engine.lock();
-    wanted.check(&state)?;
+    let head_id = wanted.check(&state)?;
     let new_key = state.faults.patch_changes_key.then(|| state.new_secret());
     let webhook = state.webhook(&id)?;
-    webhook.head_id = wanted.head_id;
+    webhook.head_id = head_id;
     webhook.webhook_url = wanted.webhook_url;
     webhook.subscriptions = wanted.subscriptions;
     webhook.updated_at = Timestamp::now();
@@ -203,7 +205,7 @@ async fn set_switch(
     let mut state = engine.lock();
     let head = state.head_mut(&head_id).ok_or_else(|| no_head(&head_id))?;
     head.events_enabled = query.enable_events.unwrap_or(head.events_enabled);
-    Ok(Json(json!({"headId": head_id, "enableEvents": head.events_enabled})))
+    Ok(Json(json!({"headId": head.id, "enableEvents": head.events_enabled})))
 }
 
 #[derive(Deserialize)]

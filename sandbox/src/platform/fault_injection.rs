@@ -34,8 +34,12 @@ pub(super) async fn inject_faults(
     let (latency, failing) = {
         let mut state = engine.lock();
         state.calls.extend(call);
-        let matches =
-            |failing: &&mut FailingCall| failing.times > 0 && [Some(Call::Any), call].contains(&Some(failing.call));
+        let is_of = |head_id: &String| request.uri().to_string().contains(head_id);
+        let matches = |failing: &&mut FailingCall| {
+            failing.times > 0
+                && [Some(Call::Any), call].contains(&Some(failing.call))
+                && failing.head_id.as_ref().is_none_or(is_of)
+        };
         let failing = state.faults.failing.iter_mut().find(matches).map(|failing| {
             failing.times -= 1;
             failing.clone()

@@ -33,8 +33,19 @@ pub struct Faults {
     pub unfiltered_list: bool,
     /// Each PATCH gives the webhook a new key.
     pub patch_changes_key: bool,
+    /// A registration gets the smallest id that no webhook has: that of a deleted one, if there is one.
+    pub reuse_ids: bool,
+    /// Head ids are accepted in upper case too. Responses and deliveries have the head's own spelling.
+    pub any_case_of_head_ids: bool,
     /// Calls that fail. The first one that matches a request counts.
     pub failing: Vec<FailingCall>,
+}
+
+impl Faults {
+    /// Whether a request's head id is this head's.
+    pub(super) fn is_same_head(&self, head_id: &str, requested: &str) -> bool {
+        head_id == requested || (self.any_case_of_head_ids && head_id.eq_ignore_ascii_case(requested))
+    }
 }
 
 impl From<FailingCall> for Faults {
@@ -54,13 +65,16 @@ pub struct FailingCall {
     pub(super) retry_after: Option<String>,
     #[serde(default)]
     pub(super) after_effect: bool,
+    /// The head whose calls fail; `None` for those of all heads. It is looked for in path and query.
+    #[serde(default)]
+    pub(super) head_id: Option<String>,
     pub(super) times: usize,
 }
 
 impl FailingCall {
     /// A call that fails once.
     pub fn new(call: Call, how: Fault) -> Self {
-        Self { call, how, says: None, retry_after: None, after_effect: false, times: 1 }
+        Self { call, how, says: None, retry_after: None, after_effect: false, head_id: None, times: 1 }
     }
 
     /// Sets how often the call fails.
@@ -71,6 +85,11 @@ impl FailingCall {
     /// Lets the call fail every time.
     pub fn always(self) -> Self {
         self.times(usize::MAX)
+    }
+
+    /// Lets only the calls of one head fail.
+    pub fn of_head(self, head_id: impl Into<String>) -> Self {
+        Self { head_id: Some(head_id.into()), ..self }
     }
 
     /// Sets the body of a [`Fault::Status`].

@@ -66,11 +66,11 @@ impl State {
     }
 
     pub(super) fn head(&self, id: &str) -> Option<&Head> {
-        self.heads.iter().find(|head| head.id == id)
+        self.heads.iter().find(|head| self.faults.is_same_head(&head.id, id))
     }
 
     pub(super) fn head_mut(&mut self, id: &str) -> Option<&mut Head> {
-        self.heads.iter_mut().find(|head| head.id == id)
+        self.heads.iter_mut().find(|head| self.faults.is_same_head(&head.id, id))
     }
 
     pub(super) fn add_head(&mut self, id: &str) {
@@ -90,15 +90,18 @@ impl State {
 
     /// Adds a webhook. It never updates one, not even one with the same URL.
     pub(super) fn register(&mut self, head_id: String, webhook_url: String, subscriptions: EventTypes) -> Webhook {
-        self.last_webhook_id += 1;
-        let id = self.last_webhook_id;
+        let is_first = self.last_webhook_id == 0;
+        let is_free = |id: &u64| self.webhooks.iter().all(|webhook| webhook.id != *id);
+        let reused = (1..=self.last_webhook_id).find(is_free).filter(|_| self.faults.reuse_ids);
+        let id = reused.unwrap_or(self.last_webhook_id + 1);
+        self.last_webhook_id = self.last_webhook_id.max(id);
         let now = Timestamp::now();
         let webhook = Webhook {
             id,
             made_while_on: self.is_on(&head_id),
             head_id,
             webhook_url,
-            shared_key: if id == 1 { FIRST_SHARED_KEY.to_owned() } else { self.new_secret() },
+            shared_key: if is_first { FIRST_SHARED_KEY.to_owned() } else { self.new_secret() },
             subscriptions,
             made_at: Instant::now(),
             created_at: now,

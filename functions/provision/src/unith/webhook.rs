@@ -20,6 +20,8 @@ use super::response::parse_list;
 #[derive(Debug, Clone)]
 pub struct Webhook {
     pub id: WebhookId,
+    /// The head it is listed for, in UNITH's spelling; `None` if the list does not say it.
+    pub head_id: Option<String>,
     /// Where it delivers to.
     pub url: String,
     /// Its shared key; `None` if UNITH does not show it, or shows it masked.
@@ -29,18 +31,22 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// Reads a webhook and the head it is listed for. `None` if the value is not a webhook: one odd element must not
-    /// make the list unusable.
-    fn parse(value: &RawValue) -> Option<(Self, Option<String>)> {
+    /// Reads a webhook. `None` if the value is not one: an odd element must not make the list unusable.
+    fn parse(value: &RawValue) -> Option<Self> {
         let members = Object::parse(value.get()).ok()?;
-        let webhook = Self {
+        Some(Self {
             id: WebhookId::from_json(members.get("id")?)?,
+            head_id: members.text("headId").map(Cow::into_owned),
             url: members.text("webhookUrl")?.into_owned(),
             key: members.text("sharedKey").as_deref().and_then(parse_unmasked_key),
             subscriptions: EventType::ALL.into_iter().filter(|kind| flag(&members, kind.member())).collect(),
             created_at: members.text("createdAt").as_deref().and_then(Timestamp::parse),
-        };
-        Some((webhook, members.text("headId").map(Cow::into_owned)))
+        })
+    }
+
+    /// How UNITH spells the head's id, if the webhook is that head's and the spelling is another one.
+    pub(crate) fn other_spelling_of(&self, head_id: &str) -> Option<&str> {
+        self.head_id.as_deref().filter(|listed| *listed != head_id && listed.eq_ignore_ascii_case(head_id))
     }
 }
 
@@ -52,9 +58,8 @@ pub(super) fn registration(head_id: &str, url: &str, subscriptions: EventTypes) 
     Value::Object(members.collect::<Map<_, _>>())
 }
 
-/// The webhooks of a list, each with the head it is listed for, and the list's next page. `None` if it is not a list.
-#[expect(clippy::type_complexity, reason = "read once, by the client")]
-pub fn parse_webhooks(response: &str) -> Option<(Vec<(Webhook, Option<String>)>, Option<String>)> {
+/// The webhooks of a list, and the list's next page. `None` if it is not a list.
+pub fn parse_webhooks(response: &str) -> Option<(Vec<Webhook>, Option<String>)> {
     let (elements, next) = parse_list(response)?;
     Some((elements.into_iter().filter_map(Webhook::parse).collect(), next))
 }
@@ -64,7 +69,7 @@ pub fn parse_webhook(response: &str) -> Option<Webhook> {
     let whole = serde_json::from_str::<&RawValue>(response).ok()?;
     let object = Object::parse(whole.get()).ok()?;
     let data = object.get("data").filter(|data| data.get().starts_with('{'));
-    Webhook::parse(data.unwrap_or(whole)).map(|(webhook, _)| webhook)
+    Webhook::parse(data.unwrap_or(whole))
 }
 
 /// The key in the response to a registration, which may be under `data`. `None` if UNITH does not show it.
@@ -95,13 +100,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn parse(value: &Value) -> Option<(Webhook, Option<String>)> {
+    fn parse(value: &Value) -> Option<Webhook> {
         Webhook::parse(&serde_json::value::to_raw_value(value).unwrap())
     }
 
     #[test]
     fn a_webhook_is_read_leniently() {
-        let (webhook, head) = parse(&json!({
+        let webhook = parse(&json!({
             "id": 4, "webhookUrl": "https://a.example/x", "sharedKey": "cbaab87d1cce6d79baad8e9e2607feb3", "headId": "h",
             "startConversation": true, "endConversation": "true", "timeoutConversation": 1, "more": {},
             "createdAt": "2026-01-16T09:56:12.076Z",
@@ -110,9 +115,10 @@ mod tests {
         let created_at = webhook.created_at.map(|at| at.to_string());
         assert_eq!((webhook.id.as_str(), created_at.as_deref()), ("4", Some("2026-01-16T09:56:12.076Z")));
         assert!(webhook.key.is_some());
-        assert_eq!(head.as_deref(), Some("h"));
+        assert_eq!(webhook.head_id.as_deref(), Some("h"));
+        assert_eq!((webhook.other_spelling_of("H"), webhook.other_spelling_of("h")), (Some("h"), None));
         assert_eq!(webhook.subscriptions.to_string(), "START_CONVERSATION, END_CONVERSATION, TIMEOUT_CONVERSATION");
-        let (spelled, _) = parse(&json!({"id": "000123", "webhookUrl": "u"})).unwrap();
+        let spelled = parse(&json!({"id": "000123", "webhookUrl": "u"})).unwrap();
         assert_eq!((spelled.id.as_str(), spelled.id.as_json().get()), ("000123", r#""000123""#));
         for odd in [json!(null), json!({"id": 4}), json!({"webhookUrl": "u"}), json!({"id": {}, "webhookUrl": "u"})] {
             assert!(parse(&odd).is_none(), "{odd}");

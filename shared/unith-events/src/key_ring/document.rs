@@ -155,10 +155,10 @@ impl RingDocument {
         self.entries.iter().filter_map(|entry| entry.managed(head_id)).cloned().collect()
     }
 
-    /// The heads of an owner's entries, each once.
-    pub fn heads_of(&self, owner: &str) -> Vec<HeadId> {
+    /// The heads of the managed entries of an owner, or of those without one, each once.
+    pub fn heads_of(&self, owner: Option<&str>) -> Vec<HeadId> {
         let mut heads: Vec<HeadId> = Vec::new();
-        for key in self.keys().filter(|key| key.owner.as_deref() == Some(owner)) {
+        for key in self.keys().filter(|key| key.is_managed && key.owner.as_deref() == owner) {
             heads.extend(key.head_id.clone().filter(|head| !heads.contains(head)));
         }
         heads
