@@ -247,7 +247,7 @@ async fn a_removal_without_an_owner_removes_what_nobody_owns_and_reports_that_no
     let left: Vec<_> = left.keys().iter().filter_map(|key| key.head_id.as_deref()).collect();
     assert_eq!(left, ["head-of-another", "by-hand"]);
     let again = harness.command("remove").await;
-    let note = "the key ring has no entry without an owner, so there was no head to remove";
+    let note = "nothing was removed: the key ring does not have an entry without an owner";
     assert_eq!((&again["ok"], &again["heads"], &again["note"]), (&json!(true), &json!([]), &json!(note)));
 }
 
@@ -257,7 +257,7 @@ async fn a_removal_by_an_owner_without_entries_reports_that_nothing_was_there() 
     harness.command("apply").await;
     let harness = harness.with("OWNER", "Other@1");
     let removed = harness.command("remove").await;
-    let note = "the key ring has no entry of Other@1, so there was no head to remove";
+    let note = "nothing was removed: the key ring does not have an entry of Other@1";
     assert_eq!((&removed["heads"], &removed["note"]), (&json!([]), &json!(note)), "{removed}");
     assert_eq!(harness.platform.webhooks().len(), 3);
 }

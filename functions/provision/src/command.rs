@@ -176,7 +176,7 @@ async fn run(
     // Nothing that was removed must not read like a removal.
     let note = (action == Action::Remove && heads.are_none()).then(|| {
         let whose = run.requester.owner.as_ref().map_or("without an owner".to_owned(), |owner| format!("of {owner}"));
-        format!("the key ring has no entry {whose}, so there was no head to remove")
+        format!("nothing was removed: the key ring does not have an entry {whose}")
     });
     Ok(CommandReport { action, ok, webhook_url: declared.webhook_url.as_str().to_owned(), heads, note })
 }

@@ -5,6 +5,7 @@ use lambda_support::{
     env::{Env, EnvError},
     log,
     secret::SecretError,
+    secret_id,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -74,9 +75,9 @@ impl Provisioner {
     pub async fn reconciler(&self, requester: Requester, deadline: Instant) -> Result<Reconciler, SetupError> {
         let api_url = api_url(&self.env)?;
         let meaning = "the secret with the UNITH account's e-mail and secretKey";
-        let credentials_secret = self.env.required("UNITH_CREDENTIALS_SECRET", meaning)?;
+        let credentials_secret = secret_id::required(&self.env, "UNITH_CREDENTIALS_SECRET", meaning)?;
         let meaning = "the key-ring secret, which this function writes";
-        let keys_secret = self.env.required("UNITH_KEYS_SECRET", meaning)?;
+        let keys_secret = secret_id::required(&self.env, "UNITH_KEYS_SECRET", meaning)?;
         let allowed = Allowed::from_env(&self.env)?;
         let secrets = self.secrets.clone()?;
         let started = Instant::now();

@@ -189,9 +189,9 @@ async fn still_replaced(
         let is_used = |entry: &RingKey| entry.state == KeyState::Active && entry.made_while_on;
         entries.iter().any(|entry| entry.is_of_webhook(id) && is_used(entry))
     };
-    let now = ring.of_head(&head.id);
+    let present = ring.of_head(&head.id);
     let (kept, replaced): (Vec<_>, Vec<_>) =
-        replaced.into_iter().partition(|webhook| counts(&now, &webhook.id) && !counts(&head.entries, &webhook.id));
+        replaced.into_iter().partition(|webhook| counts(&present, &webhook.id) && !counts(&head.entries, &webhook.id));
     let note = |webhook: Webhook| format!("webhook {} stays: another run has stored its key meanwhile", webhook.id);
     head.notes.extend(kept.into_iter().map(note));
     Ok(replaced)

@@ -10,4 +10,5 @@ pub mod log;
 pub mod metrics;
 pub mod queue_url;
 pub mod secret;
+pub mod secret_id;
 pub mod startup;
